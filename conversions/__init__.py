@@ -1,0 +1,1 @@
+"""Convert original checkpoints to Hugging Face transformers folders, and prove it."""

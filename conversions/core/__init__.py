@@ -1,0 +1,1 @@
+"""How conversion works: mapping, checkpoint, folder, checks, pipeline. No family is named here."""

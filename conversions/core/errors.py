@@ -1,0 +1,67 @@
+"""The exceptions of the package: one base class, one shape of message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ConversionError(Exception):
+    """Base of every error a user can cause or mend.
+
+    Args:
+        summary: what went wrong and where, one line.
+        details: all offenders, one line each; shown indented below the summary.
+        hint: the nearest fix; shown last.
+    """
+
+    def __init__(self, summary: str, details: Iterable[str] = (), hint: str | None = None) -> None:
+        self.summary = summary
+        self.details = tuple(details)
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [self.summary, *(f"  {line}" for line in self.details)]
+        if self.hint:
+            lines += [f"  {line}" for line in self.hint.splitlines()]
+        return "\n".join(lines)
+
+
+class MappingError(ConversionError):
+    """The rules of a family contradict themselves; raised when a Mapping is built."""
+
+
+class CoverageError(ConversionError):
+    """Source keys without a rule, rules without a source, targets unfilled or filled twice."""
+
+
+class CheckpointError(ConversionError):
+    """A checkpoint file cannot be found, read or understood."""
+
+
+class DamagedFileError(CheckpointError):
+    """A file's bytes contradict its own checksums, sizes or index."""
+
+
+class DownloadError(CheckpointError):
+    """A file could not be fetched whole."""
+
+
+class WrongCheckpointError(CheckpointError):
+    """A readable file that is not what this family converts; the message says what it is."""
+
+
+class ConfigError(ConversionError):
+    """A config is missing, unreadable or contradicts the tensors."""
+
+
+class ProcessorError(ConversionError):
+    """Tokenizer, vocabulary or image processor input cannot be used."""
+
+
+class OutputError(ConversionError):
+    """The output folder cannot be written, or exists already."""
+
+
+class CheckFailed(ConversionError):
+    """A check on the converted folder failed; nothing was left under the output name."""

@@ -1,0 +1,204 @@
+"""What a family file declares. One family is one module in conversions/ with a FAMILY."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterator, Mapping as MappingABC
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .mapping import Mapping
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """dtype (as safetensors writes it: F32, F16, BF16, I64 …) and shape of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class Manifest(MappingABC[str, Spec]):
+    """Keys, dtypes and shapes of a source checkpoint, prefixes already removed."""
+
+    def __init__(self, specs: MappingABC[str, Spec]) -> None:
+        self._specs = dict(specs)
+
+    def __getitem__(self, key: str) -> Spec:
+        return self._specs[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of one tensor; () for an absent key, so that configs can be read off damaged files."""
+        return self._specs[key].shape if key in self._specs else ()
+
+    def size(self, key: str, dim: int = 0) -> int:
+        """Length of one dimension; 0 where there is none."""
+        shape = self.shape(key)
+        return shape[dim] if -len(shape) <= dim < len(shape) else 0
+
+    def count(self, prefix: str) -> int:
+        """How many indices follow a prefix: count("bert.encoder.layer.") -> 12."""
+        found = re.compile(re.escape(prefix) + r"(\d+)\.")
+        return 1 + max((int(m[1]) for key in self._specs if (m := found.match(key))), default=-1)
+
+    def any(self, glob: str) -> bool:
+        """Whether some key fits a shell-style pattern."""
+        return any(fnmatch.fnmatchcase(key, glob) for key in self._specs)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint that the original's authors published.
+
+    location: URL or hf://REPO/FILE. variant: the size it holds. facts: what its name tells
+    and its tensors do not (image size, head counts); read by the family's own config.
+    """
+
+    name: str
+    location: str
+    variant: str
+    facts: Json = field(default_factory=dict)
+    hub_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Option:
+    """A command-line flag only this family has. The first flag names it in `options`."""
+
+    flags: tuple[str, ...]
+    help: str
+    default: Any = None
+    type: Callable[[str], Any] = str
+    metavar: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.flags[0].lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A second checkpoint whose tensors join the first's under `prefix`: FLAVA's codebook."""
+
+    option: str
+    prefix: str
+    default: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file people pass by mistake, recognised by its keys and named for what it is.
+
+    Applies when some key fits one of `any_of` and no key fits one of `none_of` (shell-style).
+    """
+
+    any_of: tuple[str, ...]
+    message: str
+    none_of: tuple[str, ...] = ()
+
+    def applies(self, manifest: Manifest) -> bool:
+        return any(map(manifest.any, self.any_of)) and not any(map(manifest.any, self.none_of))
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that a family may look at when it describes the target: shapes, never data."""
+
+    manifest: Manifest
+    options: MappingABC[str, Any] = field(default_factory=dict)
+    given: Json = field(default_factory=dict)
+    published: Published | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """The target config in three kinds of knowledge, nested like config.json.
+
+    read: read off the tensors; a --config that disagrees is refused.
+    fixed: constants of the original's code (activation, eps); a --config that disagrees is refused.
+    assumed: what neither tells; --config overrides.
+    required: dotted fields that must come from --config when `assumed` has none, with the reason.
+    """
+
+    read: Json
+    fixed: Json = field(default_factory=dict)
+    assumed: Json = field(default_factory=dict)
+    required: MappingABC[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Processor files of the target folder (name -> JSON or bytes) and what could not be made.
+
+    missing: one line for each part that is absent, saying how to supply it.
+    config: config fields that follow from the tokenizer; contradictions with the config are refused.
+    notes: one line for each thing the user should know.
+    """
+
+    files: MappingABC[str, Json | bytes]
+    missing: tuple[str, ...] = ()
+    config: Json = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def no_processor(config: Json, source: Source) -> Processor:
+    """For a family without one."""
+    return Processor({})
+
+
+def keep(config: Json, source: Source) -> Json:
+    """The config is written as merged."""
+    return config
+
+
+def no_generation(config: Json, source: Source) -> Json | None:
+    """The model does not generate."""
+    return None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family, as data and four small functions.
+
+    name: module stem and command-line name. model_class: transformers class of the folder.
+    mapping: source keys -> hub-layout target keys.
+    containers: names under which the state dict may lie, in order of preference; a flat
+        file is always tried last. prefixes: removed when every key carries them.
+    config(source) -> Config. finish(config, source) -> the config as written (expanded
+        vocabulary, both spellings of a renamed field). processor(config, source) -> Processor.
+    generation(config, source) -> generation_config.json or None.
+    outputs(model, inputs) -> every output the reference forward also computes.
+    """
+
+    name: str
+    title: str
+    model_class: str
+    mapping: Mapping
+    config: Callable[[Source], Config]
+    outputs: Callable[[Any, MappingABC[str, Tensor]], dict[str, Tensor]]
+    processor: Callable[[Json, Source], Processor] = no_processor
+    finish: Callable[[Json, Source], Json] = keep
+    generation: Callable[[Json, Source], Json | None] = no_generation
+    containers: tuple[str, ...] = ("model", "state_dict")
+    prefixes: tuple[str, ...] = ("module.",)
+    published: tuple[Published, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    options: tuple[Option, ...] = ()
+    companions: tuple[Companion, ...] = ()
+    checkpoint_flags: tuple[str, ...] = ()
+    needs: str = ""

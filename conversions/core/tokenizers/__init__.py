@@ -1,0 +1,1 @@
+"""Tokenizer files of a model folder, in a form that every supported transformers version loads."""

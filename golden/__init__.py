@@ -1,0 +1,1 @@
+"""The truth: numbers recorded from the original implementations, and their forward passes."""

@@ -1,0 +1,1 @@
+"""One reference forward a family, in plain torch over the original key names."""
