@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
