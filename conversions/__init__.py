@@ -1,1 +1,153 @@
-"""Convert original checkpoints to Hugging Face transformers folders, and prove it."""
+"""Convert original checkpoints to Hugging Face transformers folders, and prove it.
+
+    import conversions
+    report = conversions.convert("convnextv2", checkpoint="model.pt", output="folder")
+    report.passed, report["logits"].worst
+
+Nothing heavy is imported before the first conversion.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .core.errors import CheckFailed, ConversionError
+from .core.family import Family, Json
+
+if TYPE_CHECKING:
+    from .core.checkpoint import Progress
+    from .core.conversion import Request
+    from .core.inspection import Inspection
+    from .core.report import Report
+
+__version__ = "0.1.0"
+__all__ = ["CheckFailed", "ConversionError", "convert", "families", "family", "inspect", "verify"]
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Name -> Family, for every module of this package that declares one."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        if not module.ispkg and module.name not in ("cli", "__main__"):
+            declared = importlib.import_module(f"{__name__}.{module.name}")
+            found[module.name] = declared.FAMILY
+    return dict(sorted(found.items()))
+
+
+def family(name: str) -> Family:
+    """One family by name.
+
+    Raises:
+        ConversionError: no such family; the message lists them.
+    """
+    try:
+        return families()[name]
+    except KeyError:
+        raise ConversionError(f"no family {name!r}", [f"families: {', '.join(families())}"]) from None  # fmt: skip
+
+
+def _request(
+    name: str, checkpoint: str | Path, config: str | Path | Json | None, dtype: str | None,
+    weights: str | None, max_shard_size: str | int, checks: str, progress: Progress | None,
+    options: dict[str, Any],
+) -> Request:  # fmt: skip
+    from .core import configs
+    from .core.conversion import Request
+    from .core.folder import parse_size
+
+    chosen = family(name)
+    known = {option.name: option.default for option in chosen.options}
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConversionError(f"{name}: no such options: {', '.join(unknown)}", [f"options: {', '.join(known) or 'none'}"])  # fmt: skip
+    if checks not in ("auto", "all", "files"):
+        raise ConversionError(f"checks {checks!r}: not one of auto, all, files")
+    return Request(
+        chosen, str(checkpoint), configs.read_given(config), {**known, **options}, dtype, weights,
+        parse_size(max_shard_size), checks, tuple(families().values()), progress,
+    )  # fmt: skip
+
+
+def convert(
+    family: str,
+    checkpoint: str | Path,
+    output: str | Path | None = None,
+    *,
+    config: str | Path | Json | None = None,
+    overwrite: bool = False,
+    dtype: str | None = None,
+    weights: str | None = None,
+    max_shard_size: str | int = "5GB",
+    checks: str = "auto",
+    push_to_hub: str | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Report:
+    """Convert a checkpoint, check the result, and put it at `output` when every check passed.
+
+    checkpoint: local file, folder of shards, index, URL, hf://REPO/FILE, published name, "tiny".
+    output: None converts and checks and leaves nothing. config: JSON file, folder or dict.
+    dtype: float32, float16, bfloat16, float64; None keeps the file's (the widest of a mix).
+    weights: which entry of a training checkpoint. checks: "auto" builds the model up to 512 MiB
+    of weights, "all" always, "files" never. options: the family's own, such as codebook=FILE.
+
+    Raises:
+        CheckFailed: some check failed; its `report` holds every figure; no folder is left.
+        ConversionError: refused; no folder is left.
+    """
+    from dataclasses import replace
+
+    from .core import conversion, hub
+
+    request = _request(family, checkpoint, config, dtype, weights, max_shard_size, checks, progress, options)  # fmt: skip
+    target = Path(output) if output is not None else None
+    if push_to_hub is None:
+        return conversion.convert(request, target, overwrite)
+    with tempfile.TemporaryDirectory() as directory:
+        folder = target or Path(directory) / "model"
+        report = conversion.convert(request, folder, overwrite)
+        url = hub.push(folder, push_to_hub)
+    return replace(report, output=target, pushed_to=url)
+
+
+def verify(
+    family: str,
+    checkpoint: str | Path,
+    model: str | Path,
+    *,
+    config: str | Path | Json | None = None,
+    dtype: str | None = None,
+    weights: str | None = None,
+    checks: str = "all",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Report:
+    """All checks on an existing folder against the checkpoint it was made from; writes nothing.
+
+    Returns:
+        The report; failed checks are in it, not raised.
+
+    Raises:
+        ConversionError: checkpoint or folder cannot be read.
+    """
+    from .core import conversion
+
+    request = _request(family, checkpoint, config, dtype, weights, "5GB", checks, progress, options)
+    return conversion.verify(request, Path(model))
+
+
+def inspect(checkpoint: str | Path, *, progress: Progress | None = None) -> Inspection:
+    """What a checkpoint holds and which family it is; executes nothing in it, converts nothing.
+
+    Raises:
+        ConversionError: it cannot be read.
+    """
+    from .core.inspection import inspect as look
+
+    return look(str(checkpoint), tuple(families().values()), progress)

@@ -1,0 +1,335 @@
+"""The command line: parses arguments, prints, and decides the exit code. Nothing else prints.
+
+Exit codes: 0 converted and every check passed; 1 refused or a check failed; 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, convert, families, inspect, verify
+from .core.errors import CheckFailed, ConversionError
+from .core.family import Family
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .core.inspection import Inspection
+    from .core.report import Report
+
+STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim", "known-defect": "yellow"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = parser().parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except ConversionError as error:
+        return _refused(args, error)
+    except KeyboardInterrupt:
+        _complain("interrupted; nothing was left behind")
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if args.traceback:
+            raise
+        _complain(
+            f"unexpected {type(error).__name__}: {error}\n"
+            "  this is a defect of the converter, not of your file; run again with --traceback and report it"
+        )
+        return 1
+
+
+def _refused(args: argparse.Namespace, error: ConversionError) -> int:
+    report = getattr(error, "report", None)
+    if getattr(args, "json", False):
+        entry = report.to_json() if report is not None else {"passed": False}
+        print(json.dumps({**entry, "error": str(error)}, indent=2, ensure_ascii=False))
+    elif report is not None:
+        _print_checks(_console(), report)
+    _complain(str(error))
+    return 1
+
+
+def _complain(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; builds without torch."""
+    top = argparse.ArgumentParser(
+        prog="conversions", description="Convert original checkpoints to transformers folders, and prove it."
+    )
+    top.add_argument("--version", action="version", version=f"conversions {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    _add_list(commands)
+    _add_inspect(commands)
+    _add_convert(commands)
+    _add_verify(commands)
+    return top
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+    command.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_list(commands: Any) -> None:
+    command = commands.add_parser("list", help="families, published checkpoints, what each needs")
+    _add_common(command)
+    command.set_defaults(run=_list)
+
+
+def _add_inspect(commands: Any) -> None:
+    command = commands.add_parser("inspect", help="what a checkpoint holds; executes nothing in it")
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="file, folder, URL, hf://REPO/FILE or published name")  # fmt: skip
+    _add_common(command)
+    command.set_defaults(run=_inspect)
+
+
+def _add_convert(commands: Any) -> None:
+    command = commands.add_parser("convert", help="convert a checkpoint and check the result")
+    by_family = command.add_subparsers(metavar="FAMILY", required=True, dest="family")
+    for name, family in families().items():
+        one = by_family.add_parser(name, help=family.title, description=f"Convert {family.title} to {family.model_class}.")  # fmt: skip
+        _add_source(one, family)
+        one.add_argument("--output", "--pytorch_dump_folder_path", metavar="DIR", help="folder to write; without it nothing is written")  # fmt: skip
+        one.add_argument("--overwrite", action="store_true", help="replace an existing folder, once every check passed")  # fmt: skip
+        one.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest safetensors file (default 5GB)")  # fmt: skip
+        one.add_argument("--push-to-hub", "--push_to_hub", "--output_hub_path", nargs="?", const="", metavar="REPO", help="upload the finished folder")  # fmt: skip
+        one.add_argument("--save_model", action="store_true", help=argparse.SUPPRESS)
+        one.set_defaults(run=_convert, checks="auto")
+
+
+def _add_verify(commands: Any) -> None:
+    command = commands.add_parser("verify", help="all checks on an existing folder")
+    by_family = command.add_subparsers(metavar="FAMILY", required=True, dest="family")
+    for name, family in families().items():
+        one = by_family.add_parser(name, help=family.title, description=f"Verify a {family.title} folder.")  # fmt: skip
+        _add_source(one, family)
+        one.add_argument("--model", required=True, metavar="DIR", help="the converted folder")
+        one.set_defaults(run=_verify, checks="all")
+
+
+def _add_source(command: argparse.ArgumentParser, family: Family) -> None:
+    command.add_argument("--checkpoint", *family.checkpoint_flags, required=True, metavar="CHECKPOINT",
+                         help="file, folder of shards, URL, hf://REPO/FILE, published name, or tiny")  # fmt: skip
+    command.add_argument("--config", "--config_path", metavar="JSON", help="JSON file or folder with config.json: what the tensors cannot tell")  # fmt: skip
+    command.add_argument("--weights", metavar="NAME", help="which entry of a training checkpoint (model_ema)")  # fmt: skip
+    command.add_argument("--dtype", choices=["auto", "float32", "float16", "bfloat16", "float64"], default="auto",
+                         help="dtype to write (default: the file's own)")  # fmt: skip
+    command.add_argument("--checks", choices=["auto", "all", "files"],
+                         help="build the model to check it: auto up to 512 MiB, all always, files never")  # fmt: skip
+    for option in family.options:
+        command.add_argument(*option.flags, dest=option.name, default=option.default, type=option.type,
+                             metavar=option.metavar or option.name.upper(), help=option.help)  # fmt: skip
+    _add_common(command)
+
+
+def _family_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {option.name: getattr(args, option.name) for option in families()[args.family].options}
+
+
+def _convert(args: argparse.Namespace) -> int:
+    output = args.output or ("model" if args.save_model else None)
+    report = convert(
+        args.family, args.checkpoint, output, config=args.config, overwrite=args.overwrite,
+        dtype=args.dtype, weights=args.weights, max_shard_size=args.max_shard_size,
+        checks=args.checks, push_to_hub=_repository(args), progress=_progress(),
+        **_family_options(args),
+    )  # fmt: skip
+    _show(args, report)
+    return 0
+
+
+def _repository(args: argparse.Namespace) -> str | None:
+    """--push-to-hub REPO; without REPO the published checkpoint's own hub name."""
+    if args.push_to_hub != "":
+        return args.push_to_hub  # type: ignore[no-any-return]
+    from .core.conversion import find_published
+
+    published = find_published(families()[args.family], args.checkpoint)
+    if published is None or published.hub_name is None:
+        raise ConversionError("--push-to-hub needs a repository: this checkpoint has no hub name of its own")  # fmt: skip
+    return published.hub_name
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from .core.conversion import failure
+
+    report = verify(
+        args.family, args.checkpoint, args.model, config=args.config, dtype=args.dtype,
+        weights=args.weights, checks=args.checks, progress=_progress(), **_family_options(args),
+    )  # fmt: skip
+    if not report.passed:
+        raise failure(report)
+    _show(args, report)
+    return 0
+
+
+def _show(args: argparse.Namespace, report: Report) -> None:
+    if args.json:
+        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        return
+    console = _console()
+    _print_checks(console, report)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    if report.pushed_to:
+        console.print(f"uploaded to {report.pushed_to}", markup=False, highlight=False)
+    if args.run is _convert:
+        where = f"written to {report.output}" if report.output else "nothing written: no --output"
+        console.print(f"every check passed; {where}", markup=False, highlight=False)
+    else:
+        console.print(f"every check passed on {report.output}", markup=False, highlight=False)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(soft_wrap=False)
+
+
+def _print_checks(console: Console, report: Report) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    size = sum(source["bytes"] for source in report.sources)
+    console.print(
+        f"{report.family}: {report.checkpoint} ({report.container}, {_bytes(size)})",
+        markup=False, highlight=False,
+    )  # fmt: skip
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for check in report.checks:
+        why = check.figure if check.status in ("passed", "failed") else (check.figure and check.figure + "; ") + check.advice  # fmt: skip
+        table.add_row(check.name, Text(check.status, STYLES[check.status]), Text(why))
+    console.print(table)
+
+
+def _bytes(count: int) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.1f} {unit}" if unit != "bytes" else f"{count} bytes"
+        count /= 1000  # type: ignore[assignment]
+    raise AssertionError("unreachable")
+
+
+def _progress() -> Any:
+    """Progress bars on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def show(label: str, done: int, total: int) -> None:
+        bar = bars.get(label)
+        if bar is None:
+            bar = bars[label] = tqdm(total=total or None, desc=label, unit="B", unit_scale=True, leave=False)  # fmt: skip
+        bar.update(done - bar.n)
+        if total and done >= total:
+            bars.pop(label).close()
+
+    return show
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    found = inspect(args.checkpoint, progress=_progress())
+    if args.json:
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _print_inspection(_console(), found)
+    return 0
+
+
+def _print_inspection(console: Console, found: Inspection) -> None:
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    say(f"{found.checkpoint}: {found.container}, {_bytes(found.bytes)}")
+    say(f"family: {found.family or 'not recognised'}")
+    if found.refusal:
+        say(f"cannot be converted: {found.refusal}")
+    trees = ", ".join(f"{name or '(top level)'} ({count} tensors)" for name, count in found.trees.items())  # fmt: skip
+    say(f"state dicts: {trees}; shown: {found.tree or '(top level)'}")
+    say(f"{found.tensors} tensors, {found.parameters:,} elements")
+    _print_pairs(console, "", found.keys)
+    _print_pairs(console, "a conversion would drop:", found.drops)
+    for title, lines in (("a conversion would refuse:", found.problems), ("notes:", found.notes)):
+        if lines:
+            say(title)
+            for line in lines:
+                say(f"  {line}")
+    _print_pairs(console, "beside the tensors:", found.other)
+    _print_pairs(console, "pickled names met, none executed:", {k: f"{n} times" for k, n in found.foreign.items()})  # fmt: skip
+
+
+def _print_pairs(console: Console, title: str, pairs: Any) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not pairs:
+        return
+    if title:
+        console.print(title, markup=False, highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for left, right in pairs.items():
+        table.add_row(Text(f"  {left}"), Text(str(right)))
+    console.print(table)
+
+
+def _list(args: argparse.Namespace) -> int:
+    if args.json:
+        print(json.dumps([_entry(family) for family in families().values()], indent=2))
+        return 0
+    from rich.table import Table
+    from rich.text import Text
+
+    console = _console()
+    for family in families().values():
+        console.print(Text(f"{family.name}", "bold") + Text(f"  {family.title} -> {family.model_class}"))  # fmt: skip
+        if family.needs:
+            console.print(f"  needs: {family.needs}", markup=False, highlight=False)
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for _ in range(4):
+            table.add_column(overflow="fold")
+        for published in family.published:
+            table.add_row(Text(f"  {published.name}"), published.variant, _parameters(family, published.variant), Text(published.location))  # fmt: skip
+        console.print(table)
+    return 0
+
+
+def _parameters(family: Family, variant: str) -> str:
+    from .core import truth
+
+    manifest = truth.load_golden(family.name)["manifests"].get(variant, {})
+    count = manifest.get("parameters")
+    return f"{count / 1e6:,.1f}M" if count else ""
+
+
+def _entry(family: Family) -> dict[str, Any]:
+    return {
+        "name": family.name, "title": family.title, "model_class": family.model_class,
+        "needs": family.needs,
+        "published": [
+            {"name": p.name, "variant": p.variant, "location": p.location, "hub_name": p.hub_name,
+             "parameters": _parameters(family, p.variant)}
+            for p in family.published
+        ],
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,336 @@
+"""The checks. Each takes plain values and returns a Check; one vocabulary everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping as MappingABC, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from . import tensors
+from .mapping import Expand, Mapping, Move, Plan, explain
+
+NAMES = (
+    "key-coverage", "strict-load", "config", "parameter-sums", "exact-values", "round-trip",
+    "reload", "logits", "pixels", "tokens", "portability",
+)  # fmt: skip
+
+TOLERANCE = 1e-5
+"""Largest difference between reference and converted outputs, per unit of the output's scale."""
+
+Status = Literal["passed", "failed", "skipped", "known-defect"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check.
+
+    figure: what was measured, for people. worst: the largest difference, for tables and drift.
+    details: every offender. advice: what to do when it failed, or why it was skipped.
+    """
+
+    name: str
+    status: Status
+    figure: str = ""
+    worst: float | None = None
+    details: tuple[str, ...] = ()
+    advice: str = ""
+    values: MappingABC[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.status != "failed"
+
+    def to_json(self) -> dict[str, Any]:
+        entry = {
+            "name": self.name, "status": self.status, "figure": self.figure, "worst": self.worst,
+            "details": list(self.details), "advice": self.advice, **self.values,
+        }  # fmt: skip
+        return {key: value for key, value in entry.items() if value not in (None, "", [])}
+
+
+def judge(
+    name: str, offenders: Iterable[str], figure: str, advice: str = "", **more: Any
+) -> Check:
+    """Passed when there is no offender."""
+    details = tuple(offenders)
+    return Check(
+        name, "failed" if details else "passed", figure, details=details,
+        advice=advice if details else "", **more,
+    )  # fmt: skip
+
+
+def skipped(name: str, why: str) -> Check:
+    """Not run; `why` names what is missing and how to supply it."""
+    return Check(name, "skipped", advice=why)
+
+
+def key_coverage(plan: Plan, mapping: Mapping, label: dict[str, str]) -> Check:
+    """Every source key has its rule, every rule its source, every target exactly one filler."""
+    sources = sum(len(move.sources) for move in plan.moves)
+    targets = sum(len(move.targets) for move in plan.moves)
+    dropped = sum(len(move.sources) for move in plan.dropped)
+    return judge(
+        "key-coverage",
+        explain(plan.coverage, mapping, label),
+        f"{sources} source keys -> {targets} target keys, {dropped} dropped",
+        "add or mend the rules, or give the checkpoint this family was written for",
+    )
+
+
+def agreement(plan: Plan, state: MappingABC[str, Tensor]) -> list[str]:
+    """Copies and tied tensors of the source that differ: one line each."""
+    return [
+        f"{left} and {right} must be equal: largest difference "
+        f"{tensors.largest_difference(state[left], state[right]):.3g}"
+        for move in plan.moves
+        for left, right in move.must_agree()
+        if not tensors.same_bits(state[left], state[right])
+    ]
+
+
+def _source_rows(move: Move, state: MappingABC[str, Tensor]) -> int | None:
+    return len(state[move.sources[0]]) if isinstance(move.rule, Expand) else None
+
+
+def parameter_sums(
+    plan: Plan, state: MappingABC[str, Tensor], written: MappingABC[str, Tensor]
+) -> Check:
+    """Float64 sums of source and target, tensor by tensor and over everything.
+
+    Tied tensors count once, dropped ones not at all, drawn vocabulary rows apart.
+    A tensor that holds NaN or infinity fails by name.
+    """
+    total_source = total_written = worst = 0.0
+    offenders: list[str] = []
+    for move in plan.moves:
+        if not move.targets:
+            continue
+        source = state[move.sources[0]]
+        rows = _source_rows(move, state)
+        parts = [written[key][:rows] if rows else written[key] for key in move.targets]
+        if len(move.rule.targets) == len(parts) and len(move.sources) > 1:
+            parts = parts[:1]
+        sum_source = tensors.sum64(source)
+        sum_written = sum(map(tensors.sum64, parts))
+        total_source += sum_source
+        total_written += sum_written
+        if not math.isfinite(sum_source) or not math.isfinite(sum_written):
+            where = "source" if not math.isfinite(sum_source) else f"{parts[0].dtype} target"
+            offenders.append(f"{move.sources[0]}: NaN or infinite values in the {where}")
+            continue
+        difference = abs(sum_source - sum_written)
+        worst = max(worst, difference)
+        if difference and difference > _sum_tolerance(source, parts[0]):
+            offenders.append(
+                f"{move.sources[0]}: {sum_source:.9g} -> {', '.join(move.targets)}: {sum_written:.9g}"
+            )
+    return judge(
+        "parameter-sums",
+        offenders,
+        f"{total_source:.12g} = {total_written:.12g}" if not offenders
+        else f"{total_source:.12g} -> {total_written:.12g}",
+        "the values of these tensors changed on the way, or the file holds NaN or infinity",
+        worst=worst,
+        values={"source_sum": float(f"{total_source:.12g}"), "target_sum": float(f"{total_written:.12g}")},
+    )  # fmt: skip
+
+
+def _sum_tolerance(source: Tensor, written: Tensor) -> float:
+    """What the order of a float64 sum, or rounding to a smaller dtype, may move a sum by."""
+    unit, smallest = 2.0**-50, 0.0
+    if source.dtype != written.dtype:
+        import torch
+
+        unit, smallest = torch.finfo(written.dtype).eps, torch.finfo(written.dtype).tiny
+    return unit * tensors.sum64(source, absolute=True) + smallest * source.numel()
+
+
+def exact_values(
+    plan: Plan,
+    state: MappingABC[str, Tensor],
+    written: MappingABC[str, Tensor],
+    options: MappingABC[str, Any],
+) -> Check:
+    """Every written tensor is, bit for bit, what the rules make of the source."""
+    offenders: list[str] = []
+    count = 0
+    for move in plan.moves:
+        for target, blocks in zip(move.targets, move.forward(state, options), strict=True):
+            count += 1
+            tensor = written.get(target)
+            if tensor is None:
+                offenders.append(f"{target}: not in the folder")
+            elif not _same_blocks(blocks, tensor):
+                offenders.append(f"{target}: differs from {', '.join(move.sources)} "
+                                 f"({_first_difference(blocks, tensor)})")  # fmt: skip
+    known = {target for move in plan.moves for target in move.targets}
+    offenders += [f"{key}: no rule writes it" for key in written if key not in known]
+    return judge(
+        "exact-values", offenders, f"{count} tensors bit for bit",
+        "these tensors are not what the rules make of the source; convert again",
+    )  # fmt: skip
+
+
+def _same_blocks(blocks: Sequence[Tensor], tensor: Tensor) -> bool:
+    rows = [len(block) for block in blocks] if tensor.dim() else []
+    if len(blocks) == 1:
+        return tensors.same_cast(blocks[0], tensor)
+    if sum(rows) != len(tensor):
+        return False
+    return all(map(tensors.same_cast, blocks, tensor.split(rows)))
+
+
+def _first_difference(blocks: Sequence[Tensor], tensor: Tensor) -> str:
+    source = blocks[0]
+    part = tensor[: len(source)] if tensor.dim() else tensor
+    if source.shape != part.shape:
+        return f"shape {list(source.shape)} -> {list(tensor.shape)}"
+    unequal = (source.to(part.dtype) != part).nonzero()
+    if not len(unequal):
+        return "signs of zero, NaN bits or drawn rows"
+    where = tuple(int(i) for i in unequal[0])
+    return f"first at {list(where)}: {float(source[where]):.9g} -> {float(part[where]):.9g}"
+
+
+def round_trip(
+    plan: Plan, state: MappingABC[str, Tensor], written: MappingABC[str, Tensor]
+) -> Check:
+    """The folder's tensors, taken back through the inverse rules, are the source bit for bit."""
+    offenders: list[str] = []
+    count = 0
+    for move in plan.moves:
+        if not move.rule.has_inverse or any(key not in written for key in move.targets):
+            offenders += [f"{key}: not in the folder" for key in move.targets if key not in written]
+            continue
+        restored = move.backward(written, _source_rows(move, state))
+        for key, tensor in zip(move.sources, restored, strict=True):
+            count += 1
+            if not tensors.same_cast(state[key], tensor):
+                offenders.append(f"{key}: not restored from {', '.join(move.targets)}")
+    return judge(
+        "round-trip", offenders, f"{count} source tensors restored",
+        "these source tensors cannot be restored from the folder",
+    )  # fmt: skip
+
+
+def reload(
+    layout: MappingABC[str, str],
+    written: MappingABC[str, Tensor],
+    memory: MappingABC[str, Tensor],
+    unfilled: Iterable[str] = (),
+) -> Check:
+    """After from_pretrained, every tensor in memory holds what the folder holds.
+
+    layout: folder key -> name in memory. unfilled: names in memory that no key reaches.
+    """
+    offenders = [f"{name}: left at its initial values, nothing in the folder fills it" for name in unfilled]
+    offenders += [f"{key}: not found in memory" for key in written if key not in layout]
+    for key, name in layout.items():
+        expected, loaded = written[key], memory[name]
+        if expected.shape != loaded.shape:
+            offenders.append(f"{name}: shape {list(loaded.shape)}, {key} has {list(expected.shape)}")
+        elif not tensors.same_cast(expected, loaded):
+            offenders.append(f"{name}: in memory it differs from {key} ({_where(expected, loaded)})")
+    return judge(
+        "reload", offenders, f"{len(layout)} tensors in memory as in the folder",
+        "this release of transformers changes weights while loading them",
+    )  # fmt: skip
+
+
+def _where(expected: Tensor, loaded: Tensor) -> str:
+    unequal = (expected.to(loaded.dtype) != loaded).nonzero()
+    if not len(unequal):
+        return "signs of zero or NaN bits"
+    where = tuple(int(i) for i in unequal[0])
+    rows = sorted({int(i[0]) for i in unequal}) if expected.dim() else []
+    text = f"rows {rows[:3]}{'…' if len(rows) > 3 else ''}, " if rows else ""
+    return f"{text}first at {list(where)}: {float(expected[where]):.6g} -> {float(loaded[where]):.6g}"
+
+
+def outputs(
+    name: str,
+    expected: MappingABC[str, Tensor],
+    actual: MappingABC[str, Tensor],
+    where: str = "",
+    tolerance: float = TOLERANCE,
+    divergence: Callable[[], str] | None = None,
+) -> Check:
+    """Two sets of outputs agree: integers exactly, floats within tolerance * max(1, scale).
+
+    divergence: called on failure only; says in which module the two forwards first part.
+    """
+    offenders, worst = [], 0.0
+    for key in expected:
+        if key not in actual:
+            offenders.append(f"{key}: the model has no such output")
+            continue
+        left, right = expected[key], actual[key]
+        if left.shape != right.shape:
+            offenders.append(f"{key}: shape {list(right.shape)}, reference {list(left.shape)}")
+            continue
+        difference = tensors.largest_difference(left, right)
+        floating = left.is_floating_point()
+        scale = max(1.0, float(left.abs().max())) if floating and left.numel() else 1.0
+        worst = max(worst, difference / scale)
+        if difference > (tolerance * scale if floating else 0):
+            offenders.append(f"{key}: {worst_place(left, right, difference)}")
+    if offenders and divergence is not None:
+        offenders.append(divergence())
+    suffix = f" ({where})" if where else ""
+    return judge(
+        name, offenders, f"largest difference {worst:.2g}{suffix}",
+        f"reference and converted model disagree{suffix}: a rule, the config or this release "
+        "of transformers computes something else", worst=worst,
+    )  # fmt: skip
+
+
+def worst_place(left: Tensor, right: Tensor, difference: float) -> str:
+    """Where two equal-shaped tensors differ most, with both values."""
+    gap = (left.double() - right.double()).abs().nan_to_num(math.inf)
+    flat = int(gap.argmax()) if gap.numel() else 0
+    place = []
+    for size in reversed(left.shape):
+        place.append(flat % size)
+        flat //= size
+    index = tuple(reversed(place))
+    return (
+        f"largest difference {difference:.3g} at {list(index)}: "
+        f"reference {float(left[index]):.6g}, converted {float(right[index]):.6g}"
+    )
+
+
+def strict_load(
+    missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str], how: str
+) -> Check:
+    """transformers finds every tensor it wants, in the shape it wants, and nothing else."""
+    offenders = [f"missing: {key}" for key in sorted(missing)]
+    offenders += [f"unexpected: {key}" for key in sorted(unexpected)]
+    offenders += [f"mismatched: {key}" for key in sorted(mismatched)]
+    return judge(
+        "strict-load", offenders, how,
+        "the rules or the config do not fit this release's model class",
+    )  # fmt: skip
+
+
+def config_read_back(written: MappingABC[str, Any], read: MappingABC[str, Any]) -> Check:
+    """transformers reads every config field as it was written; both flat, dotted."""
+    offenders = [
+        f"{key}: written {written[key]!r}, read {read.get(key)!r}"
+        for key in written
+        if key in read and not _same_value(written[key], read[key])
+    ]
+    absent = [key for key in written if key not in read]
+    return judge(
+        "config", offenders, f"{len(written) - len(absent)} fields read back as written",
+        "this release understands these fields differently: see FAMILY's finish()",
+        values={"not_read": absent} if absent else {},
+    )  # fmt: skip
+
+
+def _same_value(left: Any, right: Any) -> bool:
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+        return list(left) == list(right)
+    return bool(left == right)

@@ -1,0 +1,97 @@
+"""config.json from what the tensors tell, what the original fixes, and what the user gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+from .family import Config, Json
+
+
+def flatten(config: Json, prefix: str = "") -> Json:
+    """{"text_config": {"hidden_size": 64}} -> {"text_config.hidden_size": 64}; lists stay whole."""
+    flat: Json = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value and all(isinstance(k, str) for k in value):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def merge(*layers: Json) -> Json:
+    """Nested update; later layers win."""
+    merged: Json = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, dict) and isinstance(merged.get(key), dict):
+                merged[key] = merge(merged[key], value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def read_given(location: str | Path | Json | None) -> Json:
+    """The user's --config: a JSON file, a folder that holds config.json, or a dict.
+
+    Raises:
+        ConfigError: absent, unreadable, not a JSON object.
+    """
+    if location is None:
+        return {}
+    if isinstance(location, dict):
+        return location
+    path = Path(location)
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        given = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--config {location}: no such file", hint="give a JSON file, or a folder with config.json") from None  # fmt: skip
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"--config {file}: not readable as JSON", [str(error)]) from None
+    if not isinstance(given, dict):
+        raise ConfigError(f"--config {file}: a JSON object is needed, this is a {type(given).__name__}")
+    return given
+
+
+def build(name: str, parts: Config, given: Json) -> Json:
+    """Merge the parts; refuse a given config that contradicts the file or the original's code.
+
+    Raises:
+        ConfigError: every contradiction, or every field that only the user can tell.
+    """
+    told = flatten(given)
+    lines = [*_contradictions(told, parts.read, "the tensors say"),
+             *_contradictions(told, parts.fixed, "the original computes with")]  # fmt: skip
+    if lines:
+        raise ConfigError(f"{name}: the given config contradicts the checkpoint in {len(lines)} fields", lines)  # fmt: skip
+    known = {**flatten(parts.assumed), **told}
+    unknown = [f"{field}: {why}" for field, why in parts.required.items() if field not in known]
+    if unknown:
+        raise ConfigError(
+            f"{name}: {len(unknown)} config fields cannot be read off the tensors",
+            unknown, "give them with --config FILE (JSON, nested like config.json)",
+        )  # fmt: skip
+    return merge(parts.assumed, given, parts.read, parts.fixed)
+
+
+def _contradictions(told: Json, facts: Json, who: str) -> Iterable[str]:
+    for field, value in flatten(facts).items():
+        if field in told and not _agree(told[field], value):
+            yield f"{field}: the config says {_short(told[field])}, {who} {_short(value)}"
+
+
+def _agree(told: Any, fact: Any) -> bool:
+    if isinstance(fact, (list, tuple)) and isinstance(told, (list, tuple)):
+        return list(told) == list(fact)
+    if isinstance(fact, dict) and isinstance(told, dict):
+        return {str(k): v for k, v in told.items()} == {str(k): v for k, v in fact.items()}
+    return bool(told == fact)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,435 @@
+"""The pipeline: open -> select -> plan -> config -> write -> check -> commit. One for all families."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping as MappingABC, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checks, configs, loading, parity, selection, tensors
+from .checks import Check
+from .checkpoint import Checkpoint, Progress, open_checkpoint
+from .errors import CheckFailed, ConversionError, CoverageError, WrongCheckpointError
+from .family import Family, Json, Manifest, Processor, Published, Source
+from .folder import ModelFolder, Piece, open_tensors, parse_size
+from .mapping import Drop, Expand, Plan
+from .report import Report
+
+BUILD_LIMIT = 512 << 20
+"""Bytes of weights up to which a conversion builds the model itself to check it (`--checks auto`)."""
+
+DTYPES = {
+    "float32": torch.float32, "float16": torch.float16,
+    "bfloat16": torch.bfloat16, "float64": torch.float64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything a user may ask of one conversion."""
+
+    family: Family
+    checkpoint: str
+    config: Json
+    options: Json
+    dtype: str | None = None
+    weights: str | None = None
+    max_shard_size: int = 5_000_000_000
+    checks: str = "auto"
+    families: tuple[Family, ...] = ()
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source ready to convert: its tensors under original keys, planned and described."""
+
+    request: Request
+    checkpoints: tuple[Checkpoint, ...]
+    location: str
+    published: Published | None
+    tree: str
+    state: dict[str, Tensor]
+    manifest: Manifest
+    plan: Plan
+    source: Source
+    config: Json
+    processor: Processor
+    generation: Json | None
+    dtype: torch.dtype
+    notes: tuple[str, ...]
+
+    @property
+    def written_bytes(self) -> int:
+        return sum(
+            self.state[move.sources[0]].numel() * self.dtype.itemsize
+            for move in self.plan.moves
+            if move.targets
+        )
+
+    @property
+    def builds_model(self) -> bool:
+        mode = self.request.checks
+        return mode == "all" or (mode == "auto" and self.written_bytes <= BUILD_LIMIT)
+
+
+@contextlib.contextmanager
+def opened(request: Request) -> Iterator[Opened]:
+    """Open, select, refuse, plan and describe; everything short of writing.
+
+    Raises:
+        ConversionError: any of its kinds; nothing has been written by then.
+    """
+    with contextlib.ExitStack() as stack:
+        request = stack.enter_context(_with_tiny(request))
+        published = find_published(request.family, request.checkpoint)
+        location = published.location if published and request.checkpoint == published.name else request.checkpoint  # fmt: skip
+        main = stack.enter_context(open_checkpoint(location, request.progress))
+        family = request.family
+        chosen = selection.select(main.trees, family.containers, family.prefixes, request.weights)
+        selection.refuse_wrong(family, selection.manifest_of(chosen.state), request.families)
+        state, companions = _with_companions(request, chosen.state, stack)
+        manifest = selection.manifest_of(state)
+        plan = _plan(family, state, manifest)
+        source = Source(manifest, request.options, request.config, published)
+        parts = configs.build(family.name, family.config(source), request.config)
+        processor = family.processor(parts, source)
+        config = _finished(family, parts, processor, source)
+        dtype, note = _dtype(request.dtype, [state[m.sources[0]] for m in plan.moves if m.targets])
+        yield Opened(
+            request, (main, *companions), location, published, chosen.tree, state, manifest, plan,
+            source, {**config, "torch_dtype": str(dtype).removeprefix("torch.")}, processor,
+            family.generation(config, source), dtype,
+            (*chosen.notes, *note, *processor.notes, *processor.missing),
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _with_tiny(request: Request) -> Iterator[Request]:
+    """`--checkpoint tiny`: the built-in checkpoint, written as a file first, so that it is read as one."""
+    if request.checkpoint != "tiny" or Path("tiny").exists():
+        yield request
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        location, extra, config = parity.write_tiny(request.family, directory)
+        options = {**{k: v for k, v in request.options.items() if v is not None}}
+        yield replace(
+            request, checkpoint=location, options={**request.options, **extra, **options},
+            config=configs.merge(config, request.config),
+        )  # fmt: skip
+
+
+def find_published(family: Family, checkpoint: str) -> Published | None:
+    """The published checkpoint that a name, a location or a file name stands for."""
+    file_name = Path(checkpoint).name
+    for published in family.published:
+        if checkpoint in (published.name, published.location) or file_name == Path(published.location).name:  # fmt: skip
+            return published
+    return None
+
+
+def _with_companions(
+    request: Request, state: dict[str, Tensor], stack: contextlib.ExitStack
+) -> tuple[dict[str, Tensor], list[Checkpoint]]:
+    """The main tensors joined by those of every companion file, under its prefix."""
+    joined, checkpoints = dict(state), []
+    for companion in request.family.companions:
+        location = request.options.get(companion.option) or companion.default
+        checkpoint = stack.enter_context(open_checkpoint(location, request.progress))
+        checkpoints.append(checkpoint)
+        chosen = selection.select(checkpoint.trees, ("model", "state_dict", ""), ("module.",))
+        joined |= {f"{companion.prefix}{key}": tensor for key, tensor in chosen.state.items()}
+    return joined, checkpoints
+
+
+def _plan(family: Family, state: dict[str, Tensor], manifest: Manifest) -> Plan:
+    """Match keys with rules; refuse gaps, impossible shapes and copies that disagree, all at once.
+
+    Raises:
+        CoverageError, WrongCheckpointError.
+    """
+    plan = family.mapping.plan(state)
+    labels = {key: str(spec) for key, spec in manifest.items()}
+    coverage = checks.key_coverage(plan, family.mapping, labels)
+    if not coverage.passed:
+        raise CoverageError(_coverage_summary(family, plan), coverage.details, coverage.advice)
+    impossible = []
+    for move in plan.moves:
+        try:
+            move.rule.target_shapes([manifest[k].shape for k in (*move.sources, *move.witnesses)])
+        except ValueError as error:
+            impossible.append(f"{move.sources[0]}: {error}")
+    if impossible:
+        raise WrongCheckpointError(f"{family.name}: {len(impossible)} tensors have shapes no rule fits", impossible)  # fmt: skip
+    disagree = checks.agreement(plan, state)
+    if disagree:
+        raise WrongCheckpointError(
+            f"{family.name}: {len(disagree)} pairs of tensors that the original shares differ",
+            disagree, "the file is damaged or was edited; there is no right choice between them",
+        )  # fmt: skip
+    return plan
+
+
+def _coverage_summary(family: Family, plan: Plan) -> str:
+    coverage = plan.coverage
+    counts = (
+        (len(coverage.unmatched), "source keys match no rule"),
+        (len(coverage.missing), "source keys are missing"),
+        (len(coverage.idle), "rules fire on nothing"),
+        (len(coverage.clashes), "target keys are filled twice"),
+    )
+    return f"{family.name}: key-coverage: " + ", ".join(f"{n} {what}" for n, what in counts if n)
+
+
+def _finished(family: Family, config: Json, processor: Processor, source: Source) -> Json:
+    """The config as written; what the tokenizer says must agree with what was given."""
+    told = configs.flatten(source.given)
+    lines = [
+        f"{field}: the config says {told[field]}, the tokenizer says {value}"
+        for field, value in configs.flatten(processor.config).items()
+        if field in told and told[field] != value
+    ]
+    if lines:
+        raise configs.ConfigError(f"{family.name}: config and tokenizer disagree", lines)
+    return {
+        **family.finish(configs.merge(config, processor.config), source),
+        "architectures": [family.model_class],
+    }
+
+
+def _dtype(asked: str | None, sources: Sequence[Tensor]) -> tuple[torch.dtype, list[str]]:
+    """The one floating dtype to write: asked for, or the widest in the file (no loss)."""
+    if asked not in (None, "auto"):
+        if asked not in DTYPES:
+            raise ConversionError(f"--dtype {asked}: not one of {', '.join(DTYPES)}")
+        return DTYPES[asked], []
+    present = sorted({t.dtype for t in sources if t.is_floating_point()}, key=str)
+    if not present:
+        return torch.float32, []
+    dtype = tensors.widest(present)
+    if len(present) == 1:
+        return dtype, []
+    names = ", ".join(str(p).removeprefix("torch.") for p in present)
+    return dtype, [f"the file mixes {names}: everything is written as {str(dtype).removeprefix('torch.')}"]  # fmt: skip
+
+
+def pieces(opened: Opened) -> list[Piece]:
+    """Every target tensor as a lazily read piece, in the order of the rules' source keys."""
+    found: list[Piece] = []
+    for move in opened.plan.moves:
+        shapes = [opened.manifest[key].shape for key in (*move.sources, *move.witnesses)]
+        tensor = opened.state[move.sources[0]]
+        dtype = opened.dtype if tensor.is_floating_point() else tensor.dtype
+        for index, (target, shape) in enumerate(
+            zip(move.targets, move.rule.target_shapes(shapes), strict=True)
+        ):
+            def blocks(move: Any = move, index: int = index) -> tuple[Tensor, ...]:
+                return move.forward(opened.state, opened.request.options)[index]  # type: ignore[no-any-return]
+
+            found.append(Piece(target, dtype, tuple(shape), blocks))
+    return found
+
+
+def convert(request: Request, output: Path | None, overwrite: bool = False) -> Report:
+    """Convert, check everything on the temporary folder, then rename it into place.
+
+    output None converts and checks, and writes nothing that stays.
+
+    Raises:
+        CheckFailed: a check failed (`.report` has all of them); nothing stays behind.
+        ConversionError: refused before or while writing.
+    """
+    with ModelFolder(output, overwrite=overwrite) as folder, opened(request) as source:
+        integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
+        folder.write_tensors(pieces(source), request.max_shard_size, request.progress)
+        write_documents(folder, source)
+        results = run_checks(source, folder.path)
+        files = [file for one in integrity for file in one.result()]
+        report = make_report(source, output, results, files)
+        folder.write_json("conversion.json", report.to_json(with_output=False))
+        if not report.passed:
+            raise failure(report)
+        folder.commit()
+    return report
+
+
+def write_documents(folder: ModelFolder, source: Opened) -> None:
+    """config.json, generation_config.json and the processor's files."""
+    folder.write_json("config.json", source.config)
+    if source.generation is not None:
+        folder.write_json("generation_config.json", source.generation)
+    for name, content in source.processor.files.items():
+        if isinstance(content, bytes):
+            folder.write_bytes(name, content)
+        else:
+            folder.write_json(name, content)
+
+
+def verify(request: Request, folder: Path) -> Report:
+    """All checks on an existing folder against its source checkpoint; writes nothing."""
+    with opened(request) as source:
+        integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
+        results = run_checks(source, folder)
+        files = [file for one in integrity for file in one.result()]
+        return make_report(source, folder, results, files)
+
+
+def failure(report: Report) -> CheckFailed:
+    """The error for a report with failed checks: every check, every offender."""
+    lines = []
+    for check in report.failures:
+        lines.append(f"{check.name}: {check.figure}")
+        lines += [f"  {line}" for line in check.details[:40]]
+        if len(check.details) > 40:
+            lines.append(f"  … and {len(check.details) - 40} more")
+        lines += [f"  {check.advice}"] if check.advice else []
+    names = ", ".join(check.name for check in report.failures)
+    error = CheckFailed(f"{report.family}: {len(report.failures)} checks failed: {names}", lines)
+    error.report = report  # type: ignore[attr-defined]
+    return error
+
+
+def run_checks(source: Opened, folder: Path) -> list[Check]:
+    """Every check of the vocabulary on a folder; what cannot run says why."""
+    labels = {key: str(spec) for key, spec in source.manifest.items()}
+    results = [checks.key_coverage(source.plan, source.request.family.mapping, labels)]
+    written = open_tensors(folder)
+    results += [
+        _strict_load(source, folder, written),
+        _config(source, folder),
+        checks.parameter_sums(source.plan, source.state, _known(source, written)),
+        checks.exact_values(source.plan, source.state, written, source.request.options),
+        checks.round_trip(source.plan, source.state, written),
+    ]
+    results += _model_checks(source, folder, written)
+    return results
+
+
+def _known(source: Opened, written: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The written tensors, with empty stand-ins for absent ones: exact-values names those."""
+    absent = {key: torch.zeros(0) for move in source.plan.moves for key in move.targets}
+    return {**absent, **written}
+
+
+def _strict_load(source: Opened, folder: Path, written: dict[str, Tensor]) -> Check:
+    class_name = source.request.family.model_class
+    shapes = {key: tuple(tensor.shape) for key, tensor in written.items()}
+    try:
+        if source.builds_model:
+            loaded = loading.load_model(folder, class_name)
+            how = f"{len(written)} tensors through from_pretrained"
+            return checks.strict_load(loaded.missing, loaded.unexpected, loaded.mismatched, how)
+        model = loading.model_on_meta(folder, class_name)
+    except ConversionError as error:
+        return Check("strict-load", "failed", "cannot be loaded", details=(error.summary, *error.details))  # fmt: skip
+    memory = loading.memory_names(model)
+    layout = loading.match_layout(shapes, {name: tuple(t.shape) for name, t in memory.items()})
+    return checks.strict_load(
+        loading.unfilled(layout, memory),
+        [key for key in shapes if key not in layout],
+        [f"{key} {list(shapes[key])} -> {list(memory[name].shape)}" for key, name in layout.items()
+         if tuple(memory[name].shape) != shapes[key]],
+        f"{len(written)} names and shapes of the model class (weights not loaded)",
+    )  # fmt: skip
+
+
+def _config(source: Opened, folder: Path) -> Check:
+    """Every config field the conversion writes, as this release reads it from the folder."""
+    skip = ("torch_dtype", "architectures", "model_type")
+    wanted = {k: v for k, v in configs.flatten(source.config).items() if k.rpartition(".")[2] not in skip}  # fmt: skip
+    wanted = {k: v for k, v in wanted.items() if not k.startswith(("id2label", "label2id"))}
+    try:
+        return checks.config_read_back(wanted, loading.read_config(folder, wanted))
+    except (OSError, ValueError, TypeError) as error:
+        return Check("config", "failed", "cannot be read", details=(f"{type(error).__name__}: {error}",))  # fmt: skip
+
+
+def _model_checks(source: Opened, folder: Path, written: dict[str, Tensor]) -> list[Check]:
+    """reload, logits, pixels, tokens: they need the built model or the processor."""
+    family = source.request.family
+    found = parity.find_truth(family, source.manifest, _hints(source))
+    results = []
+    if source.builds_model:
+        results += [_reload(source, folder, written)]
+        try:
+            results += [parity.logits(family, found, source.plan, source.state, folder)]
+        except ConversionError as error:
+            results += [Check("logits", "failed", "no model to run", details=(error.summary, *error.details))]  # fmt: skip
+    else:
+        size = f"{source.written_bytes / 1e9:.1f} GB"
+        why = f"{size} of weights are not built into a model; --checks all does it (memory: twice that)"  # fmt: skip
+        results += [checks.skipped("reload", why), checks.skipped("logits", why)]
+    return [*results, parity.pixels(found, folder), parity.tokens(found, folder)]
+
+
+def _hints(source: Opened) -> Json:
+    """What the user or the published name told about the architecture, for the reference."""
+    return configs.merge(source.published.facts if source.published else {}, source.request.config)
+
+
+def _reload(source: Opened, folder: Path, written: dict[str, Tensor]) -> Check:
+    family = source.request.family
+    try:
+        model = loading.load_model(folder, family.model_class).model
+    except ConversionError as error:
+        return Check("reload", "failed", "cannot be loaded", details=(error.summary, *error.details))  # fmt: skip
+    memory = loading.memory_names(model)
+    layout = loading.match_layout(
+        {key: tuple(t.shape) for key, t in written.items()},
+        {name: tuple(t.shape) for name, t in memory.items()},
+    )
+    check = checks.reload(layout, written, memory, loading.unfilled(layout, memory))
+    if not check.passed:
+        for defect in parity.known_defects(family.name, "reload"):
+            names = defect.get("tensors", [])
+            if all(any(name in line for name in names) for line in check.details):
+                return replace(check, status="known-defect", advice=f"{defect['what']}; {defect['workaround']}")  # fmt: skip
+    return check
+
+
+def make_report(
+    source: Opened, output: Path | None, results: Sequence[Check], files: Sequence[Any]
+) -> Report:
+    """Everything a reader of conversion.json wants to know, without paths of this machine."""
+    fired: dict[str, int] = {}
+    for move in source.plan.moves:
+        text = move.rule.describe()
+        fired[text] = fired.get(text, 0) + 1
+    return Report(
+        family=source.request.family.name,
+        checkpoint=Path(source.location).name if "://" not in source.location else source.location,
+        container=source.checkpoints[0].container,
+        tree=source.tree,
+        sources=tuple(
+            {"file": f.path.name, "bytes": f.bytes, "sha256": f.sha256} for f in files
+        ),
+        output=output,
+        checks=tuple(results),
+        config=source.config,
+        rules=tuple({"rule": text, "fired": times} for text, times in fired.items()),
+        dropped={move.sources[0]: _reason(move.rule) for move in source.plan.dropped},
+        options=_recorded(source),
+        notes=source.notes,
+        foreign=dict(source.checkpoints[0].foreign),
+    )  # fmt: skip
+
+
+def _reason(rule: Any) -> str:
+    return rule.reason or f"equal to {rule.duplicate_of}" if isinstance(rule, Drop) else ""
+
+
+def _recorded(source: Opened) -> MappingABC[str, Any]:
+    """Options as given (file names without their folders), and the seed that was used."""
+    options = {
+        key: Path(str(value)).name if value is not None and Path(str(value)).exists() else value
+        for key, value in source.request.options.items()
+    }
+    if any(isinstance(move.rule, Expand) for move in source.plan.moves):
+        options["seed"] = int(source.request.options.get("seed") or 0)
+    return options

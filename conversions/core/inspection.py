@@ -1,0 +1,80 @@
+"""Looking into a checkpoint without converting it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping as MappingABC, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import selection
+from .checkpoint import Progress, open_checkpoint
+from .family import Family, Manifest
+from .keys import collapse
+from .mapping import Drop, explain
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `conversions inspect` prints.
+
+    keys: collapsed key -> "F32[…]" of the tree shown. drops: collapsed key -> why.
+    problems: what a conversion would refuse. foreign: pickled names met and not executed.
+    """
+
+    checkpoint: str
+    container: str
+    bytes: int
+    trees: MappingABC[str, int]
+    tree: str
+    family: str | None
+    refusal: str
+    keys: MappingABC[str, str]
+    tensors: int
+    parameters: int
+    drops: MappingABC[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    other: MappingABC[str, str] = field(default_factory=dict)
+    foreign: MappingABC[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {name: dict(value) if isinstance(value, MappingABC) else value
+                for name, value in vars(self).items()}  # fmt: skip
+
+
+def inspect(location: str, families: Sequence[Family], progress: Progress | None) -> Inspection:
+    """Open, recognise, and list; see conversions.inspect."""
+    published = (p for family in families for p in family.published if p.name == location)
+    location = next((p.location for p in published), location)
+    with open_checkpoint(location, progress) as checkpoint:
+        family, selected, refusal = selection.recognise(families, checkpoint.trees)
+        if selected is None:
+            tree, state = max(checkpoint.trees.items(), key=lambda item: len(item[1]))
+            selected = selection.Selected(state, tree, "", ())
+        manifest = selection.manifest_of(selected.state)
+        drops, problems = _judge(family, manifest) if family and not refusal else ({}, ())
+        return Inspection(
+            location, checkpoint.container, sum(path.stat().st_size for path in checkpoint.files),
+            {name: len(state) for name, state in checkpoint.trees.items()}, selected.tree,
+            family.name if family else None, refusal,
+            {k: str(v) for k, v in collapse({k: str(s) for k, s in manifest.items()}).items()},
+            len(manifest), sum(math.prod(spec.shape) for spec in manifest.values()),
+            drops, problems, selected.notes, dict(checkpoint.other), dict(checkpoint.foreign),
+        )  # fmt: skip
+
+
+def _judge(family: Family, manifest: Manifest) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What a conversion would drop and why, and what it would refuse."""
+    companions = tuple(companion.prefix for companion in family.companions)
+    plan = family.mapping.plan(manifest)
+    drops = {}
+    for move in plan.dropped:
+        if isinstance(move.rule, Drop):
+            reason = move.rule.reason or f"a copy of {move.witnesses[0]}"
+            drops[move.sources[0]] = reason
+    lines = explain(plan.coverage, family.mapping, {key: str(spec) for key, spec in manifest.items()})  # fmt: skip
+    elsewhere = [line for line in lines if companions and any(prefix in line for prefix in companions)]
+    problems = tuple(line for line in lines if line not in elsewhere)
+    return {str(k): str(v) for k, v in collapse(drops).items()}, problems

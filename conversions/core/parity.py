@@ -1,0 +1,322 @@
+"""Reference against converted model: outputs, pixels, token ids, and where two forwards part."""
+
+from __future__ import annotations
+
+import os.path
+import tempfile
+from collections.abc import Iterable, Mapping as MappingABC
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checks, loading, tensors, truth
+from .checks import Check
+from .errors import ConversionError
+from .family import Family, Json, Manifest
+from .mapping import Plan
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A family's reference forward and the architecture it reads off a checkpoint."""
+
+    reference: ModuleType
+    architecture: Json
+
+
+def find_truth(family: Family, manifest: Manifest, hints: Json) -> Truth:
+    """Reference and architecture for these tensors; hints: the user's --config.
+
+    Raises:
+        ConversionError: the architecture cannot be read off tensors and hints.
+    """
+    reference = truth.load_reference(family.name)
+    shapes = {key: spec.shape for key, spec in manifest.items()}
+    try:
+        return Truth(reference, reference.architecture(shapes, hints))
+    except ValueError as error:
+        raise ConversionError(f"{family.name}: the reference cannot read this architecture", [str(error)]) from error  # fmt: skip
+
+
+def as_float32(state: MappingABC[str, Tensor]) -> dict[str, Tensor]:
+    """Floating tensors in float32 (unchanged when they are), others as they are."""
+    return {k: t.float() if t.is_floating_point() else t for k, t in state.items()}
+
+
+def masked(outputs: MappingABC[str, Tensor], inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs with padded positions zeroed: originals and transformers differ there at will."""
+    mask = inputs.get("attention_mask")
+    result = {}
+    for name, value in outputs.items():
+        value = value.detach()
+        if mask is not None and value.shape[:2] == mask.shape and value.is_floating_point():
+            keep = mask.bool().reshape(*mask.shape, *[1] * (value.dim() - 2))
+            value = torch.where(keep, value, torch.zeros((), dtype=value.dtype))
+        result[name] = value
+    return result
+
+
+def logits(
+    family: Family, found: Truth, plan: Plan, state: MappingABC[str, Tensor], folder: Path,
+    inputs: MappingABC[str, Tensor] | None = None,
+) -> Check:  # fmt: skip
+    """Every output of the converted model against the reference forward over the source.
+
+    In eager and, where the release has it, sdpa attention; a failure that golden/ records as
+    this release's known defect is reported as such.
+    """
+    inputs = inputs or found.reference.inputs(found.architecture)
+    with torch.no_grad():
+        expected = masked(
+            found.reference.forward(as_float32(state), found.architecture, inputs), inputs
+        )
+    results = [
+        _one_attention(family, found, plan, state, folder, inputs, expected, attention)
+        for attention in loading.attentions(family.model_class)
+    ]
+    return _combined(results)
+
+
+def _one_attention(
+    family: Family, found: Truth, plan: Plan, state: MappingABC[str, Tensor], folder: Path,
+    inputs: MappingABC[str, Tensor], expected: MappingABC[str, Tensor], attention: str,
+) -> Check:  # fmt: skip
+    model = loading.load_model(folder, family.model_class, attention).model
+    try:
+        with torch.no_grad(), loading.quiet():
+            actual = masked(family.outputs(model, inputs), inputs)
+    except Exception as error:
+        # whatever the model's own code raises is a finding about the release or the config
+        failed = Check("logits", "failed", f"no outputs ({attention})", advice="the model cannot run",
+                       details=(f"{attention}: {type(error).__name__}: {error}",))  # fmt: skip
+        return _excused(family, failed, attention, tuple(expected))
+
+    def divergence() -> str:
+        return first_divergence(family, found, plan, state, inputs, model)
+
+    check = checks.outputs("logits", expected, actual, where=attention, divergence=divergence)
+    wrong = tuple(name for name in expected if _differs(expected[name], actual.get(name)))
+    return _excused(family, check, attention, wrong)
+
+
+def _differs(left: Tensor, right: Tensor | None) -> bool:
+    if right is None:
+        return True
+    return not checks.outputs("", {"": left}, {"": right}).passed
+
+
+def _combined(results: list[Check]) -> Check:
+    order = ("failed", "known-defect", "passed")
+    worst = min(results, key=lambda check: order.index(check.status))
+    details = [line for check in results for line in check.details]
+    return replace(
+        worst, details=tuple(details), figure="; ".join(check.figure for check in results),
+        worst=max((check.worst for check in results if check.worst is not None), default=None),
+    )  # fmt: skip
+
+
+def known_defects(family: str, check: str) -> list[Json]:
+    """The recorded defects of the installed transformers release for one check."""
+    import transformers
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
+
+    installed = Version(Version(transformers.__version__).base_version)
+    return [
+        defect
+        for defect in truth.load_golden(family).get("known_defects", [])
+        if defect["check"] == check and installed in SpecifierSet(defect["versions"])
+    ]
+
+
+def _excused(family: Family, check: Check, attention: str, wrong: Iterable[str]) -> Check:
+    """A failed check becomes known-defect when one recorded defect explains every wrong output."""
+    if check.passed:
+        return check
+    for defect in known_defects(family.name, check.name):
+        fits = defect.get("attention") in (None, attention)
+        if fits and set(wrong) <= set(defect.get("outputs") or wrong):
+            return replace(
+                check, status="known-defect",
+                advice=f"{defect['what']}; {defect['workaround']}",
+            )  # fmt: skip
+    return check
+
+
+def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str]) -> dict[str, str]:
+    """Source module path -> module in memory, by the parameters below it.
+
+    `visual.transformer.resblocks.0.attn` -> `vision_model.encoder.layers.0.self_attn`
+    """
+    found: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
+        names = [
+            layout[target].rpartition(".")[0]
+            for move in plan.moves
+            if any(key.startswith(f"{path}.") for key in move.sources)
+            for target in move.targets
+            if target in layout
+        ]
+        if names:
+            common = os.path.commonprefix([name.split(".") for name in names])
+            found[path] = ".".join(common)
+    return {path: name for path, name in found.items() if name}
+
+
+def first_divergence(
+    family: Family, found: Truth, plan: Plan, state: MappingABC[str, Tensor],
+    inputs: MappingABC[str, Tensor], model: Any,
+) -> str:  # fmt: skip
+    """One line: the first module, in the original's order, whose output differs, with both values."""
+    trace: list[tuple[str, Tensor]] = []
+    memory = loading.memory_names(model)
+    written = {t: tuple(s) for move in plan.moves for t, s in zip(
+        move.targets, move.rule.target_shapes([tuple(state[k].shape) for k in (*move.sources, *move.witnesses)]),
+        strict=True)}  # fmt: skip
+    layout = loading.match_layout(written, {name: tuple(t.shape) for name, t in memory.items()})
+    with torch.no_grad():
+        found.reference.forward(
+            as_float32(state), found.architecture, inputs,
+            trace=lambda path, value: trace.append((path, value.detach())),
+        )  # fmt: skip
+        modules = module_paths(plan, layout, [path for path, _ in trace])
+        recorder = loading.Recorder(model, modules)
+        try:
+            with loading.quiet():
+                family.outputs(model, inputs)
+        except Exception as error:
+            return f"the model raised {type(error).__name__} before its outputs could be compared"
+        finally:
+            recorder.close()
+    return _describe_divergence(trace, modules, recorder.values, inputs)
+
+
+def _describe_divergence(
+    trace: list[tuple[str, Tensor]], modules: MappingABC[str, str],
+    values: MappingABC[str, list[Tensor]], inputs: MappingABC[str, Tensor],
+) -> str:  # fmt: skip
+    agreed = ""
+    for path, expected in trace:
+        fitting = [_like(value, expected) for value in values.get(path, [])]
+        pairs = [
+            (masked({"": expected}, inputs)[""], masked({"": value}, inputs)[""])
+            for value in fitting
+            if value is not None
+        ]
+        if not pairs:
+            continue
+        left, right = min(pairs, key=lambda pair: tensors.largest_difference(*pair))
+        difference = tensors.largest_difference(left, right)
+        if difference > checks.TOLERANCE * max(1.0, float(left.abs().max())):
+            after = f" (the last to agree: {agreed})" if agreed else ""
+            return (f"first divergence in {path} -> {modules[path]}: "
+                    f"{checks.worst_place(left, right, difference)}{after}")  # fmt: skip
+        agreed = path
+    return "every traced module agrees: the difference arises after the last of them" + (
+        f" ({agreed})" if agreed else ""
+    )
+
+
+def _like(value: Tensor, expected: Tensor) -> Tensor | None:
+    """The value in the reference's dimension order (NCHW or NHWC, batch or length first)."""
+    if value.shape == expected.shape:
+        return value
+    if value.numel() != expected.numel():
+        return None
+    if value.dim() == expected.dim():
+        for order in ((0, 2, 3, 1), (0, 3, 1, 2), (1, 0, 2), (0, 2, 1)):
+            if len(order) == value.dim() and value.permute(order).shape == expected.shape:
+                return value.permute(order)
+        return None
+    return value.reshape(expected.shape)
+
+
+def sample_image(width: int = 61, height: int = 47) -> Any:
+    """A deterministic RGB picture with edges and gradients, so that filters and crops show."""
+    import numpy as np
+    from PIL import Image
+
+    y, x = np.mgrid[0:height, 0:width]
+    red = (x * 255 // max(width - 1, 1)) ^ ((y // 5) * 8)
+    green = (y * 255 // max(height - 1, 1)) ^ ((x // 7) * 16)
+    blue = (x * y * 7 + 31 * (x // 11)) % 256
+    return Image.fromarray(np.stack([red, green, blue], -1).astype("uint8"), "RGB")
+
+
+def pixels(found: Truth, folder: Path) -> Check:
+    """The folder's image processor against the original's preprocessing, on the PIL path."""
+    if not hasattr(found.reference, "pixels"):
+        return checks.skipped("pixels", "the original has no image preprocessing")
+    if not (folder / "preprocessor_config.json").exists():
+        return checks.skipped("pixels", "the folder has no image processor")
+    size = max(int(v) for k, v in _image_sizes(found.architecture)) if _image_sizes(found.architecture) else 224  # fmt: skip
+    image = sample_image(size * 2 + 13, size + 29)
+    expected = {k: torch.from_numpy(v).double() for k, v in found.reference.pixels(image, found.architecture).items()}  # fmt: skip
+    processor = load_image_processor(folder)
+    flags = {f"return_{name.removesuffix('_values')}": True for name in expected if name != "pixel_values"}  # fmt: skip
+    with loading.quiet():
+        batch = processor(image, return_tensors="np", **flags)
+    actual = {k: torch.from_numpy(batch[k][0]).double() for k in expected if k in batch}
+    return checks.outputs("pixels", expected, actual, tolerance=1e-6)
+
+
+def _image_sizes(architecture: Json) -> list[tuple[str, Any]]:
+    return [(k, v) for k, v in architecture.items() if k == "image_size" and isinstance(v, int)]
+
+
+def load_image_processor(folder: Path) -> Any:
+    """AutoImageProcessor on the PIL path, the one that is bit-identical across releases."""
+    from transformers import AutoImageProcessor
+
+    with loading.quiet():
+        return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
+
+
+def tokens(found: Truth, folder: Path) -> Check:
+    """The folder's tokenizer against the original's, on the reference's example texts."""
+    reference = found.reference
+    if not hasattr(reference, "tokenize"):
+        return checks.skipped("tokens", "the reference has no tokenizer of its own")
+    vocabulary = next((p for name in ("vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
+                       if (p := folder / name).exists()), None)  # fmt: skip
+    if vocabulary is None:
+        return checks.skipped("tokens", "no tokenizer in the folder: see the processor notes")
+    from transformers import AutoTokenizer
+
+    with loading.quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        expected = reference.tokenize(reference.EXAMPLE_TEXTS, vocabulary)
+        actual = [tokenizer(text)["input_ids"] for text in reference.EXAMPLE_TEXTS]
+    offenders = [
+        f"{text!r}: reference {left}, converted {right}"
+        for text, left, right in zip(reference.EXAMPLE_TEXTS, expected, actual, strict=True)
+        if list(left) != list(right)
+    ]
+    return checks.judge(
+        "tokens", offenders, f"{len(expected)} texts, equal ids",
+        "the tokenizer files do not say what the original's vocabulary says",
+    )  # fmt: skip
+
+
+def write_tiny(family: Family, directory: str | tempfile.TemporaryDirectory[str]) -> tuple[str, Json, Json]:
+    """The built-in tiny checkpoint, written as the original writes it.
+
+    Returns: location, companion options (option -> file), the --config that goes with it.
+    """
+    reference = truth.load_reference(family.name)
+    folder = Path(directory if isinstance(directory, str) else directory.name)
+    state = reference.state_dict(reference.TINY)
+    extra = reference.companions(state) if hasattr(reference, "companions") else {}
+    prefixes = tuple(companion.prefix for companion in family.companions)
+    main = {key: tensor for key, tensor in state.items() if not key.startswith(prefixes or ("\0",))}
+    location = folder / f"{family.name}_tiny.pt"
+    torch.save(reference.container(main), location)
+    options: Json = {}
+    for option, companion_state in extra.items():
+        options[option] = str(folder / f"{family.name}_{option}.pt")
+        torch.save(companion_state, options[option])
+    return str(location), options, reference.config(reference.TINY)

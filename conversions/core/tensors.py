@@ -1,0 +1,101 @@
+"""Arithmetic over memory-mapped tensors in small pieces, so that size never costs memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+PIECE = 1 << 18
+"""Elements handled at a time: 1 MiB of float32 stays in a core's cache."""
+
+CODES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""torch dtype -> the code safetensors uses."""
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def code(dtype: torch.dtype) -> str:
+    """`F32` for torch.float32; unusual dtypes keep their torch name."""
+    return CODES.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """Flat, contiguous parts of a tensor in row-major order, each about PIECE elements."""
+    if tensor.is_contiguous():
+        yield from tensor.reshape(-1).split(PIECE) if tensor.numel() else ()
+    elif tensor.dim() == 1 or tensor[0].numel() <= PIECE:
+        rows = max(1, PIECE // max(1, tensor[0].numel()))
+        for part in tensor.split(rows):
+            yield part.contiguous().reshape(-1)
+    else:
+        for row in tensor:
+            yield from pieces(row)
+
+
+def sum64(tensor: Tensor, absolute: bool = False) -> float:
+    """Sum in float64 (of magnitudes when `absolute`); NaN or infinite when some element is."""
+    total = 0.0
+    for piece in pieces(tensor):
+        numbers = piece.to(torch.float64)
+        total += float((numbers.abs() if absolute else numbers).sum())
+    return total
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Equal dtype, shape and every bit (NaN equals NaN, 0.0 differs from -0.0)."""
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    if left.data_ptr() == right.data_ptr() and left.stride() == right.stride():
+        return True
+    if left.is_contiguous() and right.is_contiguous():
+        pairs = zip(pieces(left), pieces(right), strict=True)
+    else:
+        pairs = zip(_rows(left), _rows(right), strict=True)
+    bits = _BITS[left.element_size()]
+    return all(torch.equal(a.view(bits), b.view(bits)) for a, b in pairs)
+
+
+def _rows(tensor: Tensor) -> Iterator[Tensor]:
+    """Like `pieces`, cut at the same places for any two tensors of one shape."""
+    if tensor.dim() < 2:
+        yield tensor.reshape(-1).contiguous()
+        return
+    for part in tensor.split(max(1, PIECE // max(1, tensor[0].numel()))):
+        yield part.contiguous().reshape(-1)
+
+
+def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    """The floating dtype that holds every given one without loss."""
+    result = dtypes[0]
+    for dtype in dtypes[1:]:
+        result = torch.promote_types(result, dtype)
+    return result
+
+
+def same_cast(source: Tensor, written: Tensor) -> bool:
+    """Whether `written` is `source` bit for bit, or its rounding to the dtype written."""
+    if source.dtype == written.dtype:
+        return same_bits(source, written)
+    if source.shape != written.shape:
+        return False
+    bits = _BITS[written.element_size()]
+    return all(
+        torch.equal(a.to(written.dtype).view(bits), b.view(bits))
+        for a, b in zip(_rows(source), _rows(written), strict=True)
+    )
+
+
+def largest_difference(left: Tensor, right: Tensor) -> float:
+    """max |left - right| in float64; infinite when shapes differ or one alone is not finite."""
+    if left.shape != right.shape:
+        return float("inf")
+    if not left.numel():
+        return 0.0
+    worst = (left.double() - right.double()).abs().max()
+    return float(worst) if torch.isfinite(worst) else float("inf")
