@@ -37,7 +37,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 TINY: Architecture = {
     "in_chans": 3, "patch_size": 4, "depths": [2, 3, 4, 2], "dims": [6, 10, 14, 22],
-    "num_classes": 5, "image_size": 72,
+    "num_classes": 5, "image_size": 68,
 }  # fmt: skip
 
 
@@ -118,6 +118,11 @@ def architecture(
     }  # fmt: skip
 
 
+def config(arch: Architecture) -> dict[str, Any]:
+    """What a user's --config must say about an architecture, in transformers' field names."""
+    return {"image_size": arch["image_size"]}
+
+
 def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architecture:
     """A tiny architecture; pick(name, choices) decides. The last feature map is never empty."""
     stages = pick("stages", [4, 3])
@@ -127,7 +132,7 @@ def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architectu
         "depths": [pick(f"depth {i}", [1, 2, 3, 11]) for i in range(stages)],
         "dims": [pick(f"width {i}", [8, 12, 20, 26]) for i in range(stages)],
         "num_classes": pick("classes", [5, 2, 13]),
-        "image_size": pick("image", [40, 36, 65]),
+        "image_size": pick("image", [40, 36, 61]),
     }
 
 
@@ -246,6 +251,11 @@ def pixels(
     scaled = np.asarray(image, dtype=np.float32) / np.float32(255)
     normal = (scaled - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
     return {"pixel_values": np.ascontiguousarray(normal.transpose(2, 0, 1))}
+
+
+def accepted_pixels(image: PIL.Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
+    """What transformers' processors can do at best: equal but for the crop of odd margins."""
+    return pixels(image, arch, "floor")
 
 
 def _shortest_edge(image: PIL.Image.Image, edge: int) -> PIL.Image.Image:

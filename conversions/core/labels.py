@@ -1,0 +1,18 @@
+"""Class names that a classifier's tensors do not tell."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def _imagenet_1k() -> tuple[str, ...]:
+    file = Path(__file__).with_name("imagenet_1k_labels.json")
+    return tuple(json.loads(file.read_text(encoding="utf-8"))["labels"])
+
+
+def imagenet_1k() -> dict[int, str]:
+    """Index -> name of the 1000 ImageNet-1k classes; two of them are called "crane"."""
+    return dict(enumerate(_imagenet_1k()))
