@@ -263,6 +263,11 @@ def _heads(tower: str, hidden: int, hints: Mapping[str, Any]) -> int:
     return int(given)
 
 
+def config(arch: Architecture) -> dict[str, Any]:
+    """What a user has to tell beside the checkpoint, as --config."""
+    return {f"{name}_config": {"num_attention_heads": arch[name]["heads"]} for name in ENCODERS}
+
+
 def random_architecture(pick: Pick) -> Architecture:
     """A small architecture; every choice is made by `pick`."""
     head = pick("head width", [4, 6])
@@ -294,12 +299,22 @@ def state_dict(arch: Architecture, seed: int = 0) -> dict[str, Tensor]:
     state = random_state(manifest(arch), seed)
     # between the bounds at which the forward pass would cut it off
     state["heads.cmd.clip_head.logit_scale"] += 2.5
+    _strengthen_codebook(state, arch["codebook"]["blocks"])
     for head in (MMM_IMAGE, MMM_TEXT, MIM, MLM):
         at = f"{head}.cls.predictions"
         state[f"{at}.decoder.bias"] = state[f"{at}.bias"]
     for copy, original in duplicates(arch).items():
         state[copy] = state[original]
     return state
+
+
+def _strengthen_codebook(state: dict[str, Tensor], blocks: int) -> None:
+    """Undo the damping of the residual branches, which would hide random weights in the output."""
+    for key, value in state.items():
+        if key.startswith("codebook.") and ".conv_4." in key:
+            value *= (4 * blocks) ** 2
+        elif key == "codebook.blocks.output.conv.w":
+            value *= 4
 
 
 def container(state: dict[str, Tensor]) -> Any:
@@ -324,15 +339,18 @@ def inputs(arch: Architecture, batch: int = 2, seed: int = 0) -> dict[str, Tenso
     masked = ids.where(integers(f"{name}word mask", (batch, length), 0, 3) > 0,
                        torch.tensor(text["vocabulary"] - 1))  # fmt: skip
     pixels = (batch, image["channels"], image["image"], image["image"])
-    # the codebook halves its image three times and has to give one word for each patch
+    # the codebook halves its image three times and has to give one word for each patch;
+    # coloured squares, lest every patch be given the same word
     coded = (batch, arch["codebook"]["channels"], 8 * grid, 8 * grid)
+    squares = uniform(f"{name}squares", (*coded[:2], grid, grid), -0.7, 0.7)
+    squares = squares.repeat_interleave(8, 2).repeat_interleave(8, 3)
     return {
         "input_ids": ids * keep,
         "input_ids_masked": masked * keep,
         "attention_mask": keep.long(),
         "token_type_ids": integers(f"{name}types", (batch, length), 0, text["types"]),
         "pixel_values": uniform(f"{name}pixels", pixels, -2.0, 2.0).float(),
-        "codebook_pixel_values": uniform(f"{name}codebook", coded, 0.1, 0.9).float(),
+        "codebook_pixel_values": (squares + uniform(f"{name}codebook", coded, 0.3, 0.7)).float(),
         "bool_masked_pos": integers(f"{name}patch mask", (batch, grid, grid), 0, 2).bool(),
     }
 
@@ -349,17 +367,17 @@ def forward(
     types, keep = inputs["token_type_ids"], inputs["attention_mask"]
     image_states = image_encoder(state, arch, pixels, None, trace)
     text_states = text_encoder(state, arch, inputs["input_ids"], types, keep, trace)
-    image = final(state, ENCODERS["image"], image_states, trace)
-    text = final(state, ENCODERS["text"], text_states, trace)
-    fused = multimodal(state, arch, image_states, text_states, keep, trace)
+    image, image_pooled = final(state, ENCODERS["image"], image_states, trace)
+    text, text_pooled = final(state, ENCODERS["text"], text_states, trace)
+    fused, fused_pooled = multimodal(state, arch, image_states, text_states, keep, trace)
 
     masked_image_states = image_encoder(state, arch, pixels, inputs["bool_masked_pos"], no_trace)
     masked_text_states = text_encoder(
         state, arch, inputs["input_ids_masked"], types, keep, no_trace
     )
-    masked_image = final(state, ENCODERS["image"], masked_image_states, no_trace)
-    masked_text = final(state, ENCODERS["text"], masked_text_states, no_trace)
-    masked_fused = multimodal(
+    masked_image, _ = final(state, ENCODERS["image"], masked_image_states, no_trace)
+    masked_text, _ = final(state, ENCODERS["text"], masked_text_states, no_trace)
+    masked_fused, _ = multimodal(
         state, arch, masked_image_states, masked_text_states, keep, no_trace
     )
     patches, words = image.shape[1] - 1, text.shape[1]
@@ -371,6 +389,10 @@ def forward(
         "text_embeddings": text,
         "image_embeddings": image,
         "multimodal_embeddings": fused,
+        # what the three poolers give; nothing else of the model reads it
+        "text_pooled": text_pooled,
+        "image_pooled": image_pooled,
+        "multimodal_pooled": fused_pooled,
         "contrastive_logits_per_image": per_image,
         "contrastive_logits_per_text": per_image.t(),
         # on its own each modality is predicted at every place, the class token included
@@ -418,7 +440,7 @@ def text_encoder(
 
 def multimodal(
     state: State, arch: Architecture, image: Tensor, text: Tensor, keep: Tensor, trace: Trace
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Both encoders' states, not yet normed, projected and joined behind another class token."""
     image = linear(state, "mm_image_projection", image)
     text = linear(state, "mm_text_projection", text)
@@ -454,13 +476,13 @@ def layers(
     return x
 
 
-def final(state: State, name: str, x: Tensor, trace: Trace) -> Tensor:
-    """The embeddings an encoder hands out: its states after the last norm."""
+def final(state: State, name: str, x: Tensor, trace: Trace) -> tuple[Tensor, Tensor]:
+    """What an encoder hands out: its states after the last norm, and the pooled first of them."""
     x = layer_norm(state, f"{name}.layernorm", x, EPS)
     trace(f"{name}.layernorm", x)
-    # the encoders carry a pooler (dense, tanh) that no output of the model reads
-    trace(f"{name}.pooler", linear(state, f"{name}.pooler.dense", x[:, 0]).tanh())
-    return x
+    pooled = linear(state, f"{name}.pooler.dense", x[:, 0]).tanh()
+    trace(f"{name}.pooler", pooled)
+    return x, pooled
 
 
 def predictions(state: State, head: str, x: Tensor, trace: Trace) -> Tensor:
