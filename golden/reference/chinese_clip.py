@@ -225,8 +225,8 @@ def _known(arch: Architecture, wanted: str, same: Sequence[str]) -> Any:
     raise ValueError(f"{wanted} is not in the tensors, and no published size has {seen}")
 
 
-def hints(arch: Architecture) -> dict[str, Any]:
-    """What the tensors cannot tell, as --config would say it: the two head counts."""
+def config(arch: Architecture) -> dict[str, Any]:
+    """What the tensors cannot tell, as --config says it: the two head counts."""
     heads = arch["vision_width"] // arch["vision_head_width"]
     return {
         "vision_config": {"num_attention_heads": heads},
@@ -317,8 +317,8 @@ def forward(
 
     image_features, text_features: before normalisation (encode_image, encode_text).
     logits_per_image, logits_per_text: scaled cosine similarities (get_similarity).
-    image_hidden: after the last block, before ln_post. text_hidden: after the last layer,
-    zero at padded places, whose values nobody reads.
+    image_hidden: after the last block, before ln_post. text_hidden: after the last layer;
+    its values at padded places are computed too, but nothing reads them.
     """
     image_hidden = _image_tower(state, arch, inputs["pixel_values"], trace)
     # only the class token is normalised and projected
@@ -327,8 +327,8 @@ def forward(
     image = pooled @ state["visual.proj"]
     trace("visual.proj", image)
 
-    mask = inputs["attention_mask"]
-    text_hidden = _text_tower(state, arch, inputs["input_ids"], mask, trace)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    text_hidden = _text_tower(state, arch, ids, mask, trace)
     # the first token, [CLS], stands for the text; there is no pooler
     text = text_hidden[:, 0] @ state["text_projection"]
     trace("text_projection", text)
@@ -340,7 +340,7 @@ def forward(
         "logits_per_image": per_image,
         "logits_per_text": per_image.t(),
         "image_hidden": image_hidden,
-        "text_hidden": text_hidden * mask[..., None].to(text_hidden.dtype),
+        "text_hidden": text_hidden,
     }
 
 

@@ -1,0 +1,176 @@
+"""Chinese-CLIP (OFA-Sys/Chinese-CLIP): a CLIP image transformer beside a Chinese BERT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping as MappingABC
+from typing import TYPE_CHECKING, Any
+
+from .core.family import Config, Family, Json, Processor, Published, Refusal, Source
+from .core.mapping import Drop, Mapping, Rename, Split, Transpose
+from .core.tokenizers import bert
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK, LAYER = "visual.transformer.resblocks.{block}", "vision_model.encoder.layers.{block}"
+QKV = ("q_proj", "k_proj", "v_proj")
+MODULES = (  # with weight and bias
+    ("visual.ln_pre", "vision_model.pre_layrnorm"),
+    ("visual.ln_post", "vision_model.post_layernorm"),
+    (f"{BLOCK}.attn.out_proj", f"{LAYER}.self_attn.out_proj"),
+    (f"{BLOCK}.ln_1", f"{LAYER}.layer_norm1"),
+    (f"{BLOCK}.ln_2", f"{LAYER}.layer_norm2"),
+    (f"{BLOCK}.mlp.c_fc", f"{LAYER}.mlp.fc1"),
+    (f"{BLOCK}.mlp.c_proj", f"{LAYER}.mlp.fc2"),
+    ("bert.embeddings.LayerNorm", "text_model.embeddings.LayerNorm"),
+    *((f"bert.encoder.layer.{{layer}}.{part}", f"text_model.encoder.layer.{{layer}}.{part}")
+      for part in ("attention.self.query", "attention.self.key", "attention.self.value",
+                   "attention.output.dense", "attention.output.LayerNorm",
+                   "intermediate.dense", "output.dense", "output.LayerNorm")),
+)  # fmt: skip
+MAPPING = Mapping((
+    Rename("logit_scale", "logit_scale"),
+    Rename("visual.class_embedding", "vision_model.embeddings.class_embedding"),
+    Rename("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
+    Rename("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight"),
+    Transpose("visual.proj", "visual_projection.weight"),
+    Transpose("text_projection", "text_projection.weight"),
+    Split(f"{BLOCK}.attn.in_proj_weight", tuple(f"{LAYER}.self_attn.{p}.weight" for p in QKV)),
+    Split(f"{BLOCK}.attn.in_proj_bias", tuple(f"{LAYER}.self_attn.{p}.bias" for p in QKV)),
+    *(Rename(f"{left}.{{leaf:weight|bias}}", f"{right}.{{leaf}}") for left, right in MODULES),
+    *(Rename(f"bert.embeddings.{name}.weight", f"text_model.embeddings.{name}.weight")
+      for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")),
+    Drop("bert.pooler.dense.{leaf:weight|bias}", optional=True,
+         reason="the text feature is the projected [CLS] state; nothing reads BERT's pooler"),
+))  # fmt: skip
+
+# heads by (width, layers) of the tower; a head is 64 wide, in ViT-H-14's image tower 80
+VISION_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
+TEXT_HEADS = {(768, 12): 12, (1024, 24): 16}
+HEADS = "the tensors do not show how attention is divided, and no published size is like this one"
+
+REFUSALS = (
+    Refusal(("visual.layer1.*", "visual.attnpool.*", "visual.bn1.*"),
+            "Chinese-CLIP RN50: its image tower is a ResNet, for which transformers has no model; "
+            "the four ViT variants can be converted"),
+    Refusal(("*.attn.Wqkv.*", "*.self.Wqkv.*"),
+            "Chinese-CLIP trained with FlashAttention, which names the attention otherwise; "
+            "undo that with cn_clip.clip.convert_state_dict, then convert"),
+    Refusal(("visual.transformer.resblocks.*",), none_of=("bert.*",),
+            message="a CLIP model without Chinese-CLIP's bert. text tower (OpenAI's, open_clip's)"),
+    Refusal(("text_model.encoder.*", "vision_model.encoder.*"), none_of=("bert.*", "visual.*"),
+            message="names as in transformers: this file has been converted already"),
+)  # fmt: skip
+PUBLISHED = tuple(
+    Published(name, f"hf://OFA-Sys/{repository}/clip_cn_{name.lower()}.pt", name,
+              hub_name=repository)
+    for name, repository in (
+        ("ViT-B-16", "chinese-clip-vit-base-patch16"),
+        ("ViT-L-14", "chinese-clip-vit-large-patch14"),
+        ("ViT-L-14-336", "chinese-clip-vit-large-patch14-336px"),
+        ("ViT-H-14", "chinese-clip-vit-huge-patch14"),
+    )
+)  # fmt: skip
+
+
+def config(source: Source) -> Config:
+    """All but the head counts is in the tensors."""
+    size, count = source.manifest.size, source.manifest.count
+    embed, patch = size("text_projection", 1), size("visual.conv1.weight", 2)
+    places, tables = size("visual.positional_embedding"), "bert.embeddings.{}_embeddings.weight"
+    read: Json = {
+        "projection_dim": embed,
+        "vision_config": {
+            "hidden_size": size("visual.conv1.weight"),
+            "intermediate_size": size("visual.transformer.resblocks.0.mlp.c_fc.weight"),
+            "num_hidden_layers": count("visual.transformer.resblocks."),
+            "num_channels": size("visual.conv1.weight", 1),
+            "patch_size": patch,
+            "image_size": patch * math.isqrt(max(places - 1, 0)),
+            "projection_dim": embed,
+        },
+        "text_config": {
+            "vocab_size": size(tables.format("word")),
+            "hidden_size": size(tables.format("word"), 1),
+            "intermediate_size": size("bert.encoder.layer.0.intermediate.dense.weight"),
+            "num_hidden_layers": count("bert.encoder.layer."),
+            "max_position_embeddings": size(tables.format("position")),
+            "type_vocab_size": size(tables.format("token_type")),
+        },
+    }
+    fixed = {
+        "vision_config": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+        "text_config": {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "pad_token_id": 0},
+    }
+    # what training starts with; the model's own forward does not depend on it
+    assumed: Json = {
+        "logit_scale_init_value": 2.6592,
+        "vision_config": {"attention_dropout": 0.0},
+        "text_config": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+    }
+    for tower, heads in (("vision_config", VISION_HEADS), ("text_config", TEXT_HEADS)):
+        like = read[tower]["hidden_size"], read[tower]["num_hidden_layers"]
+        if like in heads:
+            assumed[tower]["num_attention_heads"] = heads[like]
+    required = {f"{tower}.num_attention_heads": HEADS for tower in ("vision_config", "text_config")}
+    return Config(read, fixed, assumed, required)
+
+
+def processor(config: Json, source: Source) -> Processor:
+    """The image processor always; the tokenizer from --vocab or --tokenizer."""
+    side, text = config["vision_config"]["image_size"], config["text_config"]
+    settings = bert.Settings(
+        text["vocab_size"], max_length=min(52, text["max_position_embeddings"]),
+        processor="ChineseCLIPProcessor", longest_word=200, plain_specials=True,
+    )  # fmt: skip
+    tokenizer = bert.tokenizer_files(source.options, settings)
+    image: Json = {
+        "image_processor_type": "ChineseCLIPImageProcessor",
+        "processor_class": settings.processor,
+        "do_convert_rgb": True,
+        "do_resize": True, "size": {"height": side, "width": side}, "resample": 3,
+        "do_center_crop": False,
+        "do_rescale": True, "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }  # fmt: skip
+    files = {"preprocessor_config.json": image, **tokenizer}
+    return Processor(files, missing=() if tokenizer else (bert.MISSING,))
+
+
+def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
+    """Features before normalisation, both logits, both last hidden states.
+
+    attention_mask is passed on as given: transformers does not derive it from the padding.
+    """
+    result = model(**inputs)
+    image = model.get_image_features(pixel_values=inputs["pixel_values"])
+    text_hidden = result.text_model_output.last_hidden_state
+    return {
+        # 5.x wraps the features in an output object
+        "image_features": getattr(image, "pooler_output", image),
+        # not get_text_features, which raises on 4.57.6: the same projection of the [CLS] state
+        "text_features": model.text_projection(text_hidden[:, 0]),
+        "logits_per_image": result.logits_per_image,
+        "logits_per_text": result.logits_per_text,
+        "image_hidden": result.vision_model_output.last_hidden_state,
+        "text_hidden": text_hidden,
+    }
+
+
+FAMILY = Family(
+    name="chinese_clip",
+    title="Chinese-CLIP",
+    model_class="ChineseCLIPModel",
+    mapping=MAPPING,
+    config=config,
+    outputs=outputs,
+    processor=processor,
+    containers=("state_dict",),
+    published=PUBLISHED,
+    refusals=REFUSALS,
+    options=bert.OPTIONS,
+    needs="--vocab FILE or --tokenizer DIR for the tokenizer; head counts of other sizes",
+)
