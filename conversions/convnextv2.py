@@ -125,10 +125,8 @@ def processor(config: Json, source: Source) -> Processor:
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
     }
-    notes = [
-        "pixel values equal the original's on the PIL path; transformers 5 leaves it where "
-        'torchvision is installed: load with backend="pil", before 5.5 use_fast=False'
-    ]
+    notes = ["pixels equal the original's on the PIL path, which transformers 5 takes only without "
+             'torchvision or when loaded with backend="pil" (or use_fast=False)']  # fmt: skip
     if 32 < size < 384:
         notes.append("the crop sits one pixel off the original's where the resized edge exceeds "
                      f"{size} by 3 modulo 4")  # fmt: skip
