@@ -28,8 +28,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..values import Spec, integers, uniform
-from ..values import state_dict as random_state
+from ..values import Spec, integers, state_dict as random_state, uniform
 from ._layers import State, Trace, attention, gelu, layer_norm, linear, no_trace
 
 Architecture = dict[str, Any]

@@ -1,0 +1,249 @@
+"""FLAVA with the DALL-E codebook: the original's pre-training model -> FlavaForPreTraining."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping as MappingABC
+from typing import TYPE_CHECKING, Any
+
+from .core.errors import ConfigError
+from .core.family import (
+    Companion,
+    Config,
+    Family,
+    Json,
+    Option,
+    Processor,
+    Published,
+    Refusal,
+    Source,
+)
+from .core.mapping import Drop, Mapping, Rename, Rule, Tie
+from .core.tokenizers import bert
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LEAF, _CONV = "{leaf:weight|bias}", "{leaf:w=weight|b=bias}"
+_IDS = "text_encoder.module.embeddings.position_ids"
+_HEADS = ("heads.{head:imagenet.mim_head=mim_head|fairseq_mlm=mlm_head"
+          "|cmd.mim_head=mmm_image_head|cmd.mlm_head=mmm_text_head}.cls.predictions")  # fmt: skip
+_TOWERS = {"image": "image_encoder.module", "text": "text_encoder.module",
+           "multimodal": "mm_encoder.module"}  # fmt: skip
+
+
+def _same(source: str, target: str, path: str) -> Rename:
+    """Below both modules the path is the same."""
+    return Rename(f"{source}.{path}", f"{target}.{re.sub(':[^}]*', '', path)}")
+
+
+def _embeddings(tower: str, *paths: str) -> Iterator[Rule]:
+    """Embeddings, and the copies that the original's wrapper registers under a shorter name."""
+    module, copy = f"{tower}_encoder.module.embeddings", f"{tower}_encoder.embeddings"
+    for path in paths:
+        yield _same(module, f"flava.{tower}_model.embeddings", path)
+        yield Drop(f"{copy}.{path}", duplicate_of=f"{module}.{path}", optional=True)
+
+
+def _encoder(tower: str, source: str) -> Iterator[Rule]:
+    """Layers, final norm and pooler; every tower counts its layers by itself."""
+    layer = f"encoder.layer.{{{tower}_layer}}"
+    for path in (
+        f"{layer}.attention.attention.{{part:query|key|value}}.{_LEAF}",
+        f"{layer}.{{part:attention.output|intermediate|output}}.dense.{_LEAF}",
+        f"{layer}.layernorm_{{part:before|after}}.{_LEAF}",
+        f"{{part:layernorm|pooler.dense}}.{_LEAF}",
+    ):
+        yield _same(source, f"flava.{tower}_model", path)
+
+
+MAPPING = Mapping((
+    *_embeddings("image", "{part:cls_token|mask_token|position_embeddings}",
+                 f"patch_embeddings.projection.{_LEAF}"),
+    *_embeddings("text", "{part:word_embeddings|position_embeddings|token_type_embeddings}.weight",
+                 f"LayerNorm.{_LEAF}"),
+    Drop(_IDS, reason="0, 1, 2 …: not a weight, transformers counts by itself", optional=True),
+    Drop("text_encoder.embeddings.position_ids", duplicate_of=_IDS, optional=True),
+    *(rule for tower, source in _TOWERS.items() for rule in _encoder(tower, source)),
+    Rename("mm_encoder.module.encoder.cls_token", "flava.multimodal_model.cls_token"),
+    Rename(f"mm_{{tower:image|text}}_projection.{_LEAF}", "flava.{tower}_to_mm_projection.{leaf}"),
+    Rename(f"{{tower:image|text}}_projection.{_LEAF}", "flava.{tower}_projection.{leaf}"),
+    Rename("heads.cmd.clip_head.logit_scale", "flava.logit_scale"),
+    Rename(f"{_HEADS}.transform.{{part:dense|LayerNorm}}.{_LEAF}",
+           "{head}.transform.{part}.{leaf}"),
+    Rename(f"{_HEADS}.decoder.weight", "{head}.decoder.weight"),
+    # 4.x reads `bias`, 5.x `decoder.bias`; given one of them, the other release reads zeros
+    Tie((f"{_HEADS}.bias", f"{_HEADS}.decoder.bias"), ("{head}.bias", "{head}.decoder.bias")),
+    Rename(f"heads.cmd.itm_head.pooler.dense.{_LEAF}", "itm_head.pooler.dense.{leaf}"),
+    Rename(f"heads.cmd.itm_head.cls.seq_relationship.{_LEAF}", "itm_head.seq_relationship.{leaf}"),
+    Rename(f"codebook.blocks.{{part:input|output.conv}}.{_CONV}",
+           "image_codebook.blocks.{part}.{leaf}"),
+    Rename("codebook.blocks.group_{group:1|2|3|4}.block_{block:1+}.res_path.conv_{conv:1|2|3|4}"
+           f".{_CONV}", "image_codebook.blocks.group_{group}.group.block_{block}.res_path.path"
+           ".conv_{conv}.{leaf}"),
+    Rename(f"codebook.blocks.group_{{group:2|3|4}}.block_1.id_path.{_CONV}",
+           "image_codebook.blocks.group_{group}.group.block_1.id_path.{leaf}"),
+))  # fmt: skip
+
+# the file came to transformers' authors by hand: no public location is known
+FULL = Published(
+    name="flava-full", location="flava_full.pt", variant="flava-full",
+    hub_name="flava-full",
+)  # fmt: skip
+
+
+def config(source: Source) -> Config:
+    size, count = source.manifest.size, source.manifest.count
+    towers: Json = {f"{tower}_config": {
+        "hidden_size": size(f"{name}.layernorm.weight"),
+        "num_hidden_layers": count(f"{name}.encoder.layer."),
+        "intermediate_size": size(f"{name}.encoder.layer.0.intermediate.dense.weight"),
+    } for tower, name in _TOWERS.items()}  # fmt: skip
+    image, text = "image_encoder.module.embeddings", "text_encoder.module.embeddings"
+    patch = f"{image}.patch_embeddings.projection.weight"
+    patches = size(f"{image}.position_embeddings", 1) - 1
+    towers["image_config"] |= {
+        "patch_size": size(patch, 2), "num_channels": size(patch, 1),
+        "vocab_size": size("heads.imagenet.mim_head.cls.predictions.decoder.weight"),
+    }  # fmt: skip
+    towers["text_config"] |= {
+        "vocab_size": size(f"{text}.word_embeddings.weight"),
+        "max_position_embeddings": size(f"{text}.position_embeddings.weight"),
+        "type_vocab_size": size(f"{text}.token_type_embeddings.weight"),
+    }  # fmt: skip
+    blocks = {key.split(".")[3] for key in source.manifest if "codebook.blocks.group_1." in key}
+    codebook = {
+        "hidden_size": size("codebook.blocks.input.w"), "num_blocks_per_group": len(blocks),
+        "input_channels": size("codebook.blocks.input.w", 1),
+        "vocab_size": size("codebook.blocks.output.conv.w"),
+    }  # fmt: skip
+    hidden = towers["multimodal_config"]["hidden_size"]
+    required = {f"{tower}_config.num_attention_heads": "attention heads leave no trace in tensors"
+                for tower in _TOWERS}  # fmt: skip
+    if math.isqrt(max(patches, 0)) ** 2 == patches:
+        towers["image_config"]["image_size"] = math.isqrt(patches) * size(patch, 2)
+    else:
+        required["image_config.image_size"] = f"{patches} patches do not make a square"
+    common = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True}
+    known = {"num_attention_heads": 12} if hidden == 768 else {}  # the published size
+    return Config(
+        read={"hidden_size": hidden, "projection_dim": size("text_projection.weight"), **towers,
+              "image_codebook_config": codebook},
+        # the codebook damps its branches by the number of blocks in four groups
+        fixed={"model_type": "flava", "layer_norm_eps": 1e-12, "init_codebook": True,
+               "image_config": {**common, "mask_token": True}, "text_config": common,
+               "multimodal_config": {**common, "use_cls_token": True},
+               "image_codebook_config": {"num_groups": 4}},
+        assumed={"image_config": known, "text_config": {**known, "pad_token_id": 0},
+                 "multimodal_config": known},
+        required=required,
+    )  # fmt: skip
+
+
+def finish(config: Json, source: Source) -> Json:
+    """No `…_config_dict`, which transformers lets overrule `…_config`; heads that share a width."""
+    lines = []
+    for name in ("text_config", "image_config", "multimodal_config", "image_codebook_config"):
+        fields, twin = config[name], config.get(f"{name}_dict") or {}
+        lines += [f"{name}_dict.{field} is {value}, {name}.{field} is {fields.get(field)}"
+                  for field, value in twin.items() if fields.get(field) != value]  # fmt: skip
+        heads, width = fields.get("num_attention_heads", 1), fields["hidden_size"]
+        if not isinstance(heads, int) or heads < 1 or width % heads:
+            lines.append(f"{name}: {heads} attention heads cannot share a width of {width}")
+    if lines:
+        raise ConfigError("flava: the config contradicts itself", lines)
+    return {key: value for key, value in config.items() if not key.endswith("_config_dict")}
+
+
+def processor(config: Json, source: Source) -> Processor:
+    """FlavaImageProcessor (both views of an image) and the BERT tokenizer, if it is given."""
+    text, image = config["text_config"], config["image_config"]
+    files = bert.tokenizer_files(source.options, bert.Settings(
+        size=text["vocab_size"], max_length=text["max_position_embeddings"],
+        processor="FlavaProcessor", pad_id=text["pad_token_id"],
+    ))  # fmt: skip
+    missing = () if files else (bert.MISSING,)
+    if image["num_channels"] != 3 or not isinstance(image["image_size"], int):
+        why = "image processor: the original's gives square RGB images, this model reads others"
+        return Processor(files, (*missing, why))
+    files["preprocessor_config.json"] = _image_processor(image["image_size"], image["patch_size"])
+    return Processor(files, missing)
+
+
+def _image_processor(edge: int, patch: int) -> Json:
+    grid = edge // patch
+    entry: Json = {
+        "image_processor_type": "FlavaImageProcessor", "processor_class": "FlavaProcessor",
+        "resample": 3,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        # masks: 75 of 14 x 14 patches in blocks of 16 or more, other grids in proportion
+        "return_image_mask": False, "input_size_patches": grid,
+        "total_mask_patches": 75 * grid**2 // 196, "mask_group_min_patches": 16 * grid**2 // 196,
+        "mask_group_max_patches": None, "mask_group_min_aspect_ratio": 0.3,
+        "mask_group_max_aspect_ratio": None,
+        "return_codebook_pixels": False, "codebook_do_map_pixels": True, "codebook_resample": 1,
+        "codebook_image_mean": [0.0, 0.0, 0.0], "codebook_image_std": [1.0, 1.0, 1.0],
+    }  # fmt: skip
+    # one word of the codebook covers 8 x 8 pixels and stands for one patch
+    for view, side in (("", edge), ("codebook_", 8 * grid)):
+        square = {"height": side, "width": side}
+        steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+        entry |= {f"{view}size": square, f"{view}crop_size": square, f"{view}rescale_factor": 1 / 255}
+        entry |= {f"{view}{step}": True for step in steps}
+    return entry
+
+
+def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
+    """The unmasked embeddings, then each masked task as transformers runs it, then the codebook."""
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    image = {"pixel_values": inputs["pixel_values"]}
+    patches = {**image, "bool_masked_pos": inputs["bool_masked_pos"], "return_loss": False}
+    texts = {**words, "input_ids_masked": inputs["input_ids_masked"], "return_loss": False}
+    plain, both = model.flava(**words, **image), model(**{**patches, **texts})
+    pixels = inputs["codebook_pixel_values"]
+    tasks = ("contrastive_logits_per_image", "contrastive_logits_per_text", "itm_logits",
+             "mmm_image_logits", "mmm_text_logits")  # fmt: skip
+    return {
+        **{f"{kind}_embeddings": getattr(plain, f"{kind}_embeddings") for kind in _TOWERS},
+        **{f"{kind}_pooled": getattr(plain, f"{kind}_output").pooler_output for kind in _TOWERS},
+        **{name: getattr(both, name) for name in tasks},
+        "mim_logits": model(**patches).mim_logits,
+        "mlm_logits": model(**texts).mlm_logits,
+        "codebook_indices": model.image_codebook.get_codebook_indices(pixels),
+        "codebook_probabilities": model.image_codebook.get_codebook_probs(pixels),
+    }
+
+
+REFUSALS = (
+    Refusal(("*image_to_mm_projection.*", "loss.*_loss.*"), none_of=("flava.*",),
+            message="a torchmultimodal checkpoint (image_to_mm_projection, loss.…); this converter "
+            "takes the original (image_encoder.module.…, mm_image_projection)"),
+    Refusal(("blocks.group_1.*", "image_codebook.blocks.*"), none_of=("*_encoder.*", "flava.*"),
+            message="a codebook without the model: give it as --codebook, FLAVA as --checkpoint"),
+    Refusal(("codebook.blocks.group_1.block_1.id_path.*",),
+            message="--codebook is DALL-E's decoder (decoder.pkl); FLAVA uses encoder.pkl"),
+    Refusal(("codebook.*blocks.group_1.group.*",),
+            message="--codebook has transformers' names already; give DALL-E's encoder.pkl"),
+)  # fmt: skip
+
+FAMILY = Family(
+    name="flava",
+    title="FLAVA",
+    model_class="FlavaForPreTraining",
+    mapping=MAPPING,
+    config=config,
+    finish=finish,
+    processor=processor,
+    outputs=outputs,
+    prefixes=("module.", "model."),
+    published=(FULL,),
+    refusals=REFUSALS,
+    options=(
+        Option(("--codebook", "--codebook_path"), "DALL-E's encoder.pkl", metavar="FILE"),
+        *bert.OPTIONS,
+    ),
+    companions=(Companion("codebook", "codebook.", "https://cdn.openai.com/dall-e/encoder.pkl"),),
+    needs="DALL-E's encoder.pkl; bert-base-uncased's vocab.txt for the tokenizer",
+)
