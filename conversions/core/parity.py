@@ -261,7 +261,14 @@ def pixels(found: Truth, folder: Path) -> Check:
     with loading.quiet():
         batch = processor(image, return_tensors="np", **flags)
     actual = {k: torch.from_numpy(batch[k][0]).double() for k in expected if k in batch}
-    return checks.outputs("pixels", expected, actual, tolerance=1e-6)
+    check = checks.outputs("pixels", expected, actual, tolerance=1e-6)
+    if check.passed or not hasattr(found.reference, "accepted_pixels"):
+        return check
+    accepted = {k: torch.from_numpy(v).double() for k, v in found.reference.accepted_pixels(image, found.architecture).items()}  # fmt: skip
+    if not checks.outputs("pixels", accepted, actual, tolerance=1e-6).passed:
+        return check
+    return replace(check, status="known-defect",
+                   advice="no transformers processor comes nearer to the original at this image size")  # fmt: skip
 
 
 def _image_sizes(architecture: Json) -> list[tuple[str, Any]]:
@@ -270,7 +277,8 @@ def _image_sizes(architecture: Json) -> list[tuple[str, Any]]:
 
 def load_image_processor(folder: Path) -> Any:
     """AutoImageProcessor on the PIL path, the one that is bit-identical across releases."""
-    from transformers import AutoImageProcessor
+    # 5.5 exports a placeholder at the top level when torchvision is absent
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     with loading.quiet():
         return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)

@@ -240,7 +240,8 @@ def pixels(
     reading: "original"   where the cut is half a pixel off the centre, round-half-to-even
                           decides (torchvision's CenterCrop);
              "floor"      there the upper left of the two, as transformers' processors: one
-                          pixel away from the original when the margin is 3 modulo 4;
+                          pixel away from the original when the margin is 3 modulo 4; up to 32
+                          the short edge is resized to the size, and the centre cut out;
              "warped"     no cut at any size, as the note on upstream's expected logits has it.
     """
     size, image = arch["image_size"], image.convert("RGB")
@@ -248,13 +249,19 @@ def pixels(
         image = image.resize((size, size), PIL.Image.Resampling.BICUBIC)
     elif size > 32:
         image = _centre(_shortest_edge(image, int(size / (224 / 256))), size, reading)
+    elif reading == "floor":
+        image = _centre(_shortest_edge(image, size), size, reading)
     scaled = np.asarray(image, dtype=np.float32) / np.float32(255)
     normal = (scaled - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
     return {"pixel_values": np.ascontiguousarray(normal.transpose(2, 0, 1))}
 
 
 def accepted_pixels(image: PIL.Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
-    """What transformers' processors can do at best: equal but for the crop of odd margins."""
+    """What transformers' processors can do at best.
+
+    Equal to the original but for the crop of odd margins, and for images that are not yet of
+    the model's size where that is 32 or less: the original does not resize those at all.
+    """
     return pixels(image, arch, "floor")
 
 
