@@ -103,12 +103,14 @@ def convert(
     """
     from dataclasses import replace
 
-    from .core import conversion, hub
+    from .core import conversion
 
     request = _request(family, checkpoint, config, dtype, weights, max_shard_size, checks, progress, options)  # fmt: skip
     target = Path(output) if output is not None else None
     if push_to_hub is None:
         return conversion.convert(request, target, overwrite)
+    from .core import hub
+
     with tempfile.TemporaryDirectory() as directory:
         folder = target or Path(directory) / "model"
         report = conversion.convert(request, folder, overwrite)

@@ -66,6 +66,10 @@ class Opened:
     notes: tuple[str, ...]
 
     @property
+    def files(self) -> list[Path]:
+        return [path for checkpoint in self.checkpoints for path in checkpoint.files]
+
+    @property
     def written_bytes(self) -> int:
         return sum(
             self.state[move.sources[0]].numel() * self.dtype.itemsize
@@ -245,7 +249,10 @@ def convert(request: Request, output: Path | None, overwrite: bool = False) -> R
         CheckFailed: a check failed (`.report` has all of them); nothing stays behind.
         ConversionError: refused before or while writing.
     """
-    with ModelFolder(output, overwrite=overwrite) as folder, opened(request) as source:
+    ModelFolder(output, overwrite=overwrite)  # refuses an existing folder before any download
+    with opened(request) as source, ModelFolder(
+        output, overwrite=overwrite, keep=source.files
+    ) as folder:
         integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
         folder.write_tensors(pieces(source), request.max_shard_size, request.progress)
         write_documents(folder, source)

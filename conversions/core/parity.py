@@ -257,7 +257,7 @@ def pixels(found: Truth, folder: Path) -> Check:
     image = sample_image(size * 2 + 13, size + 29)
     expected = {k: torch.from_numpy(v).double() for k, v in found.reference.pixels(image, found.architecture).items()}  # fmt: skip
     processor = load_image_processor(folder)
-    flags = {f"return_{name.removesuffix('_values')}": True for name in expected if name != "pixel_values"}  # fmt: skip
+    flags = {f"return_{name.removesuffix('_values')}s": True for name in expected if name != "pixel_values"}  # fmt: skip
     with loading.quiet():
         batch = processor(image, return_tensors="np", **flags)
     actual = {k: torch.from_numpy(batch[k][0]).double() for k in expected if k in batch}

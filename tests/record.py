@@ -1,0 +1,109 @@
+"""The closing table and the machine-readable record of a test run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+OUTCOMES = {"passed": "passed", "failed": "failed", "error": "failed", "skipped": "skipped",
+            "xfailed": "known defect", "xpassed": "failed"}  # fmt: skip
+FIRST = ["convnextv2", "chinese_clip", "kosmos2", "flava", "vipllava"]
+
+
+@dataclass
+class Row:
+    """All tests of one family and one check."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    worst: float | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    messages: list[str] = field(default_factory=list)
+
+
+def entry(check: str, worst: float | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the `note` fixture attaches to a test; plain values, so that xdist can carry it."""
+    return {"check": check, "worst": worst, "values": dict(values)}
+
+
+def collect(stats: Mapping[str, list[Any]]) -> dict[tuple[str, str], Row]:
+    """(family, check) -> Row, from pytest's reports."""
+    rows: dict[tuple[str, str], Row] = {}
+    for outcome, reports in stats.items():
+        for report in reports if outcome in OUTCOMES else ():
+            family = family_of(report.nodeid)
+            if family:
+                _add(rows, family, OUTCOMES[outcome], report)
+    return dict(sorted(rows.items()))
+
+
+def family_of(nodeid: str) -> str:
+    """`tests/test_logits.py::test_logits[convnextv2-tiny]` -> `convnextv2`; "" without one."""
+    parameters = nodeid.partition("[")[2]
+    return parameters.partition("-")[0].rstrip("]") if parameters.split("-")[0].rstrip("]") in _families() else ""
+
+
+def _families() -> list[str]:
+    from . import tiny
+
+    return tiny.FAMILIES
+
+
+def _add(rows: dict[tuple[str, str], Row], family: str, outcome: str, report: Any) -> None:
+    notes = [value for name, value in report.user_properties if name == "check"]
+    notes = notes or [entry(_file_check(report.nodeid), None, {})]
+    for noted in notes:
+        row = rows.setdefault((family, noted["check"]), Row())
+        row.outcomes[outcome] += 1
+        row.seconds += getattr(report, "duration", 0.0) / len(notes)
+        if noted["worst"] is not None:
+            row.worst = max(noted["worst"], row.worst or 0.0)
+        row.values.update(noted["values"])
+        if outcome in ("failed", "known defect"):
+            row.messages.append(_message(report))
+
+
+def _file_check(nodeid: str) -> str:
+    """`tests/test_key_coverage.py::…` -> `key-coverage`."""
+    return nodeid.partition("::")[0].rpartition("test_")[2].removesuffix(".py").replace("_", "-")
+
+
+def _message(report: Any) -> str:
+    crash = getattr(getattr(report, "longrepr", None), "reprcrash", None)
+    text = getattr(crash, "message", "") or str(getattr(report, "wasxfail", ""))
+    return f"{report.nodeid.rpartition('::')[2]}: {text}"[:4000]
+
+
+def show(rows: Mapping[tuple[str, str], Row], write: Callable[[str], None]) -> None:
+    """family x check: passed, failed, skipped, known defects, worst difference."""
+    if not rows:
+        return
+    write("")
+    write(f"{'family':<13} {'check':<18} {'passed':>6} {'failed':>6} {'skipped':>7} {'known':>5}  worst")
+    for (family, check), row in rows.items():
+        counts = row.outcomes
+        worst = "" if row.worst is None else f"{row.worst:.1e}"
+        write(
+            f"{family:<13} {check:<18} {counts['passed']:>6} {counts['failed']:>6} "
+            f"{counts['skipped']:>7} {counts['known defect']:>5}  {worst}".rstrip()
+        )
+
+
+def write(path: Path, rows: Mapping[tuple[str, str], Row]) -> None:
+    """The record of this run as JSON: versions and, per family and check, outcomes and figures."""
+    from conversions.core.report import versions
+
+    families: dict[str, Any] = {}
+    for (family, check), row in rows.items():
+        families.setdefault(family, {})[check] = {
+            **{name.replace(" ", "_"): row.outcomes[name] for name in ("passed", "failed", "skipped", "known defect")},
+            "worst": row.worst, "seconds": round(row.seconds, 2), "messages": row.messages,
+            "values": row.values,
+        }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"versions": versions(), "families": families}, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

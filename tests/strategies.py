@@ -1,0 +1,24 @@
+"""Hypothesis strategies: random tiny architectures of any family, through its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from conversions.core import truth
+
+
+@st.composite
+def architectures(draw: st.DrawFn, family: str) -> dict[str, Any]:
+    """A random tiny architecture of a family; the reference names what can vary."""
+
+    def pick(name: str, choices: Sequence[Any]) -> Any:
+        return draw(st.sampled_from(list(choices)), label=name)
+
+    return truth.load_reference(family).random_architecture(pick)  # type: ignore[no-any-return]
+
+
+seeds = st.integers(min_value=0, max_value=2**16)
+"""Seeds of deterministic weights and inputs."""

@@ -1,0 +1,164 @@
+"""The command line keeps its contract: flags, exit codes, what is printed where, what is left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import conversions
+from conversions import cli
+from tests import tiny
+
+
+def run(*arguments: str) -> int:
+    """cli.main in this process; argparse's exit becomes its code."""
+    try:
+        return cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def arguments_of(family: str) -> list[str]:
+    """--checkpoint, --config and companions of the shared tiny conversion."""
+    converted = tiny.converted(family)
+    config = converted.checkpoint.parent / "config_given.json"
+    config.write_text(json.dumps(converted.config))
+    extra = [part for option, path in converted.companions.items() for part in (f"--{option}", path)]
+    return ["--checkpoint", str(converted.checkpoint), "--config", str(config), *extra]
+
+
+def test_tiny_converts_from_the_command_line(family: str, tmp_path: Path, capsys: Any, note: Any) -> None:
+    """`convert FAMILY --checkpoint tiny --output DIR` prints every check and leaves a model folder."""
+    assert run("convert", family, "--checkpoint", "tiny", "--output", tmp_path / "model") == 0
+    printed = capsys.readouterr().out
+    note("command-line")
+    for name in ("key-coverage", "strict-load", "parameter-sums", "exact-values", "round-trip", "logits"):
+        assert name in printed
+    assert (tmp_path / "model" / "conversion.json").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_json_report_is_for_machines(family: str, tmp_path: Path, capsys: Any, note: Any) -> None:
+    """--json prints one JSON object with every check and nothing else."""
+    assert run("convert", family, *arguments_of(family), "--output", tmp_path / "model", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    note("command-line")
+    assert report["passed"] and {c["name"] for c in report["checks"]} >= {"key-coverage", "logits"}
+    assert len(report["sources"][0]["sha256"]) == 64
+
+
+def test_existing_folder_is_refused(family: str, tmp_path: Path, capsys: Any, note: Any) -> None:
+    """Without --overwrite an existing folder is refused and stays as it was."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("mine")
+    assert run("convert", family, *arguments_of(family), "--output", tmp_path / "model") == 1
+    error = capsys.readouterr().err
+    note("command-line")
+    assert error.startswith("error: ") and "--overwrite" in error and "Traceback" not in error
+    assert (tmp_path / "model" / "config.json").read_text() == "mine"
+    assert run("convert", family, *arguments_of(family), "--output", tmp_path / "model", "--overwrite") == 0
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"]
+
+
+def test_without_output_nothing_is_written(family: str, tmp_path: Path, capsys: Any, monkeypatch: Any, note: Any) -> None:
+    """Without --output it converts and verifies, and leaves no file."""
+    monkeypatch.chdir(tmp_path)
+    assert run("convert", family, *arguments_of(family)) == 0
+    note("command-line")
+    assert "nothing written" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_accepts_the_folder_and_names_a_changed_tensor(family: str, tmp_path: Path, capsys: Any, note: Any) -> None:
+    """verify passes on a converted folder; with one weight changed it exits 1 and names the tensor."""
+    converted = tiny.converted(family)
+    folder = converted.copy(tmp_path / "model")
+    assert run("verify", family, *arguments_of(family), "--model", folder) == 0
+    key = damage(folder)
+    assert run("verify", family, *arguments_of(family), "--model", folder) == 1
+    captured = capsys.readouterr()
+    note("command-line")
+    assert captured.err.startswith("error: ") and key in captured.err and "exact-values" in captured.err
+
+
+def damage(folder: Path) -> str:
+    """Change the last bytes of the safetensors file; returns the key they belong to."""
+    file = folder / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 0x41
+    file.write_bytes(content)
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header.pop("__metadata__", None)
+    return max(header, key=lambda key: header[key]["data_offsets"][1])
+
+
+def test_upstream_flags_are_accepted(family: str, tmp_path: Path, note: Any) -> None:
+    """The flags of upstream's script for this family do what they did there."""
+    arguments = arguments_of(family)
+    aliases = {
+        "--checkpoint": conversions.family(family).checkpoint_flags[0],
+        "--config": "--config_path", "--codebook": "--codebook_path",
+    }  # fmt: skip
+    if family == "vipllava":
+        aliases.pop("--checkpoint")
+    translated = [aliases.get(argument, argument) for argument in arguments]
+    assert run("convert", family, *translated, "--pytorch_dump_folder_path", tmp_path / "model") == 0
+    note("command-line")
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+def test_inspect_recognises_the_family(family: str, capsys: Any, note: Any) -> None:
+    """inspect names container, family, and what a conversion would drop."""
+    assert run("inspect", tiny.converted(family).checkpoint) == 0
+    printed = capsys.readouterr().out
+    note("command-line")
+    assert f"family: {family}" in printed and "torch zip" in printed
+
+
+def test_usage_errors_exit_two(capsys: Any) -> None:
+    """An unknown family, a missing flag and an unknown flag are usage errors."""
+    assert run("convert", "resnet", "--checkpoint", "x") == 2
+    assert run("convert", "convnextv2") == 2
+    assert run("convert", "convnextv2", "--checkpoint", "x", "--nonsense") == 2
+    assert run() == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["absent.pt", "hf://", "s3://bucket/file", "http://127.0.0.1:9/model.pt"])
+def test_what_cannot_be_opened_is_refused(name: str, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    """A checkpoint that is not there is an error that names it, never a traceback."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    assert run("convert", "convnextv2", "--checkpoint", name, "--output", tmp_path / "model") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Traceback" not in error
+    assert not (tmp_path / "model").exists()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """--help works without importing torch or transformers."""
+    code = (
+        "import sys, conversions.cli as c\n"
+        "try: c.main(['convert', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_list_shows_every_family(capsys: Any) -> None:
+    """list names every family and every published checkpoint."""
+    assert run("list") == 0
+    printed = capsys.readouterr().out
+    for family in conversions.families().values():
+        assert family.name in printed and family.model_class in printed
+    assert run("list", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in listed] == list(conversions.families())

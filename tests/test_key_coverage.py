@@ -1,0 +1,77 @@
+"""Every key of every published size has its rule, its target, and the target upstream gives it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+import conversions
+from conversions.core import truth
+from conversions.core.keys import expand
+from conversions.core.mapping import Split, Transpose
+from tests import tiny
+
+
+def original_keys(family: str, variant: str) -> list[str]:
+    return list(expand(truth.load_golden(family)["manifests"][variant]["tensors"]))
+
+
+def test_tiny_checkpoint_is_covered(family: str, note: Any) -> None:
+    """Every key of the tiny checkpoint is converted or dropped for a reason, and nothing is left over."""
+    check = tiny.converted(family).report["key-coverage"]
+    note("key-coverage")
+    assert check.status == "passed", check.details
+
+
+def test_published_sizes_are_covered(variant: tuple[str, str], note: Any) -> None:
+    """Every key of a published size matches one rule and no rule stays idle."""
+    family, name = variant
+    plan = conversions.family(family).mapping.plan(original_keys(family, name))
+    note("key-coverage", keys=len(plan.moves))
+    assert not plan.coverage, plan.coverage
+
+
+def test_targets_are_where_upstream_places_them(variant: tuple[str, str], note: Any) -> None:
+    """Each target key, split and transposition is the one upstream's own script makes."""
+    family, name = variant
+    placed = truth.load_golden(family)["targets"].get(name)
+    if placed is None:
+        pytest.skip("upstream's placement is recorded for one size of each layout only")
+    wanted = {key: json.loads(str(target)) for key, target in expand_targets(placed).items()}
+    mapping = conversions.family(family).mapping
+    note("key-coverage", targets=len(wanted))
+    assert {key: placement(mapping, key) for key in wanted} == {
+        key: normal(value) for key, value in wanted.items()
+    }
+
+
+def expand_targets(placed: dict[str, Any]) -> dict[str, Any]:
+    """Both sides of `a.{0…2}.x -> b.{0…2}.y` written out, as JSON texts."""
+    from conversions.core.keys import expand_key
+
+    entries: dict[str, Any] = {}
+    for source, target in placed.items():
+        keys = expand_key(source)
+        texts = expand_key(json.dumps(target, ensure_ascii=False)) if "…" in json.dumps(target, ensure_ascii=False) else [json.dumps(target)] * len(keys)
+        entries.update(zip(keys, texts, strict=True))
+    return entries
+
+
+def placement(mapping: Any, key: str) -> Any:
+    """What a mapping does with a key, in the words of golden targets."""
+    rule, _, _ = mapping.match(key)
+    targets = list(mapping.rename_key(key))
+    if isinstance(rule, Transpose):
+        return {"transpose": targets[0]}
+    if isinstance(rule, Split):
+        return {"split": targets, "dim": rule.dim}
+    return sorted(targets)
+
+
+def normal(value: Any) -> Any:
+    """A golden target in the same words: None -> dropped, a name -> a list of one."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else value

@@ -1,0 +1,57 @@
+"""The converted model computes what the original computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from conversions.core import parity
+from tests import strategies, tiny
+
+
+def judge(check: Any, note: Any) -> None:
+    """Passed, or this release's recorded defect; the message carries the first divergence."""
+    note("logits", check.worst)
+    if check.status == "known-defect":
+        pytest.xfail(check.advice)
+    assert check.status == "passed", "\n".join((check.figure, *check.details))
+
+
+def test_tiny_outputs_agree(family: str, note: Any) -> None:
+    """Every output of the tiny model agrees with the reference, in eager and sdpa attention."""
+    judge(tiny.converted(family).report["logits"], note)
+
+
+@settings(max_examples=4)
+@given(data=st.data(), seed=strategies.seeds, batch=st.integers(1, 3))
+def test_random_architectures_agree(
+    family: str, data: Any, seed: int, batch: int, tmp_path_factory: Any, note: Any
+) -> None:
+    """Random tiny architectures, weights and batches: reference(source) = transformers(converted)."""
+    reference = tiny.truth.load_reference(family)
+    arch = data.draw(strategies.architectures(family))
+    state = reference.state_dict(arch, seed)
+    converted = tiny.convert_state(family, tmp_path_factory.mktemp("random"), state, arch)
+    with tiny.opened(converted.request()) as source:
+        found = tiny.truth_of(source)
+        assert found.architecture == arch
+        inputs = reference.inputs(arch, batch, seed)
+        check = parity.logits(converted.family, found, source.plan, source.state, converted.folder, inputs)
+    judge(check, note)
+
+
+def test_rows_of_a_batch_do_not_mix(family: str, note: Any) -> None:
+    """The reference's outputs for one row do not depend on the other rows of the batch."""
+    converted = tiny.converted(family)
+    reference = converted.reference
+    inputs = reference.inputs(reference.TINY, 3)
+    with torch.no_grad():
+        full = reference.forward(converted.state, reference.TINY, inputs)
+        alone = reference.forward(converted.state, reference.TINY, {k: v[1:2] for k, v in inputs.items()})
+    note("logits")
+    for name, value in alone.items():
+        if value.dim() and value.shape[0] == 1 and full[name].shape[0] == 3 and full[name].shape[1:] == value.shape[1:]:
+            torch.testing.assert_close(full[name][1:2], value, atol=1e-5, rtol=1e-4)

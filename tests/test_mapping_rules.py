@@ -1,0 +1,146 @@
+"""Each kind of rule does what it says, knows its inverse, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+import conversions
+from conversions.core.errors import MappingError
+from conversions.core.mapping import Drop, Expand, Mapping, Pattern, Rename, Split, Tie, Transpose
+
+
+def one(rule, tensors, options=None):
+    """The target tensors of one rule on one list of source tensors, blocks joined."""
+    return [torch.cat(blocks) if len(blocks) > 1 else blocks[0] for blocks in rule.forward(tensors, options or {})]
+
+
+def test_split_cuts_in_order_and_joins_again():
+    """qkv.weight [6, 2] becomes q, k, v of [2, 2] in that order, and is restored from them."""
+    rule = Split("qkv.weight", ("q.weight", "k.weight", "v.weight"))
+    source = torch.arange(12.0).reshape(6, 2)
+    parts = one(rule, [source])
+    assert [part.tolist() for part in parts] == [source[0:2].tolist(), source[2:4].tolist(), source[4:6].tolist()]
+    assert torch.equal(rule.backward(parts)[0], source)
+    assert rule.target_shapes([(6, 2)]) == [(2, 2)] * 3
+
+
+def test_split_refuses_what_does_not_divide():
+    """Seven rows cannot become three equal parts."""
+    with pytest.raises(ValueError, match=r"\[7, 2\] cannot be cut into 3"):
+        Split("a", ("b", "c", "d")).target_shapes([(7, 2)])
+
+
+def test_transpose_turns_and_returns():
+    """[in, out] becomes [out, in]; a vector is refused."""
+    rule = Transpose("a", "b")
+    source = torch.arange(6.0).reshape(2, 3)
+    assert torch.equal(one(rule, [source])[0], source.t())
+    assert torch.equal(rule.backward([source.t()])[0], source)
+    with pytest.raises(ValueError, match="not a matrix"):
+        rule.target_shapes([(3,)])
+
+
+def test_tie_writes_every_name_and_compares_every_source():
+    """One tensor under two source names is written under every target name."""
+    mapping = Mapping([Tie(names=("a", "b"), written=("x", "y"))])
+    plan = mapping.plan(["a", "b"])
+    assert plan.moves[0].targets == ("x", "y")
+    assert plan.moves[0].must_agree() == [("a", "b")]
+
+
+def test_tie_misses_an_absent_copy():
+    """A tie whose second source is absent is incomplete, not half done."""
+    assert Mapping([Tie(names=("a", "b"), written=("x",))]).plan(["a"]).coverage.missing == ("b",)
+
+
+def test_drop_compares_with_its_copy_and_says_why():
+    """A dropped duplicate is compared with what it duplicates; a bare Drop is refused."""
+    mapping = Mapping([Rename("a.{i}", "x.{i}"), Drop("copy.{i}", duplicate_of="a.{i}")])
+    plan = mapping.plan(["a.0", "copy.0"])
+    assert plan.dropped[0].must_agree() == [("a.0", "copy.0")]
+    with pytest.raises(MappingError, match="neither a reason nor duplicate_of"):
+        Drop("a")
+
+
+def test_expand_keeps_the_rows_it_had():
+    """32000 + 2 rows, in multiples of 64, are 32064; the first rows stay bit-equal."""
+    rule = Expand("e", "x", like="e", added=2, multiple_of=64)
+    assert rule.rows(32000) == 32064
+    source = torch.randn(70, 3)
+    grown = one(rule, [source, source], {"seed": 3})[0]
+    assert grown.shape == (128, 3)
+    assert torch.equal(grown[:70], source)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "meet"),
+    [
+        ("a.{i}.b", "a.{j}.c", False),
+        ("a.{i}.b", "a.0.b", True),
+        ("a.{i:1+}.b", "a.0.b", False),
+        ("a.{i:1+}.b", "a.{j}.b", True),
+        ("a.{x:b|c}", "a.c", True),
+        ("a.{x:b|c}", "a.{y:d|e}", False),
+        ("a.{rest:path}", "a.b.c", True),
+        ("a.{rest:path}", "b.c", False),
+        ("group_{g}.w", "group_1.w", True),
+        ("group_{g}.w", "block_{g}.w", False),
+        ("a.b", "a.b.c", False),
+        ("a.{x:w=weight|b=bias}", "a.weight", False),
+    ],
+)
+def test_overlap_is_decided(left, right, meet):
+    """Whether some key fits both patterns is known when the mapping is built."""
+    assert Pattern(left).overlaps(Pattern(right)) is meet
+    assert Pattern(right).overlaps(Pattern(left)) is meet
+
+
+def test_overlapping_rules_do_not_build():
+    """Two rules that could claim one source key, or fill one target key, are refused by name."""
+    with pytest.raises(MappingError, match="one source key"):
+        Mapping([Rename("a.{i}", "x.{i}"), Rename("a.0", "y")])
+    with pytest.raises(MappingError, match="one target key"):
+        Mapping([Rename("a.{i}", "x.{i}"), Rename("b.{i}", "x.{i}")])
+
+
+def test_placeholders_must_match_on_both_sides():
+    """A target that loses or invents an index is refused when the mapping is built."""
+    with pytest.raises(MappingError, match="same placeholders"):
+        Mapping([Rename("a.{i}", "x")])
+    with pytest.raises(MappingError, match="not declared"):
+        Mapping([Rename("a.{i}", "x.{j}")])
+
+
+def test_indices_are_canonical():
+    """`01` and `-1` are no indices."""
+    assert Pattern("a.{i}").match("a.10") == {"i": "10"}
+    assert Pattern("a.{i}").match("a.01") is None
+    assert Pattern("a.{i}").match("a.-1") is None
+
+
+def test_holes_are_named():
+    """A layer that lacks a key, and an index that is wholly absent, are asked for by name."""
+    mapping = Mapping([Rename("l.{i}.{leaf:w|b}", "x.{i}.{leaf}"), Rename("l.{i}.norm", "x.{i}.n")])
+    keys = ["l.0.w", "l.0.b", "l.0.norm", "l.2.w", "l.2.b"]
+    assert set(mapping.plan(keys).coverage.missing) == {"l.1.w", "l.1.b", "l.1.norm", "l.2.norm"}
+
+
+def test_idle_rules_are_named_unless_optional():
+    """A rule that fires on nothing is an error; an optional one is not."""
+    mapping = Mapping([Rename("a", "x"), Rename("b", "y"), Drop("c", reason="no weight", optional=True)])
+    assert [rule.source for rule in mapping.plan(["a"]).coverage.idle] == ["b"]
+
+
+def test_order_of_rules_is_irrelevant(family, note):
+    """Shuffled rules make the same plan."""
+    from tests import tiny
+
+    mapping = conversions.family(family).mapping
+    keys = list(tiny.converted(family).state)
+    rules = list(mapping.rules)
+    random.Random(7).shuffle(rules)
+    note("key-coverage")
+    assert Mapping(rules).plan(keys).moves == mapping.plan(keys).moves

@@ -1,0 +1,132 @@
+"""What tests share: families, their references and goldens, and the tiny conversions."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import conversions
+from conversions.core import conversion, parity, truth
+from conversions.core.conversion import Opened, Request
+from conversions.core.family import Family
+from conversions.core.folder import open_tensors
+from conversions.core.report import Report
+
+FAMILIES = list(conversions.families())
+VARIANTS = [(name, variant) for name in FAMILIES for variant in truth.load_golden(name)["manifests"]]
+PUBLISHED = [
+    (name, published)
+    for name in FAMILIES
+    for published, entry in truth.load_golden(name)["published"].items()
+    if entry.get("expected")
+]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One finished conversion and everything it can be held against."""
+
+    family: Family
+    checkpoint: Path
+    companions: dict[str, str]
+    config: dict[str, Any]
+    folder: Path
+    report: Report
+
+    @property
+    def reference(self) -> ModuleType:
+        return truth.load_reference(self.family.name)
+
+    @property
+    def golden(self) -> dict[str, Any]:
+        return truth.load_golden(self.family.name)
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """The source tensors under original keys, as the reference makes them."""
+        return self.reference.state_dict(self.reference.TINY)  # type: ignore[no-any-return]
+
+    @property
+    def written(self) -> dict[str, Tensor]:
+        return open_tensors(self.folder)
+
+    def request(self, **changes: Any) -> Request:
+        """A request for the same conversion."""
+        return make_request(self.family.name, self.checkpoint, self.config, self.companions, **changes)
+
+    def copy(self, destination: Path) -> Path:
+        """A copy of the folder to damage."""
+        return Path(shutil.copytree(self.folder, destination))
+
+
+def make_request(
+    family: str, checkpoint: Path | str, config: dict[str, Any], options: dict[str, Any], **changes: Any
+) -> Request:
+    chosen = conversions.family(family)
+    known = {option.name: option.default for option in chosen.options}
+    families = tuple(conversions.families().values())
+    return Request(chosen, str(checkpoint), config, {**known, **options}, families=families, **changes)
+
+
+def write_source(family: str, folder: Path, state: dict[str, Tensor] | None = None, **save: Any) -> tuple[Path, dict[str, str]]:
+    """A state dict in the original's container, companions beside it; default: the tiny one."""
+    reference = truth.load_reference(family)
+    state = reference.state_dict(reference.TINY) if state is None else state
+    prefixes = tuple(c.prefix for c in conversions.family(family).companions) or ("\0",)
+    extra = reference.companions(state) if hasattr(reference, "companions") else {}
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f"{family}.pt"
+    main = {key: tensor for key, tensor in state.items() if not key.startswith(prefixes)}
+    torch.save(reference.container(main), checkpoint, **save)
+    options = {}
+    for option, companion in extra.items():
+        options[option] = str(folder / f"{option}.pt")
+        torch.save(companion, options[option], **save)
+    return checkpoint, options
+
+
+def convert_state(
+    family: str, folder: Path, state: dict[str, Tensor] | None = None, arch: dict[str, Any] | None = None,
+    checks: str = "files", **changes: Any,
+) -> Converted:  # fmt: skip
+    """Write a state dict as the original would, convert it, and return the result."""
+    reference = truth.load_reference(family)
+    arch = reference.TINY if arch is None else arch
+    state = reference.state_dict(arch) if state is None else state
+    checkpoint, options = write_source(family, folder / "source", state)
+    config = copy.deepcopy(reference.config(arch))
+    request = make_request(family, checkpoint, config, options, checks=checks, **changes)
+    report = conversion.convert(request, folder / "model")
+    return Converted(request.family, checkpoint, options, config, folder / "model", report)
+
+
+@cache
+def session_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="conversions-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def converted(family: str) -> Converted:
+    """The tiny checkpoint of a family, converted with every check; shared, so never change it."""
+    return convert_state(family, session_folder() / family, checks="all")
+
+
+def opened(request: Request) -> Any:
+    """Context manager: the planned source of a request."""
+    return conversion.opened(request)
+
+
+def truth_of(source: Opened) -> parity.Truth:
+    return parity.find_truth(source.request.family, source.manifest, conversion._hints(source))
