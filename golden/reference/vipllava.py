@@ -128,7 +128,7 @@ def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
     Args:
         hints: transformers' field names, nested (text_config, vision_config); what the tensors
             cannot tell: head counts (unless the widths are published ones), rope_theta,
-            rms_norm_eps, vision_feature_layers.
+            rms_norm_eps, vision_feature_layers, and the original's image_aspect_ratio.
 
     Raises:
         ValueError: a head count that nothing tells.
@@ -175,6 +175,21 @@ def _heads(part: str, hints: Mapping[str, Any], width: int, published: dict[int,
 def _count(shapes: Mapping[str, Any], prefix: str) -> int:
     indices = (key[len(prefix) :].split(".")[0] for key in shapes if key.startswith(prefix))
     return 1 + max(int(index) for index in indices)
+
+
+def config(arch: Architecture) -> dict[str, Any]:
+    """What a user has to tell beside the checkpoint, as --config."""
+    vision = arch["vision"]
+    return {
+        "text_config": {
+            "num_attention_heads": arch["num_attention_heads"],
+            "rms_norm_eps": arch["rms_norm_eps"],
+            "rope_theta": arch["rope_theta"],
+        },
+        "vision_config": {"num_attention_heads": vision["num_attention_heads"]},
+        "vision_feature_layers": arch["select_layers"],
+        "image_aspect_ratio": arch["image_aspect_ratio"],
+    }
 
 
 def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architecture:
