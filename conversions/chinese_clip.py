@@ -99,7 +99,8 @@ def config(source: Source) -> Config:
             "type_vocab_size": size(tables.format("token_type")),
         },
     }
-    fixed = {
+    fixed: Json = {
+        "model_type": "chinese_clip",
         "vision_config": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
         "text_config": {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "pad_token_id": 0},
     }

@@ -148,11 +148,13 @@ def _saved_tokens(path: Path, state: Json) -> list[str]:
     """The tokens of a tokenizer.json by id."""
     model = _object(state.get("model"))
     vocabulary = _object(model.get("vocab"))
-    if model.get("type") != "WordPiece" or not all(type(n) is int for n in vocabulary.values()):
+    if model.get("type") != "WordPiece":
+        kind = model.get("type") or "of no named type"
         raise ProcessorError(
-            f"{path}: not a BERT tokenizer",
-            [f"its model is {model.get('type') or 'of no named type'}, BERT's is WordPiece"],
+            f"{path}: not a BERT tokenizer", [f"its model is {kind}, BERT's is WordPiece"]
         )
+    if wrong := [f"{token!r}: {n!r}" for token, n in vocabulary.items() if type(n) is not int]:
+        raise ProcessorError(f"{path}: ids that are no whole numbers", _shortened(wrong))
     by_id = sorted(vocabulary, key=vocabulary.__getitem__)
     gaps = [
         f"token {token!r} has id {vocabulary[token]}, where {index} comes next"
@@ -220,17 +222,24 @@ def _refuse_unfit(path: Path, tokens: Sequence[str], settings: Settings) -> None
     if pad != settings.pad_id:
         problems.append(f"[PAD] is token {pad}, the model pads with {settings.pad_id}")
     if "" in places:
-        problems.append(f"empty lines: {', '.join(str(index + 1) for index in places.pop(''))}")
+        problems.append(f"empty lines: {_numbers(places.pop(''))}")
     for token, indices in places.items():
         if len(indices) > 1:
-            lines = ", ".join(str(index + 1) for index in indices)
-            problems.append(f"{token!r} more than once: lines {lines}")
+            problems.append(f"{token!r} more than once: lines {_numbers(indices)}")
+    if tokens and tokens[0].startswith("\ufeff"):
+        problems.append("line 1 begins with a byte order mark: save the file as UTF-8 without one")
     if problems:
         raise ProcessorError(
             f"vocabulary {path}: not the one this model was trained with",
             _shortened(problems),
-            "ids of a wrong vocabulary give wrong outputs without any error",
+            "give the vocab.txt that came with the original's code",
         )
+
+
+def _numbers(indices: Sequence[int]) -> str:
+    """Line numbers for people, from 1."""
+    shown = ", ".join(str(index + 1) for index in indices[:8])
+    return f"{shown} and {len(indices) - 8} more" if len(indices) > 8 else shown
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:
