@@ -204,6 +204,11 @@ def _with_published_heads(arch: Architecture) -> Architecture:
     return arch
 
 
+def config(arch: Architecture) -> dict[str, Any]:
+    """The --config that goes with a file of this architecture: what no tensor tells."""
+    return {"vision_config": {"num_attention_heads": arch["visual_heads"]}}
+
+
 def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architecture:
     """A tiny architecture chosen by `pick(name, choices)`."""
     decoder_heads, visual_heads = pick("decoder heads", [2, 3]), pick("visual heads", [1, 2, 4])
@@ -269,8 +274,8 @@ def forward(
 ) -> dict[str, Tensor]:
     """vision_features, image_embeds [batch, n, d]; logits [batch, length, vocabulary]; generated.
 
-    logits are 0 where attention_mask is: the original never masks padded keys, and right
-    padding cannot reach earlier positions, so only the positions of real tokens mean something.
+    The original never masks padded keys; padding on the right cannot reach earlier positions, so
+    logits mean something where attention_mask is 1, and only there.
     generated: ids chosen greedily after each unpadded prompt, PAD after the end.
     """
     features = vision_features(state, arch, inputs["pixel_values"], trace)
@@ -280,7 +285,7 @@ def forward(
     return {
         "vision_features": features,
         "image_embeds": image,
-        "logits": logits * inputs["attention_mask"][..., None],
+        "logits": logits,
         "generated": _generated(state, arch, inputs, image),
     }
 
@@ -459,7 +464,7 @@ EXAMPLE_TEXTS = [
 
 
 def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
-    """Ids of each text, begin and end not added; vocabulary: sentencepiece.bpe.model.
+    """Ids of each text between BOS and EOS; vocabulary: sentencepiece.bpe.model.
 
     gradio_app.py cuts a text at the added symbols, lets sentencepiece cut the rest into
     pieces, and looks every piece up in the fairseq dictionary: four specials, then dict.txt,
@@ -481,5 +486,5 @@ def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
         found: list[str] = []
         for part in filter(None, separator.split(text)):
             found += [part] if part in ids else model.encode(part, out_type=str)
-        tokens.append([ids.get(piece, UNK) for piece in found])
+        tokens.append([BOS, *(ids.get(piece, UNK) for piece in found), EOS])
     return tokens

@@ -1,0 +1,198 @@
+"""Kosmos-2: microsoft/unilm's kosmos-2.pt -> Kosmos2ForConditionalGeneration."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping as MappingABC
+from typing import TYPE_CHECKING, Any
+
+from .core.family import Config, Family, Json, Processor, Published, Refusal, Source
+from .core.mapping import Drop, Mapping, Rename, Tie
+from .core.tokenizers import sentencepiece
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DECODER, _TEXT = "gpt_model.decoder", "text_model.model"
+_VISUAL, _VISION = "img_model.visual", "vision_model.model"
+_BLOCK = f"{_VISUAL}.transformer.resblocks.{{vision_layer}}"
+_LAYER = f"{_VISION}.encoder.layers.{{vision_layer}}"
+_PROJECTION, _LEAF = "{part:q_proj|k_proj|v_proj|out_proj}", "{leaf:weight|bias}"
+
+MAPPING = Mapping((
+    Tie((f"{_DECODER}.embed_tokens.weight", f"{_DECODER}.output_projection.weight"),
+        (f"{_TEXT}.embed_tokens.weight",)),
+    Drop(f"{_DECODER}.embed_positions._float_tensor", optional=True,
+         reason="a buffer that only carries the device; positions are computed"),
+    Drop(f"{_DECODER}.self_attn_sope.scale", optional=True,
+         reason="relative positions, which the original builds and never applies"),
+    Rename(f"{_DECODER}.layers.{{text_layer}}.self_attn."
+           f"{{part:q_proj|k_proj|v_proj|out_proj|inner_attn_ln}}.{_LEAF}",
+           f"{_TEXT}.layers.{{text_layer}}.self_attn.{{part}}.{{leaf}}"),
+    Rename(f"{_DECODER}.layers.{{text_layer}}.ffn.{{part:fc1|fc2|ffn_layernorm}}.{_LEAF}",
+           f"{_TEXT}.layers.{{text_layer}}.ffn.{{part}}.{{leaf}}"),
+    Rename(f"{_DECODER}.layers.{{text_layer}}."
+           f"{{norm:self_attn_layer_norm|final_layer_norm}}.{_LEAF}",
+           f"{_TEXT}.layers.{{text_layer}}.{{norm}}.{{leaf}}"),
+    Rename(f"{_DECODER}.layer_norm.{_LEAF}", f"{_TEXT}.layer_norm.{{leaf}}"),
+    Rename(f"{_VISUAL}.class_embedding", f"{_VISION}.embeddings.class_embedding"),
+    Rename(f"{_VISUAL}.positional_embedding", f"{_VISION}.embeddings.position_embedding.weight"),
+    Rename(f"{_VISUAL}.conv1.weight", f"{_VISION}.embeddings.patch_embedding.weight"),
+    # transformers spells it pre_layrnorm
+    Rename(f"{_VISUAL}.{{norm:ln_pre=pre_layrnorm|ln_post=post_layernorm}}.{_LEAF}",
+           f"{_VISION}.{{norm}}.{{leaf}}"),
+    Rename(f"{_BLOCK}.ts_attn.{_PROJECTION}.{_LEAF}", f"{_LAYER}.self_attn.{{part}}.{{leaf}}"),
+    Rename(f"{_BLOCK}.mlp.{{part:c_fc=fc1|c_proj=fc2}}.{_LEAF}", f"{_LAYER}.mlp.{{part}}.{{leaf}}"),
+    Rename(f"{_BLOCK}.{{norm:ln_1=layer_norm1|ln_2=layer_norm2}}.{_LEAF}",
+           f"{_LAYER}.{{norm}}.{{leaf}}"),
+    Rename("img_connector.latent_query", "image_to_text_projection.latent_query"),
+    Rename(f"img_connector.dense.{_LEAF}", "image_to_text_projection.dense.{leaf}"),
+    Rename(f"img_connector.x_attn.{_PROJECTION}.{_LEAF}",
+           "image_to_text_projection.x_attn.{part}.{leaf}"),
+))  # fmt: skip
+
+PUBLISHED = (
+    # as the original's README has it; the storage account has refused every download since 2024
+    Published("kosmos-2", "https://conversationhub.blob.core.windows.net/beit-share-public/"
+              "kosmos-2/kosmos-2.pt", "patch14-224", hub_name="kosmos-2-patch14-224"),
+)  # fmt: skip
+
+_HEADS = {2048: 32, 1024: 16}  # the published size: width -> heads
+_HEADS_OF = (("text_config", "attention_heads", "embed_dim"),
+             ("vision_config", "num_attention_heads", "hidden_size"))  # fmt: skip
+_WANTED = "this converter takes kosmos-2.pt of microsoft/unilm"
+
+REFUSALS = (
+    Refusal(("img_model.encoder.*", "*.row_embedder.weight"),
+            f"a Kosmos-2.5 checkpoint, with a Pix2Struct image tower; {_WANTED}"),
+    Refusal(("beit3.*", "*relative_position_bias_table"), f"a BEiT image encoder; {_WANTED}"),
+    Refusal(("gpt_model.*",), f"a language model without image tower and connector; {_WANTED}",
+            none_of=("img_model.*", "img_connector.*")),
+    Refusal(("decoder.embed_tokens.weight", "encoder.embed_tokens.weight",
+             "*.sentence_encoder.*"), f"a text model of fairseq; {_WANTED}"),
+    Refusal(("visual.transformer.resblocks.*",), f"a CLIP checkpoint; {_WANTED}"),
+)  # fmt: skip
+
+FURTHER_TOKENS = (
+    "</doc>", "<image>", "</image>", "</chunk>", "</line>", "<phrase>", "</phrase>", "<object>",
+    "</object>", "</delimiter_of_multi_objects/>", "<grounding>",
+    *(f"<patch_index_{index:04d}>" for index in range(32 * 32)),
+)  # fmt: skip
+
+
+def config(source: Source) -> Config:
+    tensors = source.manifest
+    patch = tensors.size(f"{_VISUAL}.conv1.weight", 2)
+    grid = math.isqrt(max(0, tensors.size(f"{_VISUAL}.positional_embedding") - 1))
+    text: Json = {
+        "vocab_size": tensors.size(f"{_DECODER}.embed_tokens.weight"),
+        "embed_dim": tensors.size(f"{_DECODER}.embed_tokens.weight", 1),
+        "layers": tensors.count(f"{_DECODER}.layers."),
+        "ffn_dim": tensors.size(f"{_DECODER}.layers.0.ffn.fc1.weight"),
+    }
+    vision = {
+        "hidden_size": tensors.size(f"{_VISUAL}.conv1.weight"),
+        "num_channels": tensors.size(f"{_VISUAL}.conv1.weight", 1),
+        "patch_size": patch,
+        "image_size": grid * patch,
+        "num_hidden_layers": tensors.count(f"{_VISUAL}.transformer.resblocks."),
+        "intermediate_size": tensors.size(f"{_VISUAL}.transformer.resblocks.0.mlp.c_fc.weight"),
+    }
+    # the SoPE buffer, never applied, has one number for every two features of a head
+    if half := tensors.size(f"{_DECODER}.self_attn_sope.scale"):
+        text["attention_heads"] = text["embed_dim"] // (2 * half)
+    known: Json = {"text_config": text, "vision_config": vision}
+    # 3: the demo decodes so; transformers 4 reads it here, see the processor's notes
+    assumed: Json = {"text_config": {"max_position_embeddings": 2048, "no_repeat_ngram_size": 3},
+                     "vision_config": {}}  # fmt: skip
+    for part, name, width in _HEADS_OF:
+        if heads := _HEADS.get(known[part][width]):
+            assumed[part][name] = heads
+    return Config(
+        read={"latent_query_num": tensors.size("img_connector.latent_query"), **known},
+        fixed={
+            "model_type": "kosmos-2", "tie_word_embeddings": True,
+            "text_config": {
+                "model_type": "kosmos_2_text_model", "tie_word_embeddings": True,
+                "activation_function": "gelu", "layer_norm_eps": 1e-5, "scale_embedding": True,
+                "add_cross_attention": False,
+                "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
+            },
+            "vision_config": {"model_type": "kosmos_2_vision_model", "hidden_act": "quick_gelu",
+                              "layer_norm_eps": 1e-5},
+        },
+        assumed=assumed,
+        required={f"{part}.{name}": "no tensor tells how many heads share a width"
+                  for part, name, _ in _HEADS_OF if name not in known[part]},
+    )  # fmt: skip
+
+
+def generation(config: Json, source: Source) -> Json:
+    """The original's decoding: no three tokens twice, never the padding token."""
+    text = config["text_config"]
+    names = ("bos_token_id", "pad_token_id", "eos_token_id", "no_repeat_ngram_size")
+    return {**{name: text[name] for name in names}, "suppress_tokens": [text["pad_token_id"]]}
+
+
+def processor(config: Json, source: Source) -> Processor:
+    """The square that the original warps images to, and its tokens."""
+    text, size = config["text_config"], config["vision_config"]["image_size"]
+    notes = [
+        "transformers 5 reads decoding defaults for this model from no file: pass "
+        f"no_repeat_ngram_size={text['no_repeat_ngram_size']} to generate(), or set once, after "
+        "loading, model.text_model.generation_config = model.generation_config"
+    ]
+    if (latents := config["latent_query_num"]) != 64:
+        notes.append(f"the processor counts on 64 image tokens: pass num_image_tokens={latents}")
+    image: Json = {
+        "image_processor_type": "CLIPImageProcessor", "processor_class": "Kosmos2Processor",
+        "do_convert_rgb": True, "do_resize": True, "resample": 3,
+        # warped; the processor's default keeps the proportions and crops
+        "size": {"height": size, "width": size}, "do_center_crop": False,
+        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }  # fmt: skip
+    settings = sentencepiece.Settings(
+        text["vocab_size"], text["max_position_embeddings"], "Kosmos2Processor", FURTHER_TOKENS
+    )
+    tokens = sentencepiece.tokenizer_files(source.options, settings)
+    missing = () if tokens else (sentencepiece.MISSING,)
+    return Processor({"preprocessor_config.json": image, **tokens}, missing, notes=tuple(notes))
+
+
+def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
+    """What the connector is fed and gives, logits, and eight greedy ids after each prompt."""
+    features: list[Tensor] = []
+    connector = model.image_to_text_projection
+    hook = connector.register_forward_pre_hook(lambda _, args: features.append(args[0]))
+    try:
+        result = model(**inputs)
+    finally:
+        hook.remove()
+    return {"vision_features": features[0], "image_embeds": result.image_embeds,
+            "logits": result.logits, "generated": _generated(model, inputs, 8)}  # fmt: skip
+
+
+def _generated(model: Any, inputs: MappingABC[str, Tensor], count: int) -> Tensor:
+    """Each prompt alone, without padding; generation_config.json passed on, as in the notes."""
+    import torch
+
+    decoding = copy.deepcopy(model.generation_config)
+    decoding.max_new_tokens = count
+    rows = []
+    for row, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
+        prompt = {name: value[row : row + 1, :length] for name, value in inputs.items()}
+        prompt["pixel_values"] = inputs["pixel_values"][row : row + 1]
+        ids = model.generate(**prompt, generation_config=decoding)[0, length:].tolist()
+        rows.append((ids + [decoding.pad_token_id] * count)[:count])
+    return torch.tensor(rows)
+
+
+FAMILY = Family(
+    name="kosmos2", title="Kosmos-2", model_class="Kosmos2ForConditionalGeneration",
+    mapping=MAPPING, config=config, generation=generation, processor=processor, outputs=outputs,
+    containers=("model",), published=PUBLISHED, refusals=REFUSALS,
+    options=(sentencepiece.OPTION,), checkpoint_flags=("--kosmos2_checkpoint_path",),
+)  # fmt: skip
