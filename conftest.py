@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import record, tiny
 
-_SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+_SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 settings.register_profile("dev", max_examples=6, deadline=None, suppress_health_check=_SLOW)
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True)
 settings.register_profile("thorough", parent=settings.get_profile("dev"), max_examples=200)

@@ -54,7 +54,7 @@ def _families() -> list[str]:
 
 
 def _add(rows: dict[tuple[str, str], Row], family: str, outcome: str, report: Any) -> None:
-    notes = [value for name, value in report.user_properties if name == "check"]
+    notes = _merged([value for name, value in report.user_properties if name == "check"])
     notes = notes or [entry(_file_check(report.nodeid), None, {})]
     for noted in notes:
         row = rows.setdefault((family, noted["check"]), Row())
@@ -65,6 +65,17 @@ def _add(rows: dict[tuple[str, str], Row], family: str, outcome: str, report: An
         row.values.update(noted["values"])
         if outcome in ("failed", "known defect"):
             row.messages.append(_message(report))
+
+
+def _merged(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One note a check: a property test notes once an example."""
+    merged: dict[str, dict[str, Any]] = {}
+    for noted in notes:
+        kept = merged.setdefault(noted["check"], entry(noted["check"], None, {}))
+        if noted["worst"] is not None:
+            kept["worst"] = max(noted["worst"], kept["worst"] or 0.0)
+        kept["values"].update(noted["values"])
+    return list(merged.values())
 
 
 def _file_check(nodeid: str) -> str:

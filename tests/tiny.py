@@ -23,11 +23,20 @@ from conversions.core.folder import open_tensors
 from conversions.core.report import Report
 
 FAMILIES = list(conversions.families())
-VARIANTS = [(name, variant) for name in FAMILIES for variant in truth.load_golden(name)["manifests"]]
+
+
+def section(family: str, name: str) -> dict[str, Any]:
+    """A section of a golden file; empty while a family is being added (test_golden_files says so)."""
+    if not (truth.golden_root() / f"{family}.json").exists():
+        return {}
+    return truth.load_golden(family).get(name, {})  # type: ignore[no-any-return]
+
+
+VARIANTS = [(name, variant) for name in FAMILIES for variant in section(name, "manifests")]
 PUBLISHED = [
     (name, published)
     for name in FAMILIES
-    for published, entry in truth.load_golden(name)["published"].items()
+    for published, entry in section(name, "published").items()
     if entry.get("expected")
 ]
 

@@ -229,7 +229,7 @@ def reload(
     offenders = [f"{name}: left at its initial values, nothing in the folder fills it" for name in unfilled]
     offenders += [f"{key}: not found in memory" for key in written if key not in layout]
     for key, name in layout.items():
-        expected, loaded = written[key], memory[name]
+        expected, loaded = written[key], memory[name].detach()
         if expected.shape != loaded.shape:
             offenders.append(f"{name}: shape {list(loaded.shape)}, {key} has {list(expected.shape)}")
         elif not tensors.same_cast(expected, loaded):
