@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
+from .core.errors import ConfigError
 from .core.family import Config, Family, Json, Processor, Published, Refusal, Source
 from .core.mapping import Drop, Mapping, Rename, Split, Transpose
 from .core.tokenizers import bert
@@ -118,6 +119,18 @@ def config(source: Source) -> Config:
     return Config(read, fixed, assumed, required)
 
 
+def finish(config: Json, source: Source) -> Json:
+    """The config as merged, unless its heads cannot be."""
+    wrong = []
+    for tower in ("vision_config", "text_config"):
+        heads, width = config[tower]["num_attention_heads"], config[tower]["hidden_size"]
+        if not isinstance(heads, int) or heads < 1 or width % heads:
+            wrong.append(f"{tower}.num_attention_heads: {heads!r} heads in a width of {width}")
+    if wrong:
+        raise ConfigError("chinese_clip: the width must divide into equal heads", wrong)
+    return config
+
+
 def processor(config: Json, source: Source) -> Processor:
     """The image processor always; the tokenizer from --vocab or --tokenizer."""
     side, text = config["vision_config"]["image_size"], config["text_config"]
@@ -169,6 +182,7 @@ FAMILY = Family(
     config=config,
     outputs=outputs,
     processor=processor,
+    finish=finish,
     containers=("state_dict",),
     published=PUBLISHED,
     refusals=REFUSALS,

@@ -50,12 +50,12 @@ TINY: Architecture = {
     "vision_width": 48,
     "vision_patch_size": 6,
     "vision_head_width": 16,
-    "vocab_size": 67,
+    "vocab_size": 211,
     "text_hidden_size": 40,
     "text_num_hidden_layers": 2,
     "text_num_attention_heads": 4,
     "text_intermediate_size": 56,
-    "text_max_position_embeddings": 31,
+    "text_max_position_embeddings": 57,
     "text_type_vocab_size": 2,
 }
 
@@ -508,6 +508,20 @@ def _pieces(word: str, table: Mapping[str, int]) -> list[str]:
     return pieces
 
 
+def vocabulary(arch: Architecture) -> list[str]:
+    """A vocabulary of the size that an architecture has, for checkpoints that come without one.
+
+    Special tokens, the characters of the example texts, a few pieces, unused tokens.
+    """
+    words = [word for text in EXAMPLE_TEXTS for word in _words(text)]
+    characters = dict.fromkeys(sorted("".join(words)))
+    rests = dict.fromkeys(f"##{char}" for char in "abcdefghiklmnoprstuvxy0256")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_PIECES, *characters, *rests]
+    unused = [f"[unused{index}]" for index in range(arch["vocab_size"])]
+    return [*tokens, *unused][: arch["vocab_size"]]
+
+
+_PIECES = ("un", "##aff", "##able", "play", "##ing", "cl", "##ip", "2022", "mask", "##ode")
 EXAMPLE_TEXTS = [
     "杰尼龟",
     "皮卡丘和妙蛙种子, a Pokémon pair",
@@ -525,4 +539,5 @@ EXAMPLE_TEXTS = [
     "a" * 60,
     "",
     "长" * 80,
+    "[MASK] 图 [SEP]",
 ]
