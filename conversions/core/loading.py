@@ -95,13 +95,15 @@ def load_model(folder: Path, class_name: str, attention: str | None = None) -> L
         raise
     except Exception as error:
         # any failure of a foreign loader is a finding about the folder, not a crash of the harness
-        raise ConversionError(
-            f"transformers cannot load {folder.name} as {class_name}",
-            [f"{type(error).__name__}: {line}" for line in str(error).splitlines()[:6]],
-        ) from error
+        raise _failure(f"transformers cannot load {folder.name} as {class_name}", error) from error
     names = {key: tuple(map(_readable, report.get(key, ()))) for key in
              ("missing_keys", "unexpected_keys", "mismatched_keys")}  # fmt: skip
     return Loaded(model.eval(), *names.values())
+
+
+def _failure(summary: str, error: Exception) -> ConversionError:
+    lines = str(error).splitlines()[:6]
+    return ConversionError(summary, [f"{type(error).__name__}: {line}" for line in lines])
 
 
 def _readable(entry: Any) -> str:
@@ -147,11 +149,19 @@ def _parameters_on_meta() -> Iterator[None]:
 
 
 def model_on_meta(folder: Path, class_name: str) -> Any:
-    """The model of a folder's config.json, shapes only: costs no memory at any size."""
+    """The model of a folder's config.json, shapes only: costs no memory at any size.
+
+    Raises:
+        ConversionError: this release cannot build a model from the config.
+    """
     cls = model_class(class_name)
-    with quiet(), _parameters_on_meta():
-        config = cls.config_class.from_pretrained(folder, local_files_only=True)
-        return cls(config)
+    try:
+        with quiet(), _parameters_on_meta():
+            config = cls.config_class.from_pretrained(folder, local_files_only=True)
+            return cls(config)
+    except Exception as error:
+        # whatever a foreign constructor raises is a finding about the config
+        raise _failure(f"transformers cannot build a {class_name} from the config", error) from error
 
 
 def memory_names(model: Any) -> dict[str, Tensor]:
