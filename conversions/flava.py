@@ -8,22 +8,14 @@ from collections.abc import Iterator, Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
 from .core.errors import ConfigError
-from .core.family import (
-    Companion,
-    Config,
-    Family,
-    Json,
-    Option,
-    Processor,
-    Published,
-    Refusal,
-    Source,
-)
+from .core.family import Companion, Config, Family, Option, Processor, Published, Refusal, Source
 from .core.mapping import Drop, Mapping, Rename, Rule, Tie
 from .core.tokenizers import bert
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .core.family import Json
 
 _LEAF, _CONV = "{leaf:weight|bias}", "{leaf:w=weight|b=bias}"
 _IDS = "text_encoder.module.embeddings.position_ids"
@@ -95,17 +87,19 @@ FULL = Published(
 
 def config(source: Source) -> Config:
     size, count = source.manifest.size, source.manifest.count
+    image, text = "image_encoder.module.embeddings", "text_encoder.module.embeddings"
+    patch = f"{image}.patch_embeddings.projection.weight"
+    patches = size(f"{image}.position_embeddings", 1) - 1
+    grid = math.isqrt(max(patches, 0))
     towers: Json = {f"{tower}_config": {
         "hidden_size": size(f"{name}.layernorm.weight"),
         "num_hidden_layers": count(f"{name}.encoder.layer."),
         "intermediate_size": size(f"{name}.encoder.layer.0.intermediate.dense.weight"),
     } for tower, name in _TOWERS.items()}  # fmt: skip
-    image, text = "image_encoder.module.embeddings", "text_encoder.module.embeddings"
-    patch = f"{image}.patch_embeddings.projection.weight"
-    patches = size(f"{image}.position_embeddings", 1) - 1
     towers["image_config"] |= {
         "patch_size": size(patch, 2), "num_channels": size(patch, 1),
         "vocab_size": size("heads.imagenet.mim_head.cls.predictions.decoder.weight"),
+        **({"image_size": grid * size(patch, 2)} if grid**2 == patches else {}),
     }  # fmt: skip
     towers["text_config"] |= {
         "vocab_size": size(f"{text}.word_embeddings.weight"),
@@ -118,25 +112,23 @@ def config(source: Source) -> Config:
         "input_channels": size("codebook.blocks.input.w", 1),
         "vocab_size": size("codebook.blocks.output.conv.w"),
     }  # fmt: skip
-    hidden = towers["multimodal_config"]["hidden_size"]
-    required = {f"{tower}_config.num_attention_heads": "attention heads leave no trace in tensors"
-                for tower in _TOWERS}  # fmt: skip
-    if math.isqrt(max(patches, 0)) ** 2 == patches:
-        towers["image_config"]["image_size"] = math.isqrt(patches) * size(patch, 2)
-    else:
+    width = towers["multimodal_config"]["hidden_size"]
+    heads = {"num_attention_heads": 12} if width == 768 else {}  # the published size
+    required = dict.fromkeys((f"{tower}_config.num_attention_heads" for tower in _TOWERS),
+                             "attention heads leave no trace in the tensors")  # fmt: skip
+    if grid**2 != patches:
         required["image_config.image_size"] = f"{patches} patches do not make a square"
     common = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True}
-    known = {"num_attention_heads": 12} if hidden == 768 else {}  # the published size
     return Config(
-        read={"hidden_size": hidden, "projection_dim": size("text_projection.weight"), **towers,
+        read={"hidden_size": width, "projection_dim": size("text_projection.weight"), **towers,
               "image_codebook_config": codebook},
-        # the codebook damps its branches by the number of blocks in four groups
+        # the codebook damps its branches by the number of blocks in its four groups
         fixed={"model_type": "flava", "layer_norm_eps": 1e-12, "init_codebook": True,
                "image_config": {**common, "mask_token": True}, "text_config": common,
                "multimodal_config": {**common, "use_cls_token": True},
                "image_codebook_config": {"num_groups": 4}},
-        assumed={"image_config": known, "text_config": {**known, "pad_token_id": 0},
-                 "multimodal_config": known},
+        assumed={"image_config": heads, "text_config": {**heads, "pad_token_id": 0},
+                 "multimodal_config": heads},
         required=required,
     )  # fmt: skip
 
@@ -167,32 +159,26 @@ def processor(config: Json, source: Source) -> Processor:
     if image["num_channels"] != 3 or not isinstance(image["image_size"], int):
         why = "image processor: the original's gives square RGB images, this model reads others"
         return Processor(files, (*missing, why))
-    files["preprocessor_config.json"] = _image_processor(image["image_size"], image["patch_size"])
-    return Processor(files, missing)
-
-
-def _image_processor(edge: int, patch: int) -> Json:
-    grid = edge // patch
-    entry: Json = {
+    grid = image["image_size"] // image["patch_size"]
+    entry = {
         "image_processor_type": "FlavaImageProcessor", "processor_class": "FlavaProcessor",
-        "resample": 3,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-        # masks: 75 of 14 x 14 patches in blocks of 16 or more, other grids in proportion
-        "return_image_mask": False, "input_size_patches": grid,
+        "resample": 3, "codebook_resample": 1, "codebook_do_map_pixels": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "codebook_image_mean": [0.0] * 3,
+        "image_std": [0.26862954, 0.26130258, 0.27577711], "codebook_image_std": [1.0] * 3,
+        "return_image_mask": False, "return_codebook_pixels": False, "input_size_patches": grid,
+        # 75 of 14 x 14 patches are masked, in blocks of 16 or more; other grids in proportion
         "total_mask_patches": 75 * grid**2 // 196, "mask_group_min_patches": 16 * grid**2 // 196,
         "mask_group_max_patches": None, "mask_group_min_aspect_ratio": 0.3,
         "mask_group_max_aspect_ratio": None,
-        "return_codebook_pixels": False, "codebook_do_map_pixels": True, "codebook_resample": 1,
-        "codebook_image_mean": [0.0, 0.0, 0.0], "codebook_image_std": [1.0, 1.0, 1.0],
     }  # fmt: skip
     # one word of the codebook covers 8 x 8 pixels and stands for one patch
-    for view, side in (("", edge), ("codebook_", 8 * grid)):
-        square = {"height": side, "width": side}
+    for view, edge in (("", image["image_size"]), ("codebook_", 8 * grid)):
+        square = {"height": edge, "width": edge}
         steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
-        entry |= {f"{view}size": square, f"{view}crop_size": square, f"{view}rescale_factor": 1 / 255}
+        entry |= {f"{view}size": square, f"{view}crop_size": square}
         entry |= {f"{view}{step}": True for step in steps}
-    return entry
+        entry[f"{view}rescale_factor"] = 1 / 255
+    return Processor({**files, "preprocessor_config.json": entry}, missing)
 
 
 def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from ..values import Spec, integers, state_dict as random_state, uniform
 from ._layers import State, Trace, attention, gelu, layer_norm, linear, no_trace
+from .chinese_clip import _pieces, _words
 
 Architecture = dict[str, Any]
 Pick = Callable[[str, Sequence[Any]], Any]
@@ -39,7 +41,7 @@ TINY: Architecture = {
     "projection": 20,
     "image": {"layers": 2, "heads": 3, "mlp": 40, "image": 12, "patch": 4, "channels": 3,
               "vocabulary": 41},
-    "text": {"layers": 3, "heads": 4, "mlp": 44, "vocabulary": 101, "positions": 19, "types": 5},
+    "text": {"layers": 3, "heads": 4, "mlp": 44, "vocabulary": 101, "positions": 47, "types": 5},
     "multimodal": {"layers": 2, "heads": 6, "mlp": 36},
     "codebook": {"width": 8, "blocks": 2, "channels": 3, "vocabulary": 37},
     "position_ids": True,
@@ -575,3 +577,24 @@ def pixels(image: Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
 def _resized(image: Image.Image, edge: int, filter: Image.Resampling) -> np.ndarray:
     """Warped to a square, not cropped; [edge, edge, 3] in [0, 1]."""
     return np.asarray(image.resize((edge, edge), filter), np.float32) / 255
+
+
+def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
+    """BERT's uncased tokenizer, the one Chinese-CLIP has too: [CLS] pieces [SEP]."""
+    with open(vocabulary, encoding="utf-8") as lines:
+        table = {line.strip(): index for index, line in enumerate(lines)}
+    pieces = [[piece for word in _words(text) for piece in _pieces(word, table)] for text in texts]
+    return [[table[piece] for piece in ("[CLS]", *row, "[SEP]")] for row in pieces]
+
+
+EXAMPLE_TEXTS = [
+    "a photo of a cat",
+    "A photo of TWO dogs, running!",
+    "It's 3 o'clock: time for tea (or coffee)?",
+    "unbelievably long-winded descriptions",
+    "Café São Ångström naïve",
+    "一只猫 and a dog",
+    "  tabs\tand  spaces\n",
+    "$5.99 #hashtag @name 100%",
+    "",
+]
