@@ -1,0 +1,314 @@
+"""Records in golden/<family>.json what a reference forward computes; the only writer there.
+
+    python golden/record.py [FAMILY …]           rewrite, and show old -> new of every value
+    python golden/record.py [FAMILY …] --check   write nothing; exit 1 where something differs
+
+The facts (title, source, published, targets, configs, known_defects …) are typed in by hand and
+kept as they are. Recorded are `manifests`, `tiny`, parts of `provenance`, and the `digest` that
+seals the file. The numbers are those of a float64 forward, 12 significant digits; one that agrees
+with the recorded one to 1e-11 keeps its text, so that another processor rewrites nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from conversions.core import truth  # noqa: E402
+from conversions.core.keys import collapse  # noqa: E402
+
+Json = dict[str, Any]
+
+RECORDED = ("manifests", "tiny", "digest")
+ORDER = ("family", "title", "provenance", "published", "published_values", "targets", "configs",
+         "known_defects")  # fmt: skip
+"""Sections a reader looks for first; then what else is typed in; then what is recorded."""
+
+TOLERANCE = 1e-11
+SPREAD = 8
+WIDTH = 100
+CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+         torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
+
+
+def recompute(reference: ModuleType) -> Json:
+    """Everything a reference decides: `manifests` of its published sizes, and `tiny`."""
+    aside = _aside(reference)
+    manifests = {
+        name: _manifest(reference.manifest(arch), aside)
+        for name, arch in reference.VARIANTS.items()
+    }
+    return {"manifests": manifests, "tiny": _tiny(reference)}
+
+
+def _manifest(specs: Mapping[str, tuple[str, tuple[int, ...]]], aside: set[str]) -> Json:
+    parameters = sum(
+        math.prod(shape)
+        for key, (dtype, shape) in specs.items()
+        if "F" in dtype and re.sub(r"\d+", "#", key) not in aside
+    )
+    return {"parameters": parameters, "tensors": collapse({k: _spec(*s) for k, s in specs.items()})}
+
+
+def _aside(reference: ModuleType) -> set[str]:
+    """Keys, their indices taken out, that are no parameters of their own.
+
+    Which are copies of another shows in the tiny state dict, where no two tensors are equal by
+    chance; which are constants the reference says.
+    """
+    seen: set[bytes] = set()
+    aside = set(getattr(reference, "CONSTANTS", ()))
+    for key, tensor in reference.state_dict(reference.TINY).items():
+        numbers = tensor.detach().double().numpy().tobytes() + str(tuple(tensor.shape)).encode()
+        if numbers in seen:
+            aside.add(re.sub(r"\d+", "#", key))
+        seen.add(numbers)
+    return aside
+
+
+def _tiny(reference: ModuleType) -> Json:
+    arch = reference.TINY
+    state = reference.state_dict(arch)
+    inputs = reference.inputs(arch)
+    double = {k: t.double() if t.is_floating_point() else t for k, t in state.items()}
+    with torch.no_grad():
+        outputs = reference.forward(double, arch, inputs)
+    tiny: Json = {
+        "architecture": arch,
+        "config": reference.config(arch) if hasattr(reference, "config") else {},
+        "tensors": collapse({key: fingerprint(tensor) for key, tensor in state.items()}),
+        "inputs": {name: fingerprint(tensor) for name, tensor in inputs.items()},
+        "outputs": {name: fingerprint(tensor, SPREAD) for name, tensor in outputs.items()},
+        "pixels": {
+            name: fingerprint(torch.from_numpy(array), SPREAD)
+            for name, array in reference.pixels(picture(), arch).items()
+        },
+    }
+    if hasattr(reference, "example_vocabulary"):
+        with tempfile.TemporaryDirectory() as folder:
+            vocabulary = reference.example_vocabulary(Path(folder))
+            ids = reference.tokenize(reference.EXAMPLE_TEXTS, vocabulary)
+        tiny["tokens"] = dict(zip(reference.EXAMPLE_TEXTS, ids, strict=True))
+    return json.loads(json.dumps(tiny))  # type: ignore[no-any-return]
+
+
+def picture(width: int = 97, height: int = 61) -> PIL.Image.Image:
+    """An RGB picture with gradients, edges and fine grain: filters, crops and channels show."""
+    y, x = np.mgrid[0:height, 0:width]
+    red = x * 255 // (width - 1)
+    green = (y // 7 + x // 11) % 2 * 200 + y % 50
+    blue = (x * x + 3 * y * y + x * y) % 251
+    return PIL.Image.fromarray(np.stack([red, green, blue], -1).astype(np.uint8), "RGB")
+
+
+def _spec(dtype: str, shape: tuple[int, ...]) -> str:
+    return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def fingerprint(tensor: Tensor, spread: int = 0) -> str:
+    """`F64[2,5] sum=… abs=…`; with `spread` also that many values, from first to last."""
+    flat = tensor.detach().double().flatten()
+    text = f"{_spec(CODES[tensor.dtype], tuple(tensor.shape))} sum={_number(flat.sum())}"
+    text += f" abs={_number(flat.abs().sum())}"
+    if spread:
+        last, count = flat.numel() - 1, min(spread, flat.numel())
+        places = [round(i * last / max(count - 1, 1)) for i in range(count)]
+        text += f" values={','.join(_number(flat[place]) for place in places)}"
+    return text
+
+
+def _number(value: Tensor) -> str:
+    return f"{value.item():.12g}"
+
+
+_FINGERPRINT = re.compile(r"(\w+\[[\d,]*\]) sum=(\S+) abs=(\S+)(?: values=(\S+))?")
+
+
+def agree(old: Any, new: Any) -> bool:
+    """Equal, or fingerprints of one shape whose numbers differ by rounding only."""
+    if old == new:
+        return True
+    if not isinstance(old, str) or not isinstance(new, str):
+        return False
+    left, right = _FINGERPRINT.fullmatch(old), _FINGERPRINT.fullmatch(new)
+    if left is None or right is None or left[1] != right[1]:
+        return False
+    numbers_left, numbers_right = _numbers(left), _numbers(right)
+    if len(numbers_left) != len(numbers_right):
+        return False
+    total = numbers_right[1]
+    size = total / max(math.prod(map(int, re.findall(r"\d+", right[1].partition("[")[2]))), 1)
+    scales = [total, total, *(max(abs(number), size) for number in numbers_right[2:])]
+    return all(
+        abs(a - b) <= TOLERANCE * scale
+        for a, b, scale in zip(numbers_left, numbers_right, scales, strict=True)
+    )
+
+
+def _numbers(found: re.Match[str]) -> list[float]:
+    values = found[4].split(",") if found[4] else []
+    return [float(number) for number in (found[2], found[3], *values)]
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a document with its path; a list is a leaf."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from flat(item, f"{path} / {key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def differences(old: Json, new: Json) -> list[tuple[str, Any, Any]]:
+    """(path, old, new) of every leaf that differs; None where there is none."""
+    left, right = dict(flat(old)), dict(flat(new))
+    found = [(path, left.get(path), value) for path, value in right.items()
+             if path not in left or not agree(left[path], value)]  # fmt: skip
+    return found + [(path, value, None) for path, value in left.items() if path not in right]
+
+
+def _settled(old: Any, new: Any) -> Any:
+    """The new document with the old text wherever both agree."""
+    if isinstance(new, dict):
+        kept = old if isinstance(old, dict) else {}
+        return {key: _settled(kept.get(key), value) for key, value in new.items()}
+    return old if agree(old, new) else new
+
+
+def seal(reference: ModuleType) -> str:
+    """sha256 of the code that the numbers come from: the reference and what it imports."""
+    root = truth.golden_root()
+    code = [Path(str(reference.__file__)), root / "reference" / "_layers.py", root / "values.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
+
+
+def digest(document: Json) -> str:
+    """sha256 of a document without its digest, however it is laid out."""
+    content = {key: value for key, value in document.items() if key != "digest"}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def renewed(document: Json, reference: ModuleType) -> Json:
+    """A golden document with its recorded parts computed anew; equal to it when nothing changed."""
+    recorded = {key: document[key] for key in ("manifests", "tiny") if key in document}
+    fresh = _settled(recorded, recompute(reference))
+    provenance = dict(document["provenance"])
+    if fresh != recorded or provenance.get("code") != seal(reference):
+        provenance |= {"recorded": _today().isoformat(), "versions": _versions(),
+                       "code": seal(reference)}  # fmt: skip
+    content = {**document, **fresh, "provenance": provenance}
+    facts = [key for key in content if key not in (*ORDER, *RECORDED)]
+    order = [key for key in (*ORDER, *facts, *RECORDED[:-1]) if key in content]
+    result = {key: content[key] for key in order}
+    return {**result, "digest": digest(result)}
+
+
+def _today() -> date:
+    return datetime.now(timezone.utc).date()
+
+
+def _versions() -> Json:
+    return {name: metadata.version(name) for name in ("torch", "numpy", "pillow")}
+
+
+def layout(document: Json) -> str:
+    """The one text of a document: one line a tensor, small things on one line."""
+    return _layout(document, 0) + "\n"
+
+
+def _layout(value: Any, depth: int) -> str:
+    """Dicts down to the third level take a line for each entry; what lies below, if it must."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, (dict, list)) or not value or not _is_long(value, line, depth):
+        return line
+    margin = "  " * (depth + 1)
+    items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+    lines = [
+        margin + (f"{json.dumps(key, ensure_ascii=False)}: " if key is not None else "")
+        + _layout(item, depth + 1)
+        for key, item in items
+    ]  # fmt: skip
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return opening + "\n" + ",\n".join(lines) + "\n" + "  " * depth + closing
+
+
+def _is_long(value: Any, line: str, depth: int) -> bool:
+    if isinstance(value, list):
+        return len(line) > WIDTH and any(isinstance(item, (dict, list)) for item in value)
+    return depth <= 3 or len(line) > WIDTH
+
+
+def rewrite(family: str, check: bool, show: Any) -> bool:
+    """Record one family, or with `check` only compare; whether its file was right before."""
+    path = truth.golden_root() / f"{family}.json"
+    before = path.read_text(encoding="utf-8")
+    document = json.loads(before)
+    fresh = renewed(document, truth.load_reference(family))
+    if layout(fresh) == before:
+        show.print(f"{family}: nothing changed")
+        return True
+    _show(family, differences(document, fresh), show)
+    if not check:
+        path.write_text(layout(fresh), encoding="utf-8")
+    return False
+
+
+def _show(family: str, changed: list[tuple[str, Any, Any]], console: Any) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    new = [path for path, old, _ in changed if old is None]
+    table = Table(
+        "value", "old", "new", title=f"{family}: {len(changed)} differ", title_justify="left"
+    )
+    for path, old, value in changed:
+        if old is not None:
+            table.add_row(Text(path), Text(str(old), "red"), Text(str(value), "green"))
+    if table.rows:
+        console.print(table)
+    for path in new[:20]:
+        console.print(f"  + {path}", markup=False, highlight=False)
+    if len(new) > 20:
+        console.print(f"  + {len(new) - 20} more new values")
+    if not changed:
+        console.print(f"{family}: only the layout differs")
+
+
+def main() -> int:
+    """Run from the command line; returns the exit code."""
+    from rich.console import Console
+
+    parser = argparse.ArgumentParser(
+        description="Record golden values from the reference forwards."
+    )
+    known = truth.referenced_families()
+    parser.add_argument("family", nargs="*", metavar="FAMILY", help=", ".join(known))
+    parser.add_argument("--check", action="store_true", help="only compare; exit 1 on a difference")
+    args = parser.parse_args()
+    if unknown := set(args.family) - set(known):
+        parser.error(f"no reference for {', '.join(sorted(unknown))}")
+    right = [rewrite(family, args.check, Console()) for family in args.family or known]
+    return 1 if args.check and not all(right) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
