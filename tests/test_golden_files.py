@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from conversions.core import truth
+from conversions.core.family import Spec
 from conversions.core.keys import collapse, expand
 from golden import record
 from tests import tiny
