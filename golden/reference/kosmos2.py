@@ -12,6 +12,7 @@ run_gradio.sh. Three parts:
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ visual_{width,mlp_width,layers,heads,patch_size,image_size}: names of the origin
 
 TINY: Architecture = {
     "decoder_embed_dim": 24, "decoder_ffn_embed_dim": 44, "decoder_layers": 2,
-    "decoder_attention_heads": 3, "vocabulary": 67, "latent_query_num": 5,
+    "decoder_attention_heads": 3, "vocabulary": 1103, "latent_query_num": 5,
     "visual_width": 20, "visual_mlp_width": 52, "visual_layers": 3, "visual_heads": 2,
     "visual_patch_size": 4, "visual_image_size": 12,
 }  # fmt: skip
@@ -65,6 +66,11 @@ EXTRA_TOKENS = [
     *(f"<patch_index_{index:04d}>" for index in range(32 * 32)),
 ]  # fmt: skip
 """What GenerationObjTask.setup_dictionary adds after dict.txt (--location-bin-size 32)."""
+
+CONSTANTS = (
+    "gpt_model.decoder.embed_positions._float_tensor", "gpt_model.decoder.self_attn_sope.scale",
+)  # fmt: skip
+"""Buffers among the keys that are no parameters: neither takes part in the forward pass."""
 
 LAYER_NORM_EPS = 1e-5  # torch's default in open_clip, apex FusedLayerNorm's default in torchscale
 NEW_TOKENS = 8  # decoded greedily by forward()
@@ -463,6 +469,32 @@ EXAMPLE_TEXTS = [
 ]
 
 
+def example_vocabulary(folder: Path) -> Path:
+    """A small sentencepiece.bpe.model written without sentencepiece; it fits TINY.
+
+    Its pieces: words, parts of words, letters, digits, marks; no text normalisation.
+    """
+    words = ["▁an", "▁image", "▁of", "▁the", "▁snow", "man", "▁in", "▁fire", "▁a", "▁de"]
+    ends = ["ing", "er", "th", "sc", "ail"]
+    pieces = [*words, *ends, "▁", *"abcdefghijklmnopqrstuvwxyzADIW0123456789.,:!?<>"]
+    entries = [_piece("<unk>", 0.0, 2), _piece("<s>", 0.0, 3), _piece("</s>", 0.0, 3)]
+    entries += [_piece(piece, -0.25 * rank - 2, 1) for rank, piece in enumerate(pieces)]
+    content = b"".join(b"\x0a" + bytes([len(entry)]) + entry for entry in entries)
+    # trainer_spec (2): model_type (3) is unigram (1); normalizer_spec (3): name (1) is identity
+    content += b"\x12\x02\x18\x01" + b"\x1a\x0a\x0a\x08identity"
+    path = folder / "sentencepiece.bpe.model"
+    path.write_bytes(content)
+    return path
+
+
+def _piece(text: str, score: float, kind: int) -> bytes:
+    """A SentencePiece message: text (1), score (2), type (3: 1 normal, 2 unknown, 3 control)."""
+    name = text.encode()
+    return (
+        b"\x0a" + bytes([len(name)]) + name + b"\x15" + struct.pack("<f", score) + bytes([24, kind])
+    )
+
+
 def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
     """Ids of each text between BOS and EOS; vocabulary: sentencepiece.bpe.model.
 
@@ -485,6 +517,6 @@ def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
     for text in texts:
         found: list[str] = []
         for part in filter(None, separator.split(text)):
-            found += [part] if part in ids else model.encode(part, out_type=str)
+            found += [part] if part in EXTRA_TOKENS else model.encode(part, out_type=str)
         tokens.append([BOS, *(ids.get(piece, UNK) for piece in found), EOS])
     return tokens
