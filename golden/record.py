@@ -236,14 +236,14 @@ def layout(document: Json) -> str:
 
 
 def _layout(value: Any, depth: int) -> str:
-    """Dicts down to the third level take a line for each entry; what lies below, if it must."""
-    line = json.dumps(value, ensure_ascii=False)
+    """Dicts of the first levels take a line for each entry; what lies below, where it must."""
+    line = _text(value)
     if not isinstance(value, (dict, list)) or not value or not _is_long(value, line, depth):
         return line
     margin = "  " * (depth + 1)
     items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
     lines = [
-        margin + (f"{json.dumps(key, ensure_ascii=False)}: " if key is not None else "")
+        margin + (f"{_text(key)}: " if key is not None else "")
         + _layout(item, depth + 1)
         for key, item in items
     ]  # fmt: skip
@@ -251,10 +251,16 @@ def _layout(value: Any, depth: int) -> str:
     return opening + "\n" + ",\n".join(lines) + "\n" + "  " * depth + closing
 
 
+def _text(value: Any) -> str:
+    """JSON in one line; only characters that nobody can see are escaped."""
+    line = json.dumps(value, ensure_ascii=False)
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in line)
+
+
 def _is_long(value: Any, line: str, depth: int) -> bool:
     if isinstance(value, list):
         return len(line) > WIDTH and any(isinstance(item, (dict, list)) for item in value)
-    return depth <= 3 or len(line) > WIDTH
+    return depth <= 2 or len(line) > WIDTH
 
 
 def rewrite(family: str, check: bool, show: Any) -> bool:
