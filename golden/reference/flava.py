@@ -362,7 +362,7 @@ def inputs(arch: Architecture, batch: int = 2, seed: int = 0) -> dict[str, Tenso
 def forward(
     state: State, arch: Architecture, inputs: Mapping[str, Tensor], trace: Trace = no_trace
 ) -> dict[str, Tensor]:
-    """Every output of the model. The trace follows the unmasked pass and the heads."""
+    """Every output of the model: an unmasked pass, a masked one for the heads, the codebook."""
     dtype = state["text_projection.weight"].dtype
     pixels = inputs["pixel_values"].to(dtype)
     types, keep = inputs["token_type_ids"], inputs["attention_mask"]
@@ -372,14 +372,12 @@ def forward(
     text, text_pooled = final(state, ENCODERS["text"], text_states, trace)
     fused, fused_pooled = multimodal(state, arch, image_states, text_states, keep, trace)
 
-    masked_image_states = image_encoder(state, arch, pixels, inputs["bool_masked_pos"], no_trace)
-    masked_text_states = text_encoder(
-        state, arch, inputs["input_ids_masked"], types, keep, no_trace
-    )
-    masked_image, _ = final(state, ENCODERS["image"], masked_image_states, no_trace)
-    masked_text, _ = final(state, ENCODERS["text"], masked_text_states, no_trace)
+    masked_image_states = image_encoder(state, arch, pixels, inputs["bool_masked_pos"], trace)
+    masked_text_states = text_encoder(state, arch, inputs["input_ids_masked"], types, keep, trace)
+    masked_image, _ = final(state, ENCODERS["image"], masked_image_states, trace)
+    masked_text, _ = final(state, ENCODERS["text"], masked_text_states, trace)
     masked_fused, _ = multimodal(
-        state, arch, masked_image_states, masked_text_states, keep, no_trace
+        state, arch, masked_image_states, masked_text_states, keep, trace
     )
     patches, words = image.shape[1] - 1, text.shape[1]
     per_image = contrastive(state, image, text, trace)
@@ -416,8 +414,8 @@ def image_encoder(
     kernel = state[f"{at}.patch_embeddings.projection.weight"]
     bias = state[f"{at}.patch_embeddings.projection.bias"]
     x = torch.nn.functional.conv2d(pixels, kernel, bias, stride=arch["image"]["patch"])
+    trace(f"{at}.patch_embeddings.projection", x)
     x = x.flatten(2).transpose(1, 2)
-    trace(f"{at}.patch_embeddings", x)
     if masked is not None:
         x = torch.where(masked.flatten(1).bool()[..., None], state[f"{at}.mask_token"], x)
     x = torch.cat([state[f"{at}.cls_token"].expand(len(x), -1, -1), x], 1)
@@ -470,9 +468,11 @@ def layers(
         x = x + y
         y = layer_norm(state, f"{at}.layernorm_after", x, EPS)
         trace(f"{at}.layernorm_after", y)
-        y = gelu(linear(state, f"{at}.intermediate.dense", y))
-        trace(f"{at}.intermediate", y)
-        x = x + linear(state, f"{at}.output.dense", y)
+        y = linear(state, f"{at}.intermediate.dense", y)
+        trace(f"{at}.intermediate.dense", y)
+        y = linear(state, f"{at}.output.dense", gelu(y))
+        trace(f"{at}.output.dense", y)
+        x = x + y
         trace(at, x)
     return x
 
@@ -481,9 +481,9 @@ def final(state: State, name: str, x: Tensor, trace: Trace) -> tuple[Tensor, Ten
     """What an encoder hands out: its states after the last norm, and the pooled first of them."""
     x = layer_norm(state, f"{name}.layernorm", x, EPS)
     trace(f"{name}.layernorm", x)
-    pooled = linear(state, f"{name}.pooler.dense", x[:, 0]).tanh()
-    trace(f"{name}.pooler", pooled)
-    return x, pooled
+    pooled = linear(state, f"{name}.pooler.dense", x[:, 0])
+    trace(f"{name}.pooler.dense", pooled)
+    return x, pooled.tanh()
 
 
 def predictions(state: State, head: str, x: Tensor, trace: Trace) -> Tensor:
@@ -500,9 +500,9 @@ def predictions(state: State, head: str, x: Tensor, trace: Trace) -> Tensor:
 def image_text_match(state: State, fused: Tensor, trace: Trace) -> Tensor:
     """Whether image and text belong together, from the multimodal class token."""
     at = "heads.cmd.itm_head"
-    x = linear(state, f"{at}.pooler.dense", fused[:, 0]).tanh()
-    trace(f"{at}.pooler", x)
-    x = linear(state, f"{at}.cls.seq_relationship", x)
+    x = linear(state, f"{at}.pooler.dense", fused[:, 0])
+    trace(f"{at}.pooler.dense", x)
+    x = linear(state, f"{at}.cls.seq_relationship", x.tanh())
     trace(f"{at}.cls.seq_relationship", x)
     return x
 
@@ -534,13 +534,14 @@ def codebook(
             for conv in range(1, 5):
                 y = _conv(state, f"{name}.res_path.conv_{conv}", y.relu())
             trace(f"{name}.res_path", y)
-            widened = f"{name}.id_path.w" in state
-            x = (_conv(state, f"{name}.id_path", x) if widened else x) + gain * y
-            trace(name, x)
+            if f"{name}.id_path.w" in state:  # where a group begins and widens
+                x = _conv(state, f"{name}.id_path", x)
+                trace(f"{name}.id_path", x)
+            x = x + gain * y
         if group < 4:
             x = torch.nn.functional.max_pool2d(x, 2)
     x = _conv(state, f"{at}.output.conv", x.relu())
-    trace(f"{at}.output", x)
+    trace(f"{at}.output.conv", x)
     return x.argmax(1), x.softmax(1)
 
 
