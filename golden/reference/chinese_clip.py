@@ -508,17 +508,19 @@ def _pieces(word: str, table: Mapping[str, int]) -> list[str]:
     return pieces
 
 
-def vocabulary(arch: Architecture) -> list[str]:
-    """A vocabulary of the size that an architecture has, for checkpoints that come without one.
+def example_vocabulary(folder: Path, arch: Architecture = TINY) -> Path:
+    """Writes a vocab.txt of the size that an architecture has; the original's comes with its code.
 
-    Special tokens, the characters of the example texts, a few pieces, unused tokens.
+    Special tokens, a few pieces, the characters of the example texts, unused tokens.
     """
     words = [word for text in EXAMPLE_TEXTS for word in _words(text)]
     characters = dict.fromkeys(sorted("".join(words)))
     rests = dict.fromkeys(f"##{char}" for char in "abcdefghiklmnoprstuvxy0256")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_PIECES, *characters, *rests]
-    unused = [f"[unused{index}]" for index in range(arch["vocab_size"])]
-    return [*tokens, *unused][: arch["vocab_size"]]
+    tokens += [f"[unused{index}]" for index in range(arch["vocab_size"])]
+    path = folder / "vocab.txt"
+    path.write_text("".join(f"{t}\n" for t in tokens[: arch["vocab_size"]]), encoding="utf-8")
+    return path
 
 
 _PIECES = ("un", "##aff", "##able", "play", "##ing", "cl", "##ip", "2022", "mask", "##ode")

@@ -6,8 +6,9 @@ vocabulary and the settings alone, so that two folders of one vocabulary are equ
 
 What no setting reaches, measured on 4.49.0 to 5.23.0 against Google's original tokenizer:
 
-- private-use and unassigned characters (to the `tokenizers` library that includes emoji newer
-  than its tables) are removed; the original makes the word [UNK]
+- private-use characters are removed, in the original they make their word [UNK]; some 500 rare
+  signs (Arabic, Syriac, other accents and punctuation) belong to another class, because the
+  `tokenizers` library and Python follow different releases of Unicode; no emoji is among them
 - a capital sigma at the end of a word becomes σ, in the original ς
 - `longest_word` is 100 in 5.x and in the slow tokenizers of 4.x, whatever tokenizer.json says
 - the slow tokenizers of 4.x (use_fast=False) read "[MASK]" in a text as the special token,
