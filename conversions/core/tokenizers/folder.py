@@ -1,6 +1,6 @@
 """A tokenizer folder with tokens added, as files that every transformers release loads alike.
 
-From a local folder or a hub repository that holds tokenizer.json, or a Llama tokenizer.model,
+From a local folder or a hub repository that holds a Llama tokenizer.model or tokenizer.json,
 to tokenizer.json, tokenizer_config.json and special_tokens_map.json. The class they name is
 PreTrainedTokenizerFast, because it takes tokenizer.json as it is: LlamaTokenizer of 5.x
 builds its own normalizer instead, and gives other ids for the text after an added token.
@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ProcessorError
 from ..family import Json
-from .llama import from_sentencepiece
+from .llama import NORMALIZER, from_sentencepiece
 
 _WANTED = ["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
            "preprocessor_config.json", "config.json"]  # fmt: skip
@@ -90,7 +90,7 @@ def tokenizer_files(
     Raises:
         ProcessorError: no tokenizer there, or its ids are not the model's; names every offender.
     """
-    document, settings = _read(source), source.json("tokenizer_config.json") or {}
+    document, settings = _read(source, added, size), source.json("tokenizer_config.json") or {}
     _refuse_unfit(source, document, added, size)
     roles = {role: text for role in _ROLES if (text := _text(settings.get(role)))}
     document["added_tokens"] = _joined(document, added)
@@ -118,16 +118,34 @@ def tokenizer_files(
     }
 
 
-def _read(source: Folder) -> Json:
+def _read(source: Folder, added: Mapping[str, int], size: int) -> Json:
+    """tokenizer.model, which the original reads; tokenizer.json where only that one fits."""
+    model = source.path / "tokenizer.model"
+    documents = [from_sentencepiece(model)] if model.exists() else []
     document = source.json("tokenizer.json")
     if document is not None:
-        return document
-    if (source.path / "tokenizer.model").exists():
-        return from_sentencepiece(source.path / "tokenizer.model")
-    raise ProcessorError(
-        f"{source.location}: neither tokenizer.json nor tokenizer.model",
-        hint="give the folder of the original's tokenizer",
-    )
+        documents.append(_prefixed(document))
+    if not documents:
+        raise ProcessorError(
+            f"{source.location}: neither tokenizer.json nor tokenizer.model",
+            hint="give the folder of the original's tokenizer",
+        )
+    return next((found for found in documents if _count(found, added) == size), documents[0])
+
+
+def _prefixed(document: Json) -> Json:
+    """Llama's newer form puts a blank before the first stretch of text at most; see NORMALIZER."""
+    cutter = document.get("pre_tokenizer") or {}
+    newer = cutter.get("type") == "Metaspace" and cutter.get("split") is False
+    if newer and document.get("normalizer") is None and cutter.get("prepend_scheme") != "never":
+        return {**document, "normalizer": NORMALIZER, "pre_tokenizer": None}
+    return document
+
+
+def _count(document: Json, added: Mapping[str, int]) -> int:
+    """Tokens, not counting those to be added."""
+    ids = (index for token, index in vocabulary(document).items() if token not in added)
+    return 1 + max(ids, default=-1)
 
 
 def _text(token: Any) -> str | None:
@@ -150,8 +168,7 @@ def _refuse_unfit(source: Folder, document: Json, added: Mapping[str, int], size
         for token, index in added.items()
         if known.get(token, index) != index
     ]
-    count = 1 + max((index for token, index in known.items() if token not in added), default=-1)
-    if count != size:
+    if (count := _count(document, added)) != size:
         lines.append(f"the tokenizer has {count} tokens, the model {size}")
     if lines:
         raise ProcessorError(

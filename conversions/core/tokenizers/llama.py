@@ -1,22 +1,34 @@
 """A Llama tokenizer.model (sentencepiece, byte-pair encoding) as a tokenizer.json.
 
-Needs neither sentencepiece nor protobuf: of the file's format (protobuf's wire format) a
-handful of fields matter, and they are read here.
+Needs neither sentencepiece nor protobuf; the ids are those of the original's slow tokenizer.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ProcessorError
 from ..family import Json
+from .protobuf import fields
 
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # kinds of pieces
 _BPE = 2  # trainer_spec.model_type
 _SPACE = "▁"
+
+NORMALIZER: Json = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": _SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
+    ],
+}
+"""A blank before every stretch of text between special tokens, and blanks written as ▁.
+
+So the original does it, by tokenizing the parts around an image on their own (mm_utils.py,
+tokenizer_image_token). A literal </s> inside a text is the one place where it may do otherwise.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,9 +42,6 @@ class Piece:
 
 def from_sentencepiece(location: Path) -> Json:
     """The document for tokenizer.json.
-
-    Every stretch of text between special tokens gets a space in front, as the original gives it
-    by tokenizing the parts around an image on their own (mm_utils.py, tokenizer_image_token).
 
     Raises:
         ProcessorError: not a sentencepiece file, or not one of the Llama kind.
@@ -51,9 +60,7 @@ def from_sentencepiece(location: Path) -> Json:
         "version": "1.0",
         "added_tokens": [_special(index, piece.text) for index, piece in enumerate(pieces)
                          if piece.kind in (_UNKNOWN, _CONTROL)],
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": _SPACE},
-            {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}]},
+        "normalizer": NORMALIZER,
         "pre_tokenizer": None,
         "post_processor": _start(first),
         "decoder": {"type": "Sequence", "decoders": [
@@ -105,56 +112,21 @@ def _read(location: Path) -> tuple[list[Piece], int, bool, bool]:
     pieces: list[Piece] = []
     kind, prefix, squeeze = 1, True, True
     try:
-        for field, value in _fields(location.read_bytes()):
+        for field, value in fields(location.read_bytes()):
             if field == 1:
-                parts = dict(_fields(_as_bytes(value)))
-                score = struct.unpack("<f", _as_bytes(parts.get(2, b"\0" * 4)))[0]
-                text = _as_bytes(parts[1]).decode("utf-8")
-                pieces.append(Piece(text, score, int(parts.get(3, _NORMAL))))
+                entry = dict(fields(value))
+                score = struct.unpack("<f", entry.get(2, bytes(4)))[0]
+                pieces.append(Piece(entry[1].decode("utf-8"), score, entry.get(3, _NORMAL)))
             elif field == 2:
-                kind = int(dict(_fields(_as_bytes(value))).get(3, kind))
+                kind = dict(fields(value)).get(3, kind)
             elif field == 3:
-                flags = dict(_fields(_as_bytes(value)))
+                flags = dict(fields(value))
                 prefix, squeeze = bool(flags.get(3, True)), bool(flags.get(4, True))
-    except (ValueError, IndexError, KeyError, TypeError, struct.error) as error:
-        raise ProcessorError(f"{location}: not a sentencepiece file", [str(error)]) from error
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ProcessorError(
+            f"{location}: not a sentencepiece file, or damaged",
+            [f"{type(error).__name__}: {error}"],
+        ) from error
     if not pieces:
         raise ProcessorError(f"{location}: not a sentencepiece file", ["it holds no pieces"])
     return pieces, kind, prefix, squeeze
-
-
-def _as_bytes(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise ValueError("a number where text belongs")
-    return value
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field number and value: numbers of wire type 0, bytes of types 1, 2 and 5."""
-    at = 0
-    while at < len(data):
-        tag, at = _number(data, at)
-        wire = tag & 7
-        if wire == 0:
-            value, at = _number(data, at)
-            yield tag >> 3, value
-            continue
-        if wire == 2:
-            size, at = _number(data, at)
-        else:
-            size = {1: 8, 5: 4}.get(wire, -1)
-        if size < 0 or at + size > len(data):
-            raise ValueError(f"no field of wire type {wire} at byte {at}")
-        yield tag >> 3, data[at : at + size]
-        at += size
-
-
-def _number(data: bytes, at: int) -> tuple[int, int]:
-    """A base-128 number and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
