@@ -170,11 +170,14 @@ def read_file(path: Path) -> Contents:
     """
     file = MappedFile(path)
     head = file.buffer[:16]
+    # first: the length that a safetensors file begins with can look like anything else
+    if _is_safetensors(file):
+        return _read_safetensors(file)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _read_zip(file)
-    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
+    if head[:1] == b"\x80" and b"\x02" <= head[1:2] <= b"\x05":
         return _read_pickles(file)
-    if _looks_like_safetensors(file):
+    if path.suffix == ".safetensors":
         return _read_safetensors(file)
     raise _not_a_checkpoint(file)
 
@@ -259,6 +262,8 @@ def _directory(file: MappedFile) -> tuple[list[_Entry], int]:
         name = raw.decode("utf-8", "replace")
         entries.append(_Entry(name, raw, flags, method, crc, packed, size, header))
         position = names_end + n_extra + n_comment
+        if position > length:
+            raise DamagedFileError(f"{file.path}: its zip directory is damaged", hint=AGAIN)
     if len(entries) != count:
         raise DamagedFileError(
             f"{file.path}: its zip directory announces {count} records and has {len(entries)}",
@@ -535,8 +540,9 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-def _looks_like_safetensors(file: MappedFile) -> bool:
-    return file.path.suffix == ".safetensors" or (file.size > 8 and file.buffer[8:10] == b'{"')
+def _is_safetensors(file: MappedFile) -> bool:
+    length = int.from_bytes(file.buffer[:8], "little")
+    return file.buffer[8:9] == b"{" and 1 < length <= min(MAX_HEADER, file.size - 8)
 
 
 def _read_safetensors(file: MappedFile) -> Contents:
@@ -559,7 +565,7 @@ def _read_safetensors(file: MappedFile) -> Contents:
 
 def _safetensors_header(file: MappedFile) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(file.buffer[:8], "little")
-    if file.size < 8 or length > MAX_HEADER or 8 + length > file.size:
+    if not 1 < length <= min(MAX_HEADER, file.size - 8):
         foreign = _not_a_checkpoint(file)
         if not isinstance(foreign, _UnknownFile):
             raise foreign

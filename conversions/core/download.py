@@ -54,6 +54,10 @@ def fetch(
     """
     # a Path joins the two slashes of a URL
     text = re.sub(r"^(https?|hf):/+", r"\1://", str(location), flags=re.IGNORECASE)
+    try:
+        urlsplit(text)
+    except ValueError:
+        raise CheckpointError("the location is no valid URL", hint="check its address") from None
     if text.startswith("hf://"):
         paths = _from_hub(text, quiet=progress is None)
     elif re.match(r"https?://", text, re.IGNORECASE):
@@ -221,15 +225,14 @@ class _Download:
     # the transfer
 
     def _fetch(self) -> None:
-        waits = iter(_PATIENCE)
+        waits, furthest = iter(_PATIENCE), self._part_size()
         while True:
-            before = self._part_size()
             try:
                 self._attempt()
                 break
             except _BrokenError as error:
-                if self._part_size() > before:
-                    waits = iter(_PATIENCE)
+                if self._part_size() > furthest:
+                    waits, furthest = iter(_PATIENCE), self._part_size()
                 wait = next(waits, None)
                 if wait is None:
                     hint = f"run it again to go on where it stopped, or {_BY_HAND}"

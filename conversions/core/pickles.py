@@ -677,6 +677,7 @@ _BUILDERS: dict[str, Builder] = {
     "numpy.dtype": _named("numpy.dtype"),
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray._reconstruct": _named("numpy array"),
+    "numpy._core.numeric._frombuffer": _named("numpy array"),
 }
 _PLAIN_NAMES = {"torch.Tensor", "torch.nn.parameter.UninitializedParameter", "numpy.ndarray",
                 "torch.strided", "torch.contiguous_format", "torch.preserve_format",

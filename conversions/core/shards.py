@@ -61,6 +61,13 @@ def find_shards(path: Path) -> Path | ShardIndex:
     Raises:
         CheckpointError: a folder with none or several, a shard without its fellows.
     """
+    try:
+        return _find(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _find(path: Path) -> Path | ShardIndex:
     if path.is_dir():
         path = _only_checkpoint(path)
     if path.name.endswith(INDEX_SUFFIX):
@@ -148,10 +155,7 @@ def _refuse_missing(path: Path, files: Sequence[Path]) -> None:
 
 def _only_checkpoint(folder: Path) -> Path:
     """The one checkpoint of a folder: an index, or a file that no index names."""
-    try:
-        files = sorted(file for file in folder.iterdir() if file.is_file())
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be read: {error.strerror}") from None
+    files = sorted(file for file in folder.iterdir() if file.is_file())
     indices = [file for file in files if file.name.endswith(INDEX_SUFFIX)]
     indexed = {name for index in indices for name in weight_map(index).values()}
     found = list(indices)
