@@ -120,8 +120,13 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_source(command: argparse.ArgumentParser, family: Family) -> None:
-    command.add_argument("--checkpoint", *family.checkpoint_flags, required=True, metavar="CHECKPOINT",
-                         help="file, folder of shards, URL, hf://REPO/FILE, published name, or tiny")  # fmt: skip
+    which = command.add_mutually_exclusive_group(required=True)
+    plain = [flag for flag in family.checkpoint_flags if "=" not in flag]
+    which.add_argument("--checkpoint", *plain, metavar="CHECKPOINT",
+                       help="file, folder of shards, URL, hf://REPO/FILE, published name, or tiny")  # fmt: skip
+    for flag, _, location in (flag.partition("=") for flag in family.checkpoint_flags if "=" in flag):
+        which.add_argument(flag, dest="checkpoint", metavar="REPO", type=location.format,
+                           help=f"hub repository that holds {location.rpartition('/')[2]}")  # fmt: skip
     command.add_argument("--config", "--config_path", metavar="JSON", help="JSON file or folder with config.json: what the tensors cannot tell")  # fmt: skip
     command.add_argument("--weights", metavar="NAME", help="which entry of a training checkpoint (model_ema)")  # fmt: skip
     command.add_argument("--dtype", choices=["auto", "float32", "float16", "bfloat16", "float64"], default="auto",

@@ -206,6 +206,6 @@ FAMILY = Family(
                help="image processor settings: a folder or a hub id (default: CLIP's)"),
         Option(("--seed",), "seed of the new vocabulary rows (default 0)", default=0, type=int),
     ),
-    checkpoint_flags=("--old_state_dict_id",),
+    checkpoint_flags=("--old_state_dict_id=hf://{}/model_state_dict_7b.bin",),
     needs="a tokenizer folder or hub id for a complete processor",
 )  # fmt: skip

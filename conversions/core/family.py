@@ -183,6 +183,8 @@ class Family:
         vocabulary, both spellings of a renamed field). processor(config, source) -> Processor.
     generation(config, source) -> generation_config.json or None.
     outputs(model, inputs) -> every output the reference forward also computes.
+    checkpoint_flags: further names of --checkpoint; "--flag=hf://{}/FILE" takes a hub
+        repository that holds FILE.
     """
 
     name: str
