@@ -132,7 +132,8 @@ def _parameters_on_meta() -> Iterator[None]:
     buffer = torch.nn.Module.register_buffer
 
     def parameter_on_meta(module: Any, name: str, value: Any) -> None:
-        if value is not None:
+        # one that is on meta already may be a tied one: it stays the same parameter
+        if value is not None and not value.is_meta:
             value = torch.nn.Parameter(value.to("meta"), requires_grad=False)
         register(module, name, value)
 

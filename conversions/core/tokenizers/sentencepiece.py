@@ -5,9 +5,12 @@ specials), <mask>, then whatever the family's task adds. The files need neither 
 nor protobuf, not to be made and not to be loaded: the model file is read here, and
 tokenizer.json holds all of it for every transformers release alike.
 
-What differs from the original, measured on 4.49.0 to 5.23.0: "<s>", "<pad>", "</s>" and "<unk>"
-written in a text are the special tokens (Kosmos2Processor relies on it); to the original they
-are text.
+What no setting reaches, measured on 4.49.0 to 5.23.0 against the original:
+
+- "<s>", "<pad>", "</s>" and "<unk>" written in a text are the special tokens (processors write
+  "<s>" before a prompt); to the original they are text
+- a combining mark after a character that the model's charsmap rewrites is lost: the
+  `tokenizers` library rewrites both together
 """
 
 from __future__ import annotations
@@ -232,7 +235,9 @@ def _fast(model: Model, further: Sequence[str]) -> bytes:
     if model.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(model.charsmap)
     blank = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), blank])
+    # plain blanks only: what else is a blank, the model's own charsmap says
+    words = pre_tokenizers.Split(" ", "removed")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, blank])
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.post_processor = _begin_and_end()
     tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in SPECIAL])
