@@ -28,18 +28,20 @@ class Truth:
     architecture: Json
 
 
-def find_truth(family: Family, manifest: Manifest, hints: Json) -> Truth:
+def find_truth(family: str, manifest: Manifest, hints: Json) -> Truth:
     """Reference and architecture for these tensors; hints: the user's --config.
 
     Raises:
         ConversionError: the architecture cannot be read off tensors and hints.
     """
-    reference = truth.load_reference(family.name)
+    reference = truth.load_reference(family)
     shapes = {key: spec.shape for key, spec in manifest.items()}
     try:
         return Truth(reference, reference.architecture(shapes, hints))
     except ValueError as error:
-        raise ConversionError(f"{family.name}: the reference cannot read this architecture", [str(error)]) from error  # fmt: skip
+        raise ConversionError(
+            f"{family}: the reference cannot read this architecture", [str(error)]
+        ) from error
 
 
 def as_float32(state: MappingABC[str, Tensor]) -> dict[str, Tensor]:
@@ -253,22 +255,39 @@ def pixels(found: Truth, folder: Path) -> Check:
         return checks.skipped("pixels", "the original has no image preprocessing")
     if not (folder / "preprocessor_config.json").exists():
         return checks.skipped("pixels", "the folder has no image processor")
-    size = max(int(v) for k, v in _image_sizes(found.architecture)) if _image_sizes(found.architecture) else 224  # fmt: skip
+    size = (
+        max(int(v) for k, v in _image_sizes(found.architecture))
+        if _image_sizes(found.architecture)
+        else 224
+    )
     image = sample_image(size * 2 + 13, size + 29)
-    expected = {k: torch.from_numpy(v).double() for k, v in found.reference.pixels(image, found.architecture).items()}  # fmt: skip
+    expected = {
+        k: torch.from_numpy(v).double()
+        for k, v in found.reference.pixels(image, found.architecture).items()
+    }
     processor = load_image_processor(folder)
-    flags = {f"return_{name.removesuffix('_values')}s": True for name in expected if name != "pixel_values"}  # fmt: skip
+    flags = {
+        f"return_{name.removesuffix('_values')}s": True
+        for name in expected
+        if name != "pixel_values"
+    }
     with loading.quiet():
         batch = processor(image, return_tensors="np", **flags)
     actual = {k: torch.from_numpy(batch[k][0]).double() for k in expected if k in batch}
     check = checks.outputs("pixels", expected, actual, tolerance=1e-6)
     if check.passed or not hasattr(found.reference, "accepted_pixels"):
         return check
-    accepted = {k: torch.from_numpy(v).double() for k, v in found.reference.accepted_pixels(image, found.architecture).items()}  # fmt: skip
+    accepted = {
+        k: torch.from_numpy(v).double()
+        for k, v in found.reference.accepted_pixels(image, found.architecture).items()
+    }
     if not checks.outputs("pixels", accepted, actual, tolerance=1e-6).passed:
         return check
-    return replace(check, status="known-defect",
-                   advice="no transformers processor comes nearer to the original at this image size")  # fmt: skip
+    return replace(
+        check,
+        status="known-defect",
+        advice="no transformers processor comes nearer to the original at this image size",
+    )
 
 
 def _image_sizes(architecture: Json) -> list[tuple[str, Any]]:
@@ -297,7 +316,11 @@ def tokens(found: Truth, folder: Path) -> Check:
 
     with loading.quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        expected = reference.tokenize(reference.EXAMPLE_TEXTS, vocabulary)
+        try:
+            expected = reference.tokenize(reference.EXAMPLE_TEXTS, vocabulary)
+        except ModuleNotFoundError as error:
+            why = f"the original's tokenizer is {error.name}: pip install {error.name}"
+            return checks.skipped("tokens", why)
         # cut where the original cuts: model_max_length is part of what is compared
         actual = [tokenizer(text, truncation=True)["input_ids"] for text in reference.EXAMPLE_TEXTS]
     offenders = [
@@ -311,7 +334,9 @@ def tokens(found: Truth, folder: Path) -> Check:
     )  # fmt: skip
 
 
-def write_tiny(family: Family, directory: str | tempfile.TemporaryDirectory[str]) -> tuple[str, Json, Json]:
+def write_tiny(
+    family: Family, directory: str | tempfile.TemporaryDirectory[str]
+) -> tuple[str, Json, Json]:
     """The built-in tiny checkpoint, written as the original writes it.
 
     Returns: location, companion options (option -> file), the --config that goes with it.
