@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
-from .core.errors import ConfigError
 from .core.family import Companion, Config, Family, Option, Processor, Published, Refusal, Source
 from .core.mapping import Drop, Mapping, Rename, Rule, Tie
 from .core.tokenizers import bert
@@ -17,12 +16,13 @@ if TYPE_CHECKING:
 
     from .core.family import Json
 
-_LEAF, _CONV = "{leaf:weight|bias}", "{leaf:w=weight|b=bias}"
-_IDS = "text_encoder.module.embeddings.position_ids"
-_HEADS = ("heads.{head:imagenet.mim_head=mim_head|fairseq_mlm=mlm_head"
-          "|cmd.mim_head=mmm_image_head|cmd.mlm_head=mmm_text_head}.cls.predictions")  # fmt: skip
-_TOWERS = {"image": "image_encoder.module", "text": "text_encoder.module",
-           "multimodal": "mm_encoder.module"}  # fmt: skip
+LEAF, CONV = "{leaf:weight|bias}", "{leaf:w=weight|b=bias}"
+IMAGE, TEXT = "image_encoder.module.embeddings", "text_encoder.module.embeddings"
+PATCHES, IDS = f"{IMAGE}.patch_embeddings.projection", f"{TEXT}.position_ids"
+TOWERS = {"image": "image_encoder.module", "text": "text_encoder.module",
+          "multimodal": "mm_encoder.module"}  # fmt: skip
+HEADS = ("heads.{head:imagenet.mim_head=mim_head|fairseq_mlm=mlm_head"
+         "|cmd.mim_head=mmm_image_head|cmd.mlm_head=mmm_text_head}.cls.predictions")  # fmt: skip
 
 
 def _same(source: str, target: str, path: str) -> Rename:
@@ -42,125 +42,84 @@ def _encoder(tower: str, source: str) -> Iterator[Rule]:
     """Layers, final norm and pooler; every tower counts its layers by itself."""
     layer = f"encoder.layer.{{{tower}_layer}}"
     for path in (
-        f"{layer}.attention.attention.{{part:query|key|value}}.{_LEAF}",
-        f"{layer}.{{part:attention.output|intermediate|output}}.dense.{_LEAF}",
-        f"{layer}.layernorm_{{part:before|after}}.{_LEAF}",
-        f"{{part:layernorm|pooler.dense}}.{_LEAF}",
+        f"{layer}.attention.attention.{{part:query|key|value}}.{LEAF}",
+        f"{layer}.{{part:attention.output|intermediate|output}}.dense.{LEAF}",
+        f"{layer}.layernorm_{{part:before|after}}.{LEAF}",
+        f"{{part:layernorm|pooler.dense}}.{LEAF}",
     ):
         yield _same(source, f"flava.{tower}_model", path)
 
 
 MAPPING = Mapping((
     *_embeddings("image", "{part:cls_token|mask_token|position_embeddings}",
-                 f"patch_embeddings.projection.{_LEAF}"),
+                 f"patch_embeddings.projection.{LEAF}"),
     *_embeddings("text", "{part:word_embeddings|position_embeddings|token_type_embeddings}.weight",
-                 f"LayerNorm.{_LEAF}"),
-    Drop(_IDS, reason="0, 1, 2 …: not a weight, transformers counts by itself", optional=True),
-    Drop("text_encoder.embeddings.position_ids", duplicate_of=_IDS, optional=True),
-    *(rule for tower, source in _TOWERS.items() for rule in _encoder(tower, source)),
+                 f"LayerNorm.{LEAF}"),
+    Drop(IDS, reason="0, 1, 2 …: not a weight, transformers counts by itself", optional=True),
+    Drop("text_encoder.embeddings.position_ids", duplicate_of=IDS, optional=True),
+    *(rule for tower, source in TOWERS.items() for rule in _encoder(tower, source)),
     Rename("mm_encoder.module.encoder.cls_token", "flava.multimodal_model.cls_token"),
-    Rename(f"mm_{{tower:image|text}}_projection.{_LEAF}", "flava.{tower}_to_mm_projection.{leaf}"),
-    Rename(f"{{tower:image|text}}_projection.{_LEAF}", "flava.{tower}_projection.{leaf}"),
+    Rename(f"mm_{{tower:image|text}}_projection.{LEAF}", "flava.{tower}_to_mm_projection.{leaf}"),
+    Rename(f"{{tower:image|text}}_projection.{LEAF}", "flava.{tower}_projection.{leaf}"),
     Rename("heads.cmd.clip_head.logit_scale", "flava.logit_scale"),
-    Rename(f"{_HEADS}.transform.{{part:dense|LayerNorm}}.{_LEAF}",
-           "{head}.transform.{part}.{leaf}"),
-    Rename(f"{_HEADS}.decoder.weight", "{head}.decoder.weight"),
+    _same(HEADS, "{head}", f"transform.{{part:dense|LayerNorm}}.{LEAF}"),
+    _same(HEADS, "{head}", "decoder.weight"),
     # 4.x reads `bias`, 5.x `decoder.bias`; given one of them, the other release reads zeros
-    Tie((f"{_HEADS}.bias", f"{_HEADS}.decoder.bias"), ("{head}.bias", "{head}.decoder.bias")),
-    Rename(f"heads.cmd.itm_head.pooler.dense.{_LEAF}", "itm_head.pooler.dense.{leaf}"),
-    Rename(f"heads.cmd.itm_head.cls.seq_relationship.{_LEAF}", "itm_head.seq_relationship.{leaf}"),
-    Rename(f"codebook.blocks.{{part:input|output.conv}}.{_CONV}",
-           "image_codebook.blocks.{part}.{leaf}"),
-    Rename("codebook.blocks.group_{group:1|2|3|4}.block_{block:1+}.res_path.conv_{conv:1|2|3|4}"
-           f".{_CONV}", "image_codebook.blocks.group_{group}.group.block_{block}.res_path.path"
-           ".conv_{conv}.{leaf}"),
-    Rename(f"codebook.blocks.group_{{group:2|3|4}}.block_1.id_path.{_CONV}",
+    Tie((f"{HEADS}.bias", f"{HEADS}.decoder.bias"), ("{head}.bias", "{head}.decoder.bias")),
+    _same("heads.cmd.itm_head", "itm_head", f"pooler.dense.{LEAF}"),
+    _same("heads.cmd.itm_head.cls", "itm_head", f"seq_relationship.{LEAF}"),
+    _same("codebook.blocks", "image_codebook.blocks", f"{{part:input|output.conv}}.{CONV}"),
+    Rename(f"codebook.blocks.group_{{group:2|3|4}}.block_1.id_path.{CONV}",
            "image_codebook.blocks.group_{group}.group.block_1.id_path.{leaf}"),
+    Rename("codebook.blocks.group_{group:1|2|3|4}.block_{block:1+}.res_path.conv_{conv:1|2|3|4}"
+           f".{CONV}", "image_codebook.blocks.group_{group}.group.block_{block}.res_path.path"
+           ".conv_{conv}.{leaf}"),
 ))  # fmt: skip
-
-# the file came to transformers' authors by hand: no public location is known
-FULL = Published(
-    name="flava-full", location="flava_full.pt", variant="flava-full",
-    hub_name="flava-full",
-)  # fmt: skip
 
 
 def config(source: Source) -> Config:
     size, count = source.manifest.size, source.manifest.count
-    image, text = "image_encoder.module.embeddings", "text_encoder.module.embeddings"
-    patch = f"{image}.patch_embeddings.projection.weight"
-    patches = size(f"{image}.position_embeddings", 1) - 1
-    grid = math.isqrt(max(patches, 0))
-    towers: Json = {f"{tower}_config": {
+    grid = math.isqrt(max(size(f"{IMAGE}.position_embeddings", 1) - 1, 0))
+    blocks = {key.split(".")[3] for key in source.manifest if "codebook.blocks.group_1." in key}
+    read: Json = {f"{tower}_config": {
         "hidden_size": size(f"{name}.layernorm.weight"),
         "num_hidden_layers": count(f"{name}.encoder.layer."),
         "intermediate_size": size(f"{name}.encoder.layer.0.intermediate.dense.weight"),
-    } for tower, name in _TOWERS.items()}  # fmt: skip
-    towers["image_config"] |= {
-        "patch_size": size(patch, 2), "num_channels": size(patch, 1),
-        "vocab_size": size("heads.imagenet.mim_head.cls.predictions.decoder.weight"),
-        **({"image_size": grid * size(patch, 2)} if grid**2 == patches else {}),
-    }  # fmt: skip
-    towers["text_config"] |= {
-        "vocab_size": size(f"{text}.word_embeddings.weight"),
-        "max_position_embeddings": size(f"{text}.position_embeddings.weight"),
-        "type_vocab_size": size(f"{text}.token_type_embeddings.weight"),
-    }  # fmt: skip
-    blocks = {key.split(".")[3] for key in source.manifest if "codebook.blocks.group_1." in key}
-    codebook = {
-        "hidden_size": size("codebook.blocks.input.w"), "num_blocks_per_group": len(blocks),
-        "input_channels": size("codebook.blocks.input.w", 1),
-        "vocab_size": size("codebook.blocks.output.conv.w"),
-    }  # fmt: skip
-    width = towers["multimodal_config"]["hidden_size"]
-    heads = {"num_attention_heads": 12} if width == 768 else {}  # the published size
-    required = dict.fromkeys((f"{tower}_config.num_attention_heads" for tower in _TOWERS),
-                             "attention heads leave no trace in the tensors")  # fmt: skip
-    if grid**2 != patches:
-        required["image_config.image_size"] = f"{patches} patches do not make a square"
+    } for tower, name in TOWERS.items()}  # fmt: skip
+    read["image_config"] |= {"image_size": grid * size(f"{PATCHES}.weight", 2),
+        "patch_size": size(f"{PATCHES}.weight", 2), "num_channels": size(f"{PATCHES}.weight", 1),
+        "vocab_size": size("heads.imagenet.mim_head.cls.predictions.decoder.weight")}  # fmt: skip
+    read["text_config"] |= {"vocab_size": size(f"{TEXT}.word_embeddings.weight"),
+        "max_position_embeddings": size(f"{TEXT}.position_embeddings.weight"),
+        "type_vocab_size": size(f"{TEXT}.token_type_embeddings.weight")}  # fmt: skip
+    read["image_codebook_config"] = {"hidden_size": size("codebook.blocks.input.w"),
+        "input_channels": size("codebook.blocks.input.w", 1), "num_blocks_per_group": len(blocks),
+        "vocab_size": size("codebook.blocks.output.conv.w")}  # fmt: skip
+    width = read["hidden_size"] = read["multimodal_config"]["hidden_size"]
+    read["projection_dim"] = size("text_projection.weight")
+    required = {f"{tower}_config.num_attention_heads": "attention heads leave no trace in tensors"
+                for tower in TOWERS}  # fmt: skip
     common = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True}
-    return Config(
-        read={"hidden_size": width, "projection_dim": size("text_projection.weight"), **towers,
-              "image_codebook_config": codebook},
-        # the codebook damps its branches by the number of blocks in its four groups
-        fixed={"model_type": "flava", "layer_norm_eps": 1e-12, "init_codebook": True,
-               "image_config": {**common, "mask_token": True}, "text_config": common,
-               "multimodal_config": {**common, "use_cls_token": True},
-               "image_codebook_config": {"num_groups": 4}},
-        assumed={"image_config": heads, "text_config": {**heads, "pad_token_id": 0},
-                 "multimodal_config": heads},
-        required=required,
-    )  # fmt: skip
-
-
-def finish(config: Json, source: Source) -> Json:
-    """No `…_config_dict`, which transformers lets overrule `…_config`; heads that share a width."""
-    lines = []
-    for name in ("text_config", "image_config", "multimodal_config", "image_codebook_config"):
-        fields, twin = config[name], config.get(f"{name}_dict") or {}
-        lines += [f"{name}_dict.{field} is {value}, {name}.{field} is {fields.get(field)}"
-                  for field, value in twin.items() if fields.get(field) != value]  # fmt: skip
-        heads, width = fields.get("num_attention_heads", 1), fields["hidden_size"]
-        if not isinstance(heads, int) or heads < 1 or width % heads:
-            lines.append(f"{name}: {heads} attention heads cannot share a width of {width}")
-    if lines:
-        raise ConfigError("flava: the config contradicts itself", lines)
-    return {key: value for key, value in config.items() if not key.endswith("_config_dict")}
+    heads = {"num_attention_heads": 12} if width == 768 else {}  # the published size
+    # the codebook damps its branches by the number of blocks in its four groups
+    fixed = {"model_type": "flava", "layer_norm_eps": 1e-12, "init_codebook": True,
+             "image_config": {**common, "mask_token": True},
+             "text_config": {**common, "pad_token_id": 0},
+             "multimodal_config": {**common, "use_cls_token": True},
+             "image_codebook_config": {"num_groups": 4}}  # fmt: skip
+    return Config(read, fixed, {f"{tower}_config": heads for tower in TOWERS}, required)
 
 
 def processor(config: Json, source: Source) -> Processor:
     """FlavaImageProcessor (both views of an image) and the BERT tokenizer, if it is given."""
     text, image = config["text_config"], config["image_config"]
     files = bert.tokenizer_files(source.options, bert.Settings(
-        size=text["vocab_size"], max_length=text["max_position_embeddings"],
-        processor="FlavaProcessor", pad_id=text["pad_token_id"],
-    ))  # fmt: skip
+        text["vocab_size"], text["max_position_embeddings"], "FlavaProcessor"))  # fmt: skip
     missing = () if files else (bert.MISSING,)
-    if image["num_channels"] != 3 or not isinstance(image["image_size"], int):
-        why = "image processor: the original's gives square RGB images, this model reads others"
-        return Processor(files, (*missing, why))
+    if image["num_channels"] != 3:
+        return Processor(files, (*missing, "image processor: the original's makes RGB images only"))
     grid = image["image_size"] // image["patch_size"]
-    entry = {
+    entry: Json = {
         "image_processor_type": "FlavaImageProcessor", "processor_class": "FlavaProcessor",
         "resample": 3, "codebook_resample": 1, "codebook_do_map_pixels": True,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "codebook_image_mean": [0.0] * 3,
@@ -173,10 +132,9 @@ def processor(config: Json, source: Source) -> Processor:
     }  # fmt: skip
     # one word of the codebook covers 8 x 8 pixels and stands for one patch
     for view, edge in (("", image["image_size"]), ("codebook_", 8 * grid)):
-        square = {"height": edge, "width": edge}
-        steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
-        entry |= {f"{view}size": square, f"{view}crop_size": square}
-        entry |= {f"{view}{step}": True for step in steps}
+        for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+            entry[f"{view}{step}"] = True
+        entry[f"{view}size"] = entry[f"{view}crop_size"] = {"height": edge, "width": edge}
         entry[f"{view}rescale_factor"] = 1 / 255
     return Processor({**files, "preprocessor_config.json": entry}, missing)
 
@@ -188,48 +146,38 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
     patches = {**image, "bool_masked_pos": inputs["bool_masked_pos"], "return_loss": False}
     texts = {**words, "input_ids_masked": inputs["input_ids_masked"], "return_loss": False}
     plain, both = model.flava(**words, **image), model(**{**patches, **texts})
-    pixels = inputs["codebook_pixel_values"]
-    tasks = ("contrastive_logits_per_image", "contrastive_logits_per_text", "itm_logits",
-             "mmm_image_logits", "mmm_text_logits")  # fmt: skip
-    return {
-        **{f"{kind}_embeddings": getattr(plain, f"{kind}_embeddings") for kind in _TOWERS},
-        **{f"{kind}_pooled": getattr(plain, f"{kind}_output").pooler_output for kind in _TOWERS},
-        **{name: getattr(both, name) for name in tasks},
-        "mim_logits": model(**patches).mim_logits,
-        "mlm_logits": model(**texts).mlm_logits,
-        "codebook_indices": model.image_codebook.get_codebook_indices(pixels),
-        "codebook_probabilities": model.image_codebook.get_codebook_probs(pixels),
-    }
+    pixels, codebook = inputs["codebook_pixel_values"], model.image_codebook
+    found = {"mim_logits": model(**patches).mim_logits, "mlm_logits": model(**texts).mlm_logits,
+             "codebook_indices": codebook.get_codebook_indices(pixels),
+             "codebook_probabilities": codebook.get_codebook_probs(pixels)}  # fmt: skip
+    for name in ("itm_logits", "mmm_image_logits", "mmm_text_logits",
+                 "contrastive_logits_per_image", "contrastive_logits_per_text"):  # fmt: skip
+        found[name] = getattr(both, name)
+    for kind in TOWERS:
+        found[f"{kind}_embeddings"] = getattr(plain, f"{kind}_embeddings")
+        found[f"{kind}_pooled"] = getattr(plain, f"{kind}_output").pooler_output
+    return found
 
-
-REFUSALS = (
-    Refusal(("*image_to_mm_projection.*", "loss.*_loss.*"), none_of=("flava.*",),
-            message="a torchmultimodal checkpoint (image_to_mm_projection, loss.…); this converter "
-            "takes the original (image_encoder.module.…, mm_image_projection)"),
-    Refusal(("blocks.group_1.*", "image_codebook.blocks.*"), none_of=("*_encoder.*", "flava.*"),
-            message="a codebook without the model: give it as --codebook, FLAVA as --checkpoint"),
-    Refusal(("codebook.blocks.group_1.block_1.id_path.*",),
-            message="--codebook is DALL-E's decoder (decoder.pkl); FLAVA uses encoder.pkl"),
-    Refusal(("codebook.*blocks.group_1.group.*",),
-            message="--codebook has transformers' names already; give DALL-E's encoder.pkl"),
-)  # fmt: skip
 
 FAMILY = Family(
-    name="flava",
-    title="FLAVA",
-    model_class="FlavaForPreTraining",
-    mapping=MAPPING,
-    config=config,
-    finish=finish,
-    processor=processor,
-    outputs=outputs,
+    "flava", "FLAVA", "FlavaForPreTraining", MAPPING, config, outputs, processor,
     prefixes=("module.", "model."),
-    published=(FULL,),
-    refusals=REFUSALS,
-    options=(
-        Option(("--codebook", "--codebook_path"), "DALL-E's encoder.pkl", metavar="FILE"),
-        *bert.OPTIONS,
+    # no public location of the file is known
+    published=(Published("flava-full", "flava_full.pt", "flava-full", hub_name="flava-full"),),
+    refusals=(
+        Refusal(("*image_to_mm_projection.*", "loss.*_loss.*"), none_of=("flava.*",),
+                message="a torchmultimodal checkpoint (image_to_mm_projection, loss.…); this "
+                "converter takes the original (image_encoder.module.…, mm_image_projection)"),
+        Refusal(("blocks.group_1.*", "image_codebook.blocks.*"), none_of=("*_encoder.*", "flava.*"),
+                message="the codebook alone: give it as --codebook, FLAVA's file as --checkpoint"),
+        Refusal(("codebook.blocks.group_1.block_1.id_path.*",),
+                message="--codebook is DALL-E's decoder (decoder.pkl); FLAVA uses encoder.pkl"),
+        Refusal(("codebook.*blocks.group_1.group.*",),
+                message="--codebook has transformers' names already; give DALL-E's encoder.pkl"),
     ),
+    options=(Option(("--codebook", "--codebook_path"), "DALL-E's encoder.pkl", metavar="FILE"),
+             *bert.OPTIONS),
     companions=(Companion("codebook", "codebook.", "https://cdn.openai.com/dall-e/encoder.pkl"),),
+    checkpoint_flags=("--checkpoint_path",),
     needs="DALL-E's encoder.pkl; bert-base-uncased's vocab.txt for the tokenizer",
-)
+)  # fmt: skip
