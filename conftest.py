@@ -20,20 +20,33 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conversions")
-    group.addoption("--checkpoints", type=Path, help="folder with real published files, under their published names")  # fmt: skip
-    group.addoption("--download", action="store_true", help="fetch real published files that are not there")  # fmt: skip
+    group.addoption(
+        "--checkpoints",
+        type=Path,
+        help="folder with real published files, under their published names",
+    )
+    group.addoption(
+        "--download", action="store_true", help="fetch real published files that are not there"
+    )
     group.addoption("--image", type=Path, help="the COCO picture 000000039769.jpg")
     group.addoption("--record", type=Path, help="write the machine-readable record of this run")
+    group.addoption("--folders", type=Path, help="leave the tiny folders here, and load those of other releases")  # fmt: skip
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for `family` runs once for each, with ids that start with its name."""
     if "family" in metafunc.fixturenames:
-        metafunc.parametrize("family", tiny.FAMILIES, ids=[f"{name}-tiny" for name in tiny.FAMILIES])
+        metafunc.parametrize(
+            "family", tiny.FAMILIES, ids=[f"{name}-tiny" for name in tiny.FAMILIES]
+        )
     if "published" in metafunc.fixturenames:
-        metafunc.parametrize("published", tiny.PUBLISHED, ids=[f"{p[0]}-{p[1]}" for p in tiny.PUBLISHED])  # fmt: skip
+        metafunc.parametrize(
+            "published", tiny.PUBLISHED, ids=[f"{p[0]}-{p[1]}" for p in tiny.PUBLISHED]
+        )
     if "variant" in metafunc.fixturenames:
-        metafunc.parametrize("variant", tiny.VARIANTS, ids=[f"{v[0]}-{v[1]}" for v in tiny.VARIANTS])
+        metafunc.parametrize(
+            "variant", tiny.VARIANTS, ids=[f"{v[0]}-{v[1]}" for v in tiny.VARIANTS]
+        )
 
 
 @pytest.fixture
@@ -45,10 +58,14 @@ def converted(family: str) -> tiny.Converted:
 @pytest.fixture
 def note(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Give a check's name, worst difference and values to the closing table and the record."""
-    return lambda check, worst=None, **values: record_property("check", record.entry(check, worst, values))  # fmt: skip
+    return lambda check, worst=None, **values: record_property(
+        "check", record.entry(check, worst, values)
+    )
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     table = record.collect(terminalreporter.stats)
     record.show(table, terminalreporter.write_line)
     if config.getoption("--record"):

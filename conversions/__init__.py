@@ -49,7 +49,9 @@ def family(name: str) -> Family:
     try:
         return families()[name]
     except KeyError:
-        raise ConversionError(f"no family {name!r}", [f"families: {', '.join(families())}"]) from None  # fmt: skip
+        raise ConversionError(
+            f"no family {name!r}", [f"families: {', '.join(families())}"]
+        ) from None
 
 
 def _request(
@@ -65,7 +67,10 @@ def _request(
     known = {option.name: option.default for option in chosen.options}
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ConversionError(f"{name}: no such options: {', '.join(unknown)}", [f"options: {', '.join(known) or 'none'}"])  # fmt: skip
+        raise ConversionError(
+            f"{name}: no such options: {', '.join(unknown)}",
+            [f"options: {', '.join(known) or 'none'}"],
+        )
     if checks not in ("auto", "all", "files"):
         raise ConversionError(f"checks {checks!r}: not one of auto, all, files")
     return Request(
@@ -105,7 +110,9 @@ def convert(
 
     from .core import conversion
 
-    request = _request(family, checkpoint, config, dtype, weights, max_shard_size, checks, progress, options)  # fmt: skip
+    request = _request(
+        family, checkpoint, config, dtype, weights, max_shard_size, checks, progress, options
+    )
     target = Path(output) if output is not None else None
     if push_to_hub is None:
         return conversion.convert(request, target, overwrite)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, convert, families, inspect, verify
-from .core.errors import CheckFailed, ConversionError
+from .core.errors import ConversionError
 from .core.family import Family
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _complain(
             f"unexpected {type(error).__name__}: {error}\n"
-            "  this is a defect of the converter, not of your file; run again with --traceback and report it"
+            "  this is a defect of the converter, not of your file:\n"
+            "  run again with --traceback and report it"
         )
         return 1
 
@@ -66,7 +67,8 @@ def _complain(message: str) -> None:
 def parser() -> argparse.ArgumentParser:
     """The whole command line; builds without torch."""
     top = argparse.ArgumentParser(
-        prog="conversions", description="Convert original checkpoints to transformers folders, and prove it."
+        prog="conversions",
+        description="Convert original checkpoints to transformers folders, and prove it.",
     )
     top.add_argument("--version", action="version", version=f"conversions {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -90,7 +92,11 @@ def _add_list(commands: Any) -> None:
 
 def _add_inspect(commands: Any) -> None:
     command = commands.add_parser("inspect", help="what a checkpoint holds; executes nothing in it")
-    command.add_argument("checkpoint", metavar="CHECKPOINT", help="file, folder, URL, hf://REPO/FILE or published name")  # fmt: skip
+    command.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="file, folder, URL, hf://REPO/FILE or published name",
+    )
     _add_common(command)
     command.set_defaults(run=_inspect)
 
@@ -99,12 +105,36 @@ def _add_convert(commands: Any) -> None:
     command = commands.add_parser("convert", help="convert a checkpoint and check the result")
     by_family = command.add_subparsers(metavar="FAMILY", required=True, dest="family")
     for name, family in families().items():
-        one = by_family.add_parser(name, help=family.title, description=f"Convert {family.title} to {family.model_class}.")  # fmt: skip
+        one = by_family.add_parser(
+            name, help=family.title, description=f"Convert {family.title} to {family.model_class}."
+        )
         _add_source(one, family)
-        one.add_argument("--output", "--pytorch_dump_folder_path", metavar="DIR", help="folder to write; without it nothing is written")  # fmt: skip
-        one.add_argument("--overwrite", action="store_true", help="replace an existing folder, once every check passed")  # fmt: skip
-        one.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest safetensors file (default 5GB)")  # fmt: skip
-        one.add_argument("--push-to-hub", "--push_to_hub", "--output_hub_path", nargs="?", const="", metavar="REPO", help="upload the finished folder")  # fmt: skip
+        one.add_argument(
+            "--output",
+            "--pytorch_dump_folder_path",
+            metavar="DIR",
+            help="folder to write; without it nothing is written",
+        )
+        one.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="replace an existing folder, once every check passed",
+        )
+        one.add_argument(
+            "--max-shard-size",
+            default="5GB",
+            metavar="SIZE",
+            help="largest safetensors file (default 5GB)",
+        )
+        one.add_argument(
+            "--push-to-hub",
+            "--push_to_hub",
+            "--output_hub_path",
+            nargs="?",
+            const="",
+            metavar="REPO",
+            help="upload the finished folder",
+        )
         one.add_argument("--save_model", action="store_true", help=argparse.SUPPRESS)
         one.set_defaults(run=_convert, checks="auto")
 
@@ -113,7 +143,9 @@ def _add_verify(commands: Any) -> None:
     command = commands.add_parser("verify", help="all checks on an existing folder")
     by_family = command.add_subparsers(metavar="FAMILY", required=True, dest="family")
     for name, family in families().items():
-        one = by_family.add_parser(name, help=family.title, description=f"Verify a {family.title} folder.")  # fmt: skip
+        one = by_family.add_parser(
+            name, help=family.title, description=f"Verify a {family.title} folder."
+        )
         _add_source(one, family)
         one.add_argument("--model", required=True, metavar="DIR", help="the converted folder")
         one.set_defaults(run=_verify, checks="all")
@@ -122,20 +154,51 @@ def _add_verify(commands: Any) -> None:
 def _add_source(command: argparse.ArgumentParser, family: Family) -> None:
     which = command.add_mutually_exclusive_group(required=True)
     plain = [flag for flag in family.checkpoint_flags if "=" not in flag]
-    which.add_argument("--checkpoint", *plain, metavar="CHECKPOINT",
-                       help="file, folder of shards, URL, hf://REPO/FILE, published name, or tiny")  # fmt: skip
-    for flag, _, location in (flag.partition("=") for flag in family.checkpoint_flags if "=" in flag):
-        which.add_argument(flag, dest="checkpoint", metavar="REPO", type=location.format,
-                           help=f"hub repository that holds {location.rpartition('/')[2]}")  # fmt: skip
-    command.add_argument("--config", "--config_path", metavar="JSON", help="JSON file or folder with config.json: what the tensors cannot tell")  # fmt: skip
-    command.add_argument("--weights", metavar="NAME", help="which entry of a training checkpoint (model_ema)")  # fmt: skip
-    command.add_argument("--dtype", choices=["auto", "float32", "float16", "bfloat16", "float64"], default="auto",
-                         help="dtype to write (default: the file's own)")  # fmt: skip
-    command.add_argument("--checks", choices=["auto", "all", "files"],
-                         help="build the model to check it: auto up to 512 MiB, all always, files never")  # fmt: skip
+    which.add_argument(
+        "--checkpoint",
+        *plain,
+        metavar="CHECKPOINT",
+        help="file, folder of shards, URL, hf://REPO/FILE, published name, or tiny",
+    )
+    for flag, _, location in (
+        flag.partition("=") for flag in family.checkpoint_flags if "=" in flag
+    ):
+        which.add_argument(
+            flag,
+            dest="checkpoint",
+            metavar="REPO",
+            type=location.format,
+            help=f"hub repository that holds {location.rpartition('/')[2]}",
+        )
+    command.add_argument(
+        "--config",
+        "--config_path",
+        metavar="JSON",
+        help="JSON file or folder with config.json: what the tensors cannot tell",
+    )
+    command.add_argument(
+        "--weights", metavar="NAME", help="which entry of a training checkpoint (model_ema)"
+    )
+    command.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "float16", "bfloat16", "float64"],
+        default="auto",
+        help="dtype to write (default: the file's own)",
+    )
+    command.add_argument(
+        "--checks",
+        choices=["auto", "all", "files"],
+        help="build the model to check it: auto up to 512 MiB, all always, files never",
+    )
     for option in family.options:
-        command.add_argument(*option.flags, dest=option.name, default=option.default, type=option.type,
-                             metavar=option.metavar or option.name.upper(), help=option.help)  # fmt: skip
+        command.add_argument(
+            *option.flags,
+            dest=option.name,
+            default=option.default,
+            type=option.type,
+            metavar=option.metavar or option.name.upper(),
+            help=option.help,
+        )
     _add_common(command)
 
 
@@ -163,7 +226,9 @@ def _repository(args: argparse.Namespace) -> str | None:
 
     published = find_published(families()[args.family], args.checkpoint)
     if published is None or published.hub_name is None:
-        raise ConversionError("--push-to-hub needs a repository: this checkpoint has no hub name of its own")  # fmt: skip
+        raise ConversionError(
+            "--push-to-hub needs a repository: this checkpoint has no hub name of its own"
+        )
     return published.hub_name
 
 
@@ -216,7 +281,11 @@ def _print_checks(console: Console, report: Report) -> None:
     for _ in range(3):
         table.add_column(overflow="fold")
     for check in report.checks:
-        why = check.figure if check.status in ("passed", "failed") else (check.figure and check.figure + "; ") + check.advice  # fmt: skip
+        why = (
+            check.figure
+            if check.status in ("passed", "failed")
+            else (check.figure and check.figure + "; ") + check.advice
+        )
         table.add_row(check.name, Text(check.status, STYLES[check.status]), Text(why))
     console.print(table)
 
@@ -240,7 +309,9 @@ def _progress() -> Any:
     def show(label: str, done: int, total: int) -> None:
         bar = bars.get(label)
         if bar is None:
-            bar = bars[label] = tqdm(total=total or None, desc=label, unit="B", unit_scale=True, leave=False)  # fmt: skip
+            bar = bars[label] = tqdm(
+                total=total or None, desc=label, unit="B", unit_scale=True, leave=False
+            )
         bar.update(done - bar.n)
         if total and done >= total:
             bars.pop(label).close()
@@ -265,7 +336,9 @@ def _print_inspection(console: Console, found: Inspection) -> None:
     say(f"family: {found.family or 'not recognised'}")
     if found.refusal:
         say(f"cannot be converted: {found.refusal}")
-    trees = ", ".join(f"{name or '(top level)'} ({count} tensors)" for name, count in found.trees.items())  # fmt: skip
+    trees = ", ".join(
+        f"{name or '(top level)'} ({count} tensors)" for name, count in found.trees.items()
+    )
     say(f"state dicts: {trees}; shown: {found.tree or '(top level)'}")
     say(f"{found.tensors} tensors, {found.parameters:,} elements")
     _print_pairs(console, "", found.keys)
@@ -276,7 +349,11 @@ def _print_inspection(console: Console, found: Inspection) -> None:
             for line in lines:
                 say(f"  {line}")
     _print_pairs(console, "beside the tensors:", found.other)
-    _print_pairs(console, "pickled names met, none executed:", {k: f"{n} times" for k, n in found.foreign.items()})  # fmt: skip
+    _print_pairs(
+        console,
+        "pickled names met, none executed:",
+        {k: f"{n} times" for k, n in found.foreign.items()},
+    )
 
 
 def _print_pairs(console: Console, title: str, pairs: Any) -> None:
@@ -304,14 +381,21 @@ def _list(args: argparse.Namespace) -> int:
 
     console = _console()
     for family in families().values():
-        console.print(Text(f"{family.name}", "bold") + Text(f"  {family.title} -> {family.model_class}"))  # fmt: skip
+        console.print(
+            Text(f"{family.name}", "bold") + Text(f"  {family.title} -> {family.model_class}")
+        )
         if family.needs:
             console.print(f"  needs: {family.needs}", markup=False, highlight=False)
         table = Table(box=None, pad_edge=False, show_header=False)
         for _ in range(4):
             table.add_column(overflow="fold")
         for published in family.published:
-            table.add_row(Text(f"  {published.name}"), published.variant, _parameters(family, published.variant), Text(published.location))  # fmt: skip
+            table.add_row(
+                Text(f"  {published.name}"),
+                published.variant,
+                _parameters(family, published.variant),
+                Text(published.location),
+            )
         console.print(table)
     return 0
 

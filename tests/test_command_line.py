@@ -1,11 +1,10 @@
-"""The command line keeps its contract: flags, exit codes, what is printed where, what is left behind."""
+"""The command line keeps its contract: flags, exit codes, what it prints, what it leaves."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,27 @@ def arguments_of(family: str) -> list[str]:
     converted = tiny.converted(family)
     config = converted.checkpoint.parent / "config_given.json"
     config.write_text(json.dumps(converted.config))
-    extra = [part for option, path in converted.companions.items() for part in (f"--{option}", path)]
+    extra = [
+        part for option, path in converted.companions.items() for part in (f"--{option}", path)
+    ]
     return ["--checkpoint", str(converted.checkpoint), "--config", str(config), *extra]
 
 
-def test_tiny_converts_from_the_command_line(family: str, tmp_path: Path, capsys: Any, note: Any) -> None:
-    """`convert FAMILY --checkpoint tiny --output DIR` prints every check and leaves a model folder."""
+def test_tiny_converts_from_the_command_line(
+    family: str, tmp_path: Path, capsys: Any, note: Any
+) -> None:
+    """`convert FAMILY --checkpoint tiny --output DIR` prints every check, leaves a model folder."""
     assert run("convert", family, "--checkpoint", "tiny", "--output", tmp_path / "model") == 0
     printed = capsys.readouterr().out
     note("command-line")
-    for name in ("key-coverage", "strict-load", "parameter-sums", "exact-values", "round-trip", "logits"):
+    for name in (
+        "key-coverage",
+        "strict-load",
+        "parameter-sums",
+        "exact-values",
+        "round-trip",
+        "logits",
+    ):
         assert name in printed
     assert (tmp_path / "model" / "conversion.json").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
@@ -46,7 +56,9 @@ def test_tiny_converts_from_the_command_line(family: str, tmp_path: Path, capsys
 
 def test_json_report_is_for_machines(family: str, tmp_path: Path, capsys: Any, note: Any) -> None:
     """--json prints one JSON object with every check and nothing else."""
-    assert run("convert", family, *arguments_of(family), "--output", tmp_path / "model", "--json") == 0
+    assert (
+        run("convert", family, *arguments_of(family), "--output", tmp_path / "model", "--json") == 0
+    )
     report = json.loads(capsys.readouterr().out)
     note("command-line")
     assert report["passed"] and {c["name"] for c in report["checks"]} >= {"key-coverage", "logits"}
@@ -62,11 +74,16 @@ def test_existing_folder_is_refused(family: str, tmp_path: Path, capsys: Any, no
     note("command-line")
     assert error.startswith("error: ") and "--overwrite" in error and "Traceback" not in error
     assert (tmp_path / "model" / "config.json").read_text() == "mine"
-    assert run("convert", family, *arguments_of(family), "--output", tmp_path / "model", "--overwrite") == 0
+    assert (
+        run("convert", family, *arguments_of(family), "--output", tmp_path / "model", "--overwrite")
+        == 0
+    )
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"]
 
 
-def test_without_output_nothing_is_written(family: str, tmp_path: Path, capsys: Any, monkeypatch: Any, note: Any) -> None:
+def test_without_output_nothing_is_written(
+    family: str, tmp_path: Path, capsys: Any, monkeypatch: Any, note: Any
+) -> None:
     """Without --output it converts and verifies, and leaves no file."""
     monkeypatch.chdir(tmp_path)
     assert run("convert", family, *arguments_of(family)) == 0
@@ -75,8 +92,10 @@ def test_without_output_nothing_is_written(family: str, tmp_path: Path, capsys: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verify_accepts_the_folder_and_names_a_changed_tensor(family: str, tmp_path: Path, capsys: Any, note: Any) -> None:
-    """verify passes on a converted folder; with one weight changed it exits 1 and names the tensor."""
+def test_verify_accepts_the_folder_and_names_a_changed_tensor(
+    family: str, tmp_path: Path, capsys: Any, note: Any
+) -> None:
+    """verify passes on a converted folder; one weight changed: exit 1, and the tensor is named."""
     converted = tiny.converted(family)
     folder = converted.copy(tmp_path / "model")
     assert run("verify", family, *arguments_of(family), "--model", folder) == 0
@@ -84,7 +103,11 @@ def test_verify_accepts_the_folder_and_names_a_changed_tensor(family: str, tmp_p
     assert run("verify", family, *arguments_of(family), "--model", folder) == 1
     captured = capsys.readouterr()
     note("command-line")
-    assert captured.err.startswith("error: ") and key in captured.err and "exact-values" in captured.err
+    assert (
+        captured.err.startswith("error: ")
+        and key in captured.err
+        and "exact-values" in captured.err
+    )
 
 
 def damage(folder: Path) -> str:
@@ -109,7 +132,9 @@ def test_upstream_flags_are_accepted(family: str, tmp_path: Path, note: Any) -> 
     if family == "vipllava":
         aliases.pop("--checkpoint")
     translated = [aliases.get(argument, argument) for argument in arguments]
-    assert run("convert", family, *translated, "--pytorch_dump_folder_path", tmp_path / "model") == 0
+    assert (
+        run("convert", family, *translated, "--pytorch_dump_folder_path", tmp_path / "model") == 0
+    )
     note("command-line")
     assert (tmp_path / "model" / "config.json").exists()
 
@@ -131,8 +156,12 @@ def test_usage_errors_exit_two(capsys: Any) -> None:
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["absent.pt", "hf://", "s3://bucket/file", "http://127.0.0.1:9/model.pt"])
-def test_what_cannot_be_opened_is_refused(name: str, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    "name", ["absent.pt", "hf://", "s3://bucket/file", "http://127.0.0.1:9/model.pt"]
+)
+def test_what_cannot_be_opened_is_refused(
+    name: str, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
     """A checkpoint that is not there is an error that names it, never a traceback."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))

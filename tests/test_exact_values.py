@@ -47,11 +47,14 @@ def test_dtype_asked_for_is_written(family: str, dtype: str, tmp_path: Path, not
 
 @settings(max_examples=4)
 @given(data=st.data())
-def test_two_runs_write_the_same_bytes(family: str, data: Any, tmp_path_factory: Any, note: Any) -> None:
+def test_two_runs_write_the_same_bytes(
+    family: str, data: Any, tmp_path_factory: Any, note: Any
+) -> None:
     """Converting one checkpoint twice gives byte-identical folders."""
     arch = data.draw(strategies.architectures(family))
     folders = [
-        tiny.convert_state(family, tmp_path_factory.mktemp("run"), arch=arch).folder for _ in range(2)
+        tiny.convert_state(family, tmp_path_factory.mktemp("run"), arch=arch).folder
+        for _ in range(2)
     ]
     note("exact-values")
     first, second = ({p.name: p.read_bytes() for p in sorted(f.iterdir())} for f in folders)

@@ -30,7 +30,7 @@ def test_tiny_outputs_agree(family: str, note: Any) -> None:
 def test_random_architectures_agree(
     family: str, data: Any, seed: int, batch: int, tmp_path_factory: Any, note: Any
 ) -> None:
-    """Random tiny architectures, weights and batches: reference(source) = transformers(converted)."""
+    """For random tiny models and batches reference(source) = transformers(converted)."""
     reference = tiny.truth.load_reference(family)
     arch = data.draw(strategies.architectures(family))
     state = reference.state_dict(arch, seed)
@@ -39,7 +39,9 @@ def test_random_architectures_agree(
         found = tiny.truth_of(source)
         assert found.architecture == arch
         inputs = reference.inputs(arch, batch, seed)
-        check = parity.logits(converted.family, found, source.plan, source.state, converted.folder, inputs)
+        check = parity.logits(
+            converted.family, found, source.plan, source.state, converted.folder, inputs
+        )
     judge(check, note)
 
 
@@ -50,8 +52,15 @@ def test_rows_of_a_batch_do_not_mix(family: str, note: Any) -> None:
     inputs = reference.inputs(reference.TINY, 3)
     with torch.no_grad():
         full = reference.forward(converted.state, reference.TINY, inputs)
-        alone = reference.forward(converted.state, reference.TINY, {k: v[1:2] for k, v in inputs.items()})
+        alone = reference.forward(
+            converted.state, reference.TINY, {k: v[1:2] for k, v in inputs.items()}
+        )
     note("logits")
     for name, value in alone.items():
-        if value.dim() and value.shape[0] == 1 and full[name].shape[0] == 3 and full[name].shape[1:] == value.shape[1:]:
+        if (
+            value.dim()
+            and value.shape[0] == 1
+            and full[name].shape[0] == 3
+            and full[name].shape[1:] == value.shape[1:]
+        ):
             torch.testing.assert_close(full[name][1:2], value, atol=1e-5, rtol=1e-4)

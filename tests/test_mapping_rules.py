@@ -14,7 +14,10 @@ from conversions.core.mapping import Drop, Expand, Mapping, Pattern, Rename, Spl
 
 def one(rule, tensors, options=None):
     """The target tensors of one rule on one list of source tensors, blocks joined."""
-    return [torch.cat(blocks) if len(blocks) > 1 else blocks[0] for blocks in rule.forward(tensors, options or {})]
+    return [
+        torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+        for blocks in rule.forward(tensors, options or {})
+    ]
 
 
 def test_split_cuts_in_order_and_joins_again():
@@ -22,7 +25,11 @@ def test_split_cuts_in_order_and_joins_again():
     rule = Split("qkv.weight", ("q.weight", "k.weight", "v.weight"))
     source = torch.arange(12.0).reshape(6, 2)
     parts = one(rule, [source])
-    assert [part.tolist() for part in parts] == [source[0:2].tolist(), source[2:4].tolist(), source[4:6].tolist()]
+    assert [part.tolist() for part in parts] == [
+        source[0:2].tolist(),
+        source[2:4].tolist(),
+        source[4:6].tolist(),
+    ]
     assert torch.equal(rule.backward(parts)[0], source)
     assert rule.target_shapes([(6, 2)]) == [(2, 2)] * 3
 
@@ -130,7 +137,9 @@ def test_holes_are_named():
 
 def test_idle_rules_are_named_unless_optional():
     """A rule that fires on nothing is an error; an optional one is not."""
-    mapping = Mapping([Rename("a", "x"), Rename("b", "y"), Drop("c", reason="no weight", optional=True)])
+    mapping = Mapping(
+        [Rename("a", "x"), Rename("b", "y"), Drop("c", reason="no weight", optional=True)]
+    )
     assert [rule.source for rule in mapping.plan(["a"]).coverage.idle] == ["b"]
 
 

@@ -24,10 +24,14 @@ def test_source_sum_is_that_of_the_reference_weights(family: str, note: Any) -> 
     converted = tiny.converted(family)
     plan = converted.family.mapping.plan(converted.state)
     expected = math.fsum(
-        float(converted.state[move.sources[0]].double().sum()) for move in plan.moves if move.targets
+        float(converted.state[move.sources[0]].double().sum())
+        for move in plan.moves
+        if move.targets
     )
     note("parameter-sums")
-    assert math.isclose(converted.report["parameter-sums"].values["source_sum"], expected, rel_tol=1e-9)
+    assert math.isclose(
+        converted.report["parameter-sums"].values["source_sum"], expected, rel_tol=1e-9
+    )
 
 
 @pytest.mark.parametrize("fault", ["scaled", "nan", "infinite"])
@@ -36,7 +40,9 @@ def test_a_changed_tensor_is_named(family: str, fault: str, note: Any) -> None:
     converted = tiny.converted(family)
     written = {key: tensor.clone() for key, tensor in converted.written.items()}
     plan = converted.family.mapping.plan(converted.state)
-    move = next(m for m in plan.moves if len(m.targets) == 1 and converted.state[m.sources[0]].dim() > 1)
+    move = next(
+        m for m in plan.moves if len(m.targets) == 1 and converted.state[m.sources[0]].dim() > 1
+    )
     tensor = written[move.targets[0]]
     if fault == "scaled":
         tensor *= 1.001

@@ -103,7 +103,9 @@ def test_layers_one_and_ten_stay_apart(family: str, index: str, note: Any) -> No
             from conversions.core.mapping import Pattern
 
             pattern = Pattern(text)
-            binding = {p.name: p.choices[0][0] if p.choices else index for p in pattern.placeholders}
+            binding = {
+                p.name: p.choices[0][0] if p.choices else index for p in pattern.placeholders
+            }
             for target in mapping.rename_key(pattern.format(binding)):
                 wanted = sum(p.is_index for p in pattern.placeholders)
                 assert target.split(".").count(index) + target.count(f"_{index}.") >= wanted, target

@@ -37,7 +37,9 @@ def test_two_exchanged_tensors_are_named(family: str, note: Any) -> None:
 
 @settings(max_examples=4)
 @given(data=st.data(), seed=strategies.seeds)
-def test_random_architectures_come_back(family: str, data: Any, seed: int, tmp_path_factory: Any, note: Any) -> None:
+def test_random_architectures_come_back(
+    family: str, data: Any, seed: int, tmp_path_factory: Any, note: Any
+) -> None:
     """For random tiny architectures, weights and dtypes the round trip is the identity."""
     reference = tiny.truth.load_reference(family)
     arch = data.draw(strategies.architectures(family))
@@ -47,6 +49,9 @@ def test_random_architectures_come_back(family: str, data: Any, seed: int, tmp_p
     note("round-trip")
     for move in plan.moves:
         if move.rule.has_inverse:
-            restored = move.backward(converted.written, len(state[move.sources[0]]) if state[move.sources[0]].dim() else None)
+            restored = move.backward(
+                converted.written,
+                len(state[move.sources[0]]) if state[move.sources[0]].dim() else None,
+            )
             for key, tensor in zip(move.sources, restored, strict=True):
                 assert same_bits(state[key], tensor.contiguous()), key

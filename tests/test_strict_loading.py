@@ -23,7 +23,7 @@ def test_tiny_folder_loads_strictly(family: str, note: Any) -> None:
 
 
 def test_tiny_folder_is_in_memory_as_written(family: str, note: Any) -> None:
-    """Every tensor in memory after from_pretrained is the folder's, or the release's known defect."""
+    """Every tensor in memory after from_pretrained is the folder's, or a known defect."""
     check = tiny.converted(family).report["reload"]
     note("reload")
     if check.status == "known-defect":
@@ -31,12 +31,16 @@ def test_tiny_folder_is_in_memory_as_written(family: str, note: Any) -> None:
     assert check.status == "passed", check.details
 
 
-def test_published_size_fits_the_model_class(variant: tuple[str, str], tmp_path: Path, note: Any) -> None:
+def test_published_size_fits_the_model_class(
+    variant: tuple[str, str], tmp_path: Path, note: Any
+) -> None:
     """At a published size every name and shape is what the model class builds from the config."""
     family, size = variant
     chosen = conversions.family(family)
     manifest = published_manifest(family, size)
-    source = Source(manifest, {o.name: o.default for o in chosen.options}, {}, published_of(chosen, size))
+    source = Source(
+        manifest, {o.name: o.default for o in chosen.options}, {}, published_of(chosen, size)
+    )
     config = chosen.finish(configs.build(family, chosen.config(source), {}), source)
     plan = chosen.mapping.plan(manifest)
     write_config(tmp_path, {**config, "architectures": [chosen.model_class]})
@@ -51,8 +55,14 @@ def test_published_size_fits_the_model_class(variant: tuple[str, str], tmp_path:
         )
     }
     layout = loading.match_layout(shapes, {n: tuple(t.shape) for n, t in memory.items()})
-    wrong = [f"{k} {shapes[k]} -> {tuple(memory[n].shape)}" for k, n in layout.items() if tuple(memory[n].shape) != shapes[k]]
-    missing = [name for name in loading.unfilled(layout, memory) if not is_tied(name, memory, layout)]
+    wrong = [
+        f"{k} {shapes[k]} -> {tuple(memory[n].shape)}"
+        for k, n in layout.items()
+        if tuple(memory[n].shape) != shapes[k]
+    ]
+    missing = [
+        name for name in loading.unfilled(layout, memory) if not is_tied(name, memory, layout)
+    ]
     check = checks.strict_load(missing, [k for k in shapes if k not in layout], wrong, size)
     note("strict-load", tensors=len(shapes))
     assert check.passed, check.details
@@ -72,9 +82,18 @@ def test_published_config_holds_the_published_facts(variant: tuple[str, str], no
     note("config", sizes=len(names))
     assert names, f"golden/{family}.json records no config for {size}"
     for name in names:
-        published = next((p for p in chosen.published if p.name == name), published_of(chosen, size))
-        source = Source(published_manifest(family, size), {o.name: o.default for o in chosen.options}, {}, published)
-        config = configs.flatten(chosen.finish(configs.build(family, chosen.config(source), {}), source))
+        published = next(
+            (p for p in chosen.published if p.name == name), published_of(chosen, size)
+        )
+        source = Source(
+            published_manifest(family, size),
+            {o.name: o.default for o in chosen.options},
+            {},
+            published,
+        )
+        config = configs.flatten(
+            chosen.finish(configs.build(family, chosen.config(source), {}), source)
+        )
         assert {key: config.get(key) for key in expected[name]} == expected[name]
 
 

@@ -26,7 +26,7 @@ FAMILIES = list(conversions.families())
 
 
 def section(family: str, name: str) -> dict[str, Any]:
-    """A section of a golden file; empty while a family is being added (test_golden_files says so)."""
+    """A section of a golden file; empty while a family is being added (test_golden_files tells)."""
     if not (truth.golden_root() / f"{family}.json").exists():
         return {}
     return truth.load_golden(family).get(name, {})  # type: ignore[no-any-return]
@@ -71,7 +71,9 @@ class Converted:
 
     def request(self, **changes: Any) -> Request:
         """A request for the same conversion."""
-        return make_request(self.family.name, self.checkpoint, self.config, self.companions, **changes)
+        return make_request(
+            self.family.name, self.checkpoint, self.config, self.companions, **changes
+        )
 
     def copy(self, destination: Path) -> Path:
         """A copy of the folder to damage."""
@@ -79,15 +81,23 @@ class Converted:
 
 
 def make_request(
-    family: str, checkpoint: Path | str, config: dict[str, Any], options: dict[str, Any], **changes: Any
+    family: str,
+    checkpoint: Path | str,
+    config: dict[str, Any],
+    options: dict[str, Any],
+    **changes: Any,
 ) -> Request:
     chosen = conversions.family(family)
     known = {option.name: option.default for option in chosen.options}
     families = tuple(conversions.families().values())
-    return Request(chosen, str(checkpoint), config, {**known, **options}, families=families, **changes)
+    return Request(
+        chosen, str(checkpoint), config, {**known, **options}, families=families, **changes
+    )
 
 
-def write_source(family: str, folder: Path, state: dict[str, Tensor] | None = None, **save: Any) -> tuple[Path, dict[str, str]]:
+def write_source(
+    family: str, folder: Path, state: dict[str, Tensor] | None = None, **save: Any
+) -> tuple[Path, dict[str, str]]:
     """A state dict in the original's container, companions beside it; default: the tiny one."""
     reference = truth.load_reference(family)
     state = reference.state_dict(reference.TINY) if state is None else state
@@ -105,9 +115,13 @@ def write_source(family: str, folder: Path, state: dict[str, Tensor] | None = No
 
 
 def convert_state(
-    family: str, folder: Path, state: dict[str, Tensor] | None = None, arch: dict[str, Any] | None = None,
-    checks: str = "files", **changes: Any,
-) -> Converted:  # fmt: skip
+    family: str,
+    folder: Path,
+    state: dict[str, Tensor] | None = None,
+    arch: dict[str, Any] | None = None,
+    checks: str = "files",
+    **changes: Any,
+) -> Converted:
     """Write a state dict as the original would, convert it, and return the result."""
     reference = truth.load_reference(family)
     arch = reference.TINY if arch is None else arch
@@ -138,4 +152,4 @@ def opened(request: Request) -> Any:
 
 
 def truth_of(source: Opened) -> parity.Truth:
-    return parity.find_truth(source.request.family, source.manifest, conversion._hints(source))
+    return parity.find_truth(source.request.family.name, source.manifest, source.hints)

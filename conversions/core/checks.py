@@ -50,10 +50,18 @@ class Check:
         }  # fmt: skip
         return {key: value for key, value in entry.items() if value not in (None, "", [])}
 
+    @classmethod
+    def from_json(cls, entry: MappingABC[str, Any]) -> Check:
+        """The inverse of to_json."""
+        known = {"name", "status", "figure", "worst", "details", "advice"}
+        values = {key: value for key, value in entry.items() if key not in known}
+        return cls(
+            entry["name"], entry["status"], entry.get("figure", ""), entry.get("worst"),
+            tuple(entry.get("details", ())), entry.get("advice", ""), values,
+        )  # fmt: skip
 
-def judge(
-    name: str, offenders: Iterable[str], figure: str, advice: str = "", **more: Any
-) -> Check:
+
+def judge(name: str, offenders: Iterable[str], figure: str, advice: str = "", **more: Any) -> Check:
     """Passed when there is no offender."""
     details = tuple(offenders)
     return Check(
@@ -125,17 +133,22 @@ def parameter_sums(
         worst = max(worst, difference)
         if difference and difference > _sum_tolerance(source, parts[0]):
             offenders.append(
-                f"{move.sources[0]}: {sum_source:.9g} -> {', '.join(move.targets)}: {sum_written:.9g}"
+                f"{move.sources[0]}: {sum_source:.9g} -> "
+                f"{', '.join(move.targets)}: {sum_written:.9g}"
             )
     return judge(
         "parameter-sums",
         offenders,
-        f"{total_source:.12g} = {total_written:.12g}" if not offenders
+        f"{total_source:.12g} = {total_written:.12g}"
+        if not offenders
         else f"{total_source:.12g} -> {total_written:.12g}",
         "the values of these tensors changed on the way, or the file holds NaN or infinity",
         worst=worst,
-        values={"source_sum": float(f"{total_source:.12g}"), "target_sum": float(f"{total_written:.12g}")},
-    )  # fmt: skip
+        values={
+            "source_sum": float(f"{total_source:.12g}"),
+            "target_sum": float(f"{total_written:.12g}"),
+        },
+    )
 
 
 def _sum_tolerance(source: Tensor, written: Tensor) -> float:
@@ -226,14 +239,20 @@ def reload(
 
     layout: folder key -> name in memory. unfilled: names in memory that no key reaches.
     """
-    offenders = [f"{name}: left at its initial values, nothing in the folder fills it" for name in unfilled]
+    offenders = [
+        f"{name}: left at its initial values, nothing in the folder fills it" for name in unfilled
+    ]
     offenders += [f"{key}: not found in memory" for key in written if key not in layout]
     for key, name in layout.items():
         expected, loaded = written[key], memory[name].detach()
         if expected.shape != loaded.shape:
-            offenders.append(f"{name}: shape {list(loaded.shape)}, {key} has {list(expected.shape)}")
+            offenders.append(
+                f"{name}: shape {list(loaded.shape)}, {key} has {list(expected.shape)}"
+            )
         elif not tensors.same_cast(expected, loaded):
-            offenders.append(f"{name}: in memory it differs from {key} ({_where(expected, loaded)})")
+            offenders.append(
+                f"{name}: in memory it differs from {key} ({_where(expected, loaded)})"
+            )
     return judge(
         "reload", offenders, f"{len(layout)} tensors in memory as in the folder",
         "this release of transformers changes weights while loading them",
@@ -247,7 +266,9 @@ def _where(expected: Tensor, loaded: Tensor) -> str:
     where = tuple(int(i) for i in unequal[0])
     rows = sorted({int(i[0]) for i in unequal}) if expected.dim() else []
     text = f"rows {rows[:3]}{'…' if len(rows) > 3 else ''}, " if rows else ""
-    return f"{text}first at {list(where)}: {float(expected[where]):.6g} -> {float(loaded[where]):.6g}"
+    return (
+        f"{text}first at {list(where)}: {float(expected[where]):.6g} -> {float(loaded[where]):.6g}"
+    )
 
 
 def outputs(

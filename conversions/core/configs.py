@@ -49,11 +49,16 @@ def read_given(location: str | Path | Json | None) -> Json:
     try:
         given = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"--config {location}: no such file", hint="give a JSON file, or a folder with config.json") from None  # fmt: skip
+        raise ConfigError(
+            f"--config {location}: no such file",
+            hint="give a JSON file, or a folder with config.json",
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f"--config {file}: not readable as JSON", [str(error)]) from None
     if not isinstance(given, dict):
-        raise ConfigError(f"--config {file}: a JSON object is needed, this is a {type(given).__name__}")
+        raise ConfigError(
+            f"--config {file}: a JSON object is needed, this is a {type(given).__name__}"
+        )
     return given
 
 
@@ -67,7 +72,9 @@ def build(name: str, parts: Config, given: Json) -> Json:
     lines = [*_contradictions(told, parts.read, "the tensors say"),
              *_contradictions(told, parts.fixed, "the original computes with")]  # fmt: skip
     if lines:
-        raise ConfigError(f"{name}: the given config contradicts the checkpoint in {len(lines)} fields", lines)  # fmt: skip
+        raise ConfigError(
+            f"{name}: the given config contradicts the checkpoint in {len(lines)} fields", lines
+        )
     known = {**flatten(parts.assumed), **told}
     unknown = [f"{field}: {why}" for field, why in parts.required.items() if field not in known]
     if unknown:

@@ -1,10 +1,10 @@
-"""The pipeline: open -> select -> plan -> config -> write -> check -> commit. One for all families."""
+"""The pipeline of every family: open -> select -> plan -> config -> write -> check -> commit."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping as MappingABC, Sequence
+from collections.abc import Callable, Iterator, Mapping as MappingABC, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checks, configs, loading, parity, selection, tensors
-from .checks import Check
+from . import checks, configs, loading, parity, release, selection, tensors
 from .checkpoint import Checkpoint, Progress, open_checkpoint
-from .errors import CheckFailed, ConversionError, CoverageError, WrongCheckpointError
+from .checks import Check
+from .errors import CheckFailed, ConfigError, ConversionError, CoverageError, WrongCheckpointError
 from .family import Family, Json, Manifest, Processor, Published, Source
-from .folder import ModelFolder, Piece, open_tensors, parse_size
+from .folder import ModelFolder, Piece, open_tensors
 from .mapping import Drop, Expand, Plan
 from .report import Report
 
 BUILD_LIMIT = 512 << 20
-"""Bytes of weights up to which a conversion builds the model itself to check it (`--checks auto`)."""
+"""Bytes of weights up to which `--checks auto` builds the model itself."""
 
 DTYPES = {
     "float32": torch.float32, "float16": torch.float16,
@@ -70,6 +70,12 @@ class Opened:
         return [path for checkpoint in self.checkpoints for path in checkpoint.files]
 
     @property
+    def hints(self) -> Json:
+        """What the user or the published name told about the architecture, for the reference."""
+        facts = self.published.facts if self.published else {}
+        return configs.merge(facts, self.request.config)
+
+    @property
     def written_bytes(self) -> int:
         return sum(
             self.state[move.sources[0]].numel() * self.dtype.itemsize
@@ -93,7 +99,11 @@ def opened(request: Request) -> Iterator[Opened]:
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(_with_tiny(request))
         published = find_published(request.family, request.checkpoint)
-        location = published.location if published and request.checkpoint == published.name else request.checkpoint  # fmt: skip
+        location = (
+            published.location
+            if published and request.checkpoint == published.name
+            else request.checkpoint
+        )
         main = stack.enter_context(open_checkpoint(location, request.progress))
         family = request.family
         chosen = selection.select(main.trees, family.containers, family.prefixes, request.weights)
@@ -116,7 +126,7 @@ def opened(request: Request) -> Iterator[Opened]:
 
 @contextlib.contextmanager
 def _with_tiny(request: Request) -> Iterator[Request]:
-    """`--checkpoint tiny`: the built-in checkpoint, written as a file first, so that it is read as one."""
+    """`--checkpoint tiny`: the built-in checkpoint, written to a file first and read like any."""
     if request.checkpoint != "tiny" or Path("tiny").exists():
         yield request
         return
@@ -133,7 +143,10 @@ def find_published(family: Family, checkpoint: str) -> Published | None:
     """The published checkpoint that a name, a location or a file name stands for."""
     file_name = Path(checkpoint).name
     for published in family.published:
-        if checkpoint in (published.name, published.location) or file_name == Path(published.location).name:  # fmt: skip
+        if (
+            checkpoint in (published.name, published.location)
+            or file_name == Path(published.location).name
+        ):
             return published
     return None
 
@@ -170,7 +183,9 @@ def _plan(family: Family, state: dict[str, Tensor], manifest: Manifest) -> Plan:
         except ValueError as error:
             impossible.append(f"{move.sources[0]}: {error}")
     if impossible:
-        raise WrongCheckpointError(f"{family.name}: {len(impossible)} tensors have shapes no rule fits", impossible)  # fmt: skip
+        raise WrongCheckpointError(
+            f"{family.name}: {len(impossible)} tensors have shapes no rule fits", impossible
+        )
     disagree = checks.agreement(plan, state)
     if disagree:
         raise WrongCheckpointError(
@@ -200,7 +215,7 @@ def _finished(family: Family, config: Json, processor: Processor, source: Source
         if field in told and told[field] != value
     ]
     if lines:
-        raise configs.ConfigError(f"{family.name}: config and tokenizer disagree", lines)
+        raise ConfigError(f"{family.name}: config and tokenizer disagree", lines)
     return {
         **family.finish(configs.merge(config, processor.config), source),
         "architectures": [family.model_class],
@@ -220,7 +235,9 @@ def _dtype(asked: str | None, sources: Sequence[Tensor]) -> tuple[torch.dtype, l
     if len(present) == 1:
         return dtype, []
     names = ", ".join(str(p).removeprefix("torch.") for p in present)
-    return dtype, [f"the file mixes {names}: everything is written as {str(dtype).removeprefix('torch.')}"]  # fmt: skip
+    return dtype, [
+        f"the file mixes {names}: everything is written as {str(dtype).removeprefix('torch.')}"
+    ]
 
 
 def pieces(opened: Opened) -> list[Piece]:
@@ -233,6 +250,7 @@ def pieces(opened: Opened) -> list[Piece]:
         for index, (target, shape) in enumerate(
             zip(move.targets, move.rule.target_shapes(shapes), strict=True)
         ):
+
             def blocks(move: Any = move, index: int = index) -> tuple[Tensor, ...]:
                 return move.forward(opened.state, opened.request.options)[index]  # type: ignore[no-any-return]
 
@@ -250,13 +268,17 @@ def convert(request: Request, output: Path | None, overwrite: bool = False) -> R
         ConversionError: refused before or while writing.
     """
     ModelFolder(output, overwrite=overwrite)  # refuses an existing folder before any download
-    with opened(request) as source, ModelFolder(
-        output, overwrite=overwrite, keep=source.files
-    ) as folder:
+    with (
+        opened(request) as source,
+        ModelFolder(output, overwrite=overwrite, keep=source.files) as folder,
+    ):
         integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
-        folder.write_tensors(pieces(source), request.max_shard_size, request.progress)
         write_documents(folder, source)
-        results = run_checks(source, folder.path)
+        planned = pieces(source)
+        begun = begin_release_checks(source, folder.path, {p.name: p.shape for p in planned})
+        with tensors.one_thread():
+            folder.write_tensors(planned, request.max_shard_size, request.progress)
+        results = run_checks(source, folder.path, begun)
         files = [file for one in integrity for file in one.result()]
         report = make_report(source, output, results, files)
         folder.write_json("conversion.json", report.to_json(with_output=False))
@@ -282,7 +304,8 @@ def verify(request: Request, folder: Path) -> Report:
     """All checks on an existing folder against its source checkpoint; writes nothing."""
     with opened(request) as source:
         integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
-        results = run_checks(source, folder)
+        shapes = {key: tuple(tensor.shape) for key, tensor in open_tensors(folder).items()}
+        results = run_checks(source, folder, begin_release_checks(source, folder, shapes))
         files = [file for one in integrity for file in one.result()]
         return make_report(source, folder, results, files)
 
@@ -302,20 +325,39 @@ def failure(report: Report) -> CheckFailed:
     return error
 
 
-def run_checks(source: Opened, folder: Path) -> list[Check]:
+def begin_release_checks(
+    source: Opened, folder: Path, shapes: MappingABC[str, tuple[int, ...]]
+) -> Callable[[], list[Check]]:
+    """Start what transformers can say without the weights; small models: in place."""
+    unread = ("torch_dtype", "architectures", "model_type")
+    wanted = {
+        field: value
+        for field, value in configs.flatten(source.config).items()
+        if field.rpartition(".")[2] not in unread and not field.startswith(("id2label", "label2id"))
+    }
+    family = source.request.family
+    manifest = {key: (spec.dtype, spec.shape) for key, spec in source.manifest.items()}
+    subject = release.Subject(
+        family.name, family.model_class, str(folder), shapes, wanted, manifest, source.hints
+    )
+    if source.builds_model:
+        return lambda: [release.config_read_back(subject), *release.processor(subject)]
+    return release.start(subject)
+
+
+def run_checks(source: Opened, folder: Path, begun: Callable[[], list[Check]]) -> list[Check]:
     """Every check of the vocabulary on a folder; what cannot run says why."""
     labels = {key: str(spec) for key, spec in source.manifest.items()}
     results = [checks.key_coverage(source.plan, source.request.family.mapping, labels)]
     written = open_tensors(folder)
-    results += [
-        _strict_load(source, folder, written),
-        _config(source, folder),
-        checks.parameter_sums(source.plan, source.state, _known(source, written)),
-        checks.exact_values(source.plan, source.state, written, source.request.options),
-        checks.round_trip(source.plan, source.state, written),
-    ]
-    results += _model_checks(source, folder, written)
-    return results
+    with tensors.one_thread():
+        results += [
+            checks.parameter_sums(source.plan, source.state, _known(source, written)),
+            checks.exact_values(source.plan, source.state, written, source.request.options),
+            checks.round_trip(source.plan, source.state, written),
+        ]
+    results += _model_checks(source, folder, written) if source.builds_model else _not_built(source)
+    return sorted([*results, *begun()], key=lambda check: checks.NAMES.index(check.name))
 
 
 def _known(source: Opened, written: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -324,68 +366,30 @@ def _known(source: Opened, written: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**absent, **written}
 
 
-def _strict_load(source: Opened, folder: Path, written: dict[str, Tensor]) -> Check:
-    class_name = source.request.family.model_class
-    shapes = {key: tuple(tensor.shape) for key, tensor in written.items()}
-    try:
-        if source.builds_model:
-            loaded = loading.load_model(folder, class_name)
-            how = f"{len(written)} tensors through from_pretrained"
-            return checks.strict_load(loaded.missing, loaded.unexpected, loaded.mismatched, how)
-        model = loading.model_on_meta(folder, class_name)
-    except ConversionError as error:
-        return Check("strict-load", "failed", "cannot be loaded", details=(error.summary, *error.details))  # fmt: skip
-    memory = loading.memory_names(model)
-    layout = loading.match_layout(shapes, {name: tuple(t.shape) for name, t in memory.items()})
-    return checks.strict_load(
-        loading.unfilled(layout, memory),
-        [key for key in shapes if key not in layout],
-        [f"{key} {list(shapes[key])} -> {list(memory[name].shape)}" for key, name in layout.items()
-         if tuple(memory[name].shape) != shapes[key]],
-        f"{len(written)} names and shapes of the model class (weights not loaded)",
-    )  # fmt: skip
-
-
-def _config(source: Opened, folder: Path) -> Check:
-    """Every config field the conversion writes, as this release reads it from the folder."""
-    skip = ("torch_dtype", "architectures", "model_type")
-    wanted = {k: v for k, v in configs.flatten(source.config).items() if k.rpartition(".")[2] not in skip}  # fmt: skip
-    wanted = {k: v for k, v in wanted.items() if not k.startswith(("id2label", "label2id"))}
-    try:
-        return checks.config_read_back(wanted, loading.read_config(folder, wanted))
-    except (OSError, ValueError, TypeError) as error:
-        return Check("config", "failed", "cannot be read", details=(f"{type(error).__name__}: {error}",))  # fmt: skip
-
-
 def _model_checks(source: Opened, folder: Path, written: dict[str, Tensor]) -> list[Check]:
-    """reload, logits, pixels, tokens: they need the built model or the processor."""
-    family = source.request.family
-    found = parity.find_truth(family, source.manifest, _hints(source))
-    results = []
-    if source.builds_model:
-        results += [_reload(source, folder, written)]
-        try:
-            results += [parity.logits(family, found, source.plan, source.state, folder)]
-        except ConversionError as error:
-            results += [Check("logits", "failed", "no model to run", details=(error.summary, *error.details))]  # fmt: skip
-    else:
-        size = f"{source.written_bytes / 1e9:.1f} GB"
-        why = f"{size} of weights are not built into a model; --checks all does it (memory: twice that)"  # fmt: skip
-        results += [checks.skipped("reload", why), checks.skipped("logits", why)]
-    return [*results, parity.pixels(found, folder), parity.tokens(found, folder)]
-
-
-def _hints(source: Opened) -> Json:
-    """What the user or the published name told about the architecture, for the reference."""
-    return configs.merge(source.published.facts if source.published else {}, source.request.config)
-
-
-def _reload(source: Opened, folder: Path, written: dict[str, Tensor]) -> Check:
+    """strict-load, reload and logits on the model as from_pretrained builds it."""
     family = source.request.family
     try:
-        model = loading.load_model(folder, family.model_class).model
+        loaded = loading.load_model(folder, family.model_class)
     except ConversionError as error:
-        return Check("reload", "failed", "cannot be loaded", details=(error.summary, *error.details))  # fmt: skip
+        return [release.failed(name, error) for name in ("strict-load", "reload", "logits")]
+    how = f"{len(written)} tensors through from_pretrained"
+    found = parity.find_truth(family.name, source.manifest, source.hints)
+    return [
+        checks.strict_load(loaded.missing, loaded.unexpected, loaded.mismatched, how),
+        _reload(source, loaded.model, written),
+        parity.logits(family, found, source.plan, source.state, folder),
+    ]
+
+
+def _not_built(source: Opened) -> list[Check]:
+    size = f"{source.written_bytes / 1e9:.1f} GB"
+    why = f"{size} of weights are not built into a model; --checks all does it (memory: twice that)"
+    return [checks.skipped(name, why) for name in ("reload", "logits")]
+
+
+def _reload(source: Opened, model: Any, written: dict[str, Tensor]) -> Check:
+    family = source.request.family
     memory = loading.memory_names(model)
     layout = loading.match_layout(
         {key: tuple(t.shape) for key, t in written.items()},
@@ -398,14 +402,19 @@ def _reload(source: Opened, folder: Path, written: dict[str, Tensor]) -> Check:
     for defect in parity.known_defects(family.name, "reload"):
         mended = {**memory, **_rows_restored(defect, layout, written, memory)}
         if checks.reload(layout, written, mended, empty).passed:
-            return replace(check, status="known-defect", advice=f"{defect['what']}; {defect['workaround']}")  # fmt: skip
+            return replace(
+                check, status="known-defect", advice=f"{defect['what']}; {defect['workaround']}"
+            )
     return check
 
 
 def _rows_restored(
-    defect: Json, layout: MappingABC[str, str], written: dict[str, Tensor], memory: dict[str, Tensor]
+    defect: Json,
+    layout: MappingABC[str, str],
+    written: dict[str, Tensor],
+    memory: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """The tensors a recorded defect speaks of, with just the rows it names as the folder has them."""
+    """The tensors a recorded defect names, just its rows put back as the folder has them."""
     restored = {}
     for key in defect.get("tensors", []):
         if key in layout and key in written:

@@ -43,7 +43,7 @@ class Manifest(MappingABC[str, Spec]):
         return len(self._specs)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of one tensor; () for an absent key, so that configs can be read off damaged files."""
+        """Shape of one tensor; () for an absent key: configs are read before files are judged."""
         return self._specs[key].shape if key in self._specs else ()
 
     def size(self, key: str, dim: int = 0) -> int:
@@ -146,7 +146,7 @@ class Processor:
     """Processor files of the target folder (name -> JSON or bytes) and what could not be made.
 
     missing: one line for each part that is absent, saying how to supply it.
-    config: config fields that follow from the tokenizer; contradictions with the config are refused.
+    config: config fields that follow from the tokenizer; a --config that disagrees is refused.
     notes: one line for each thing the user should know.
     """
 

@@ -74,7 +74,11 @@ def _judge(family: Family, manifest: Manifest) -> tuple[dict[str, str], tuple[st
         if isinstance(move.rule, Drop):
             reason = move.rule.reason or f"a copy of {move.witnesses[0]}"
             drops[move.sources[0]] = reason
-    lines = explain(plan.coverage, family.mapping, {key: str(spec) for key, spec in manifest.items()})  # fmt: skip
-    elsewhere = [line for line in lines if companions and any(prefix in line for prefix in companions)]
+    lines = explain(
+        plan.coverage, family.mapping, {key: str(spec) for key, spec in manifest.items()}
+    )
+    elsewhere = [
+        line for line in lines if companions and any(prefix in line for prefix in companions)
+    ]
     problems = tuple(line for line in lines if line not in elsewhere)
     return {str(k): str(v) for k, v in collapse(drops).items()}, problems

@@ -80,6 +80,7 @@ def _axis(axis: tuple[int, ...]) -> str:
 
 def _products(rows: list[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ...]]:
     """Partition index tuples into Cartesian products, merging one axis at a time, last first."""
+    boxes: list[tuple[tuple[int, ...], ...]]
     boxes = [tuple((index,) for index in row) for row in dict.fromkeys(rows)]
     for axis in reversed(range(len(rows[0]))):
         merged: dict[tuple[tuple[int, ...], ...], tuple[int, ...]] = {}

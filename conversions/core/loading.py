@@ -118,7 +118,9 @@ def attentions(class_name: str) -> list[str]:
     """The attention implementations to compare: eager always, sdpa where the class has it."""
     supported = model_class(class_name)
     flags = ("_supports_sdpa", "_supports_attention_backend")
-    return ["eager", "sdpa"] if any(getattr(supported, flag, False) for flag in flags) else ["eager"]
+    return (
+        ["eager", "sdpa"] if any(getattr(supported, flag, False) for flag in flags) else ["eager"]
+    )
 
 
 @contextlib.contextmanager
@@ -140,8 +142,8 @@ def _parameters_on_meta() -> Iterator[None]:
     def buffer_on_meta(module: Any, name: str, value: Any, persistent: bool = True) -> None:
         buffer(module, name, None if value is None else value.to("meta"), persistent)
 
-    torch.nn.Module.register_parameter = parameter_on_meta  # type: ignore[method-assign]
-    torch.nn.Module.register_buffer = buffer_on_meta  # type: ignore[method-assign]
+    setattr(torch.nn.Module, "register_parameter", parameter_on_meta)  # noqa: B010
+    setattr(torch.nn.Module, "register_buffer", buffer_on_meta)  # noqa: B010
     try:
         yield
     finally:
@@ -162,7 +164,9 @@ def model_on_meta(folder: Path, class_name: str) -> Any:
             return cls(config)
     except Exception as error:
         # whatever a foreign constructor raises is a finding about the config
-        raise _failure(f"transformers cannot build a {class_name} from the config", error) from error
+        raise _failure(
+            f"transformers cannot build a {class_name} from the config", error
+        ) from error
 
 
 def memory_names(model: Any) -> dict[str, Tensor]:

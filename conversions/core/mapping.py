@@ -82,7 +82,9 @@ class Pattern:
             if declared is None:
                 self.placeholders.append(Placeholder.parse(name, kind))
             elif kind is not None or name not in declared:
-                raise MappingError(f"target pattern {text}: {{{name}}} is not declared by its source")
+                raise MappingError(
+                    f"target pattern {text}: {{{name}}} is not declared by its source"
+                )
             else:
                 self.placeholders.append(declared[name])
         names = [placeholder.name for placeholder in self.placeholders]
@@ -182,11 +184,11 @@ class Rule:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return (self.source,)  # type: ignore[attr-defined,no-any-return]
+        return (self.source,)  # type: ignore[attr-defined]
 
     @property
     def targets(self) -> tuple[str, ...]:
-        return (self.target,)  # type: ignore[attr-defined,no-any-return]
+        return (self.target,)  # type: ignore[attr-defined]
 
     @property
     def witnesses(self) -> tuple[str, ...]:
@@ -209,7 +211,9 @@ class Rule:
 
     def describe(self) -> str:
         """One line for `inspect` and conversion.json."""
-        return f"{type(self).__name__.lower()} {' = '.join(self.sources)} -> {', '.join(self.targets)}"
+        return (
+            f"{type(self).__name__.lower()} {' = '.join(self.sources)} -> {', '.join(self.targets)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -376,7 +380,9 @@ class Move:
     targets: tuple[str, ...]
     witnesses: tuple[str, ...] = ()
 
-    def forward(self, state: MappingABC[str, Tensor], options: MappingABC[str, Any]) -> list[Blocks]:
+    def forward(
+        self, state: MappingABC[str, Tensor], options: MappingABC[str, Any]
+    ) -> list[Blocks]:
         """The blocks of every target, as views of the source tensors wherever possible."""
         return self.rule.forward([state[key] for key in (*self.sources, *self.witnesses)], options)
 
@@ -415,6 +421,18 @@ class Plan:
 
     moves: tuple[Move, ...]
     coverage: Coverage
+
+    def target_shapes(self, shapes: MappingABC[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Target key -> shape, from source shapes.
+
+        Raises:
+            ValueError: a shape that its rule cannot take.
+        """
+        targets: dict[str, tuple[int, ...]] = {}
+        for move in self.moves:
+            sources = [shapes[key] for key in (*move.sources, *move.witnesses)]
+            targets |= zip(move.targets, move.rule.target_shapes(sources), strict=True)
+        return targets
 
     @property
     def dropped(self) -> list[Move]:
@@ -477,6 +495,7 @@ class Mapping:
 
     def nearest(self, key: str) -> str:
         """The source pattern most like a key that no rule claims."""
+
         def likeness(pattern: Pattern) -> float:
             plain = _PLACEHOLDER.sub("0", pattern.text)
             return difflib.SequenceMatcher(None, re.sub(r"\d+", "0", key), plain).ratio()
@@ -528,7 +547,7 @@ class Mapping:
             ranges.setdefault(indices, set()).update(
                 tuple(binding[p.name] for p in indices) for binding in found
             )
-        gaps = []
+        gaps: list[str] = []
         for rule, found in bindings.items():
             if rule.optional or any(not p.choices and not p.is_index for p in _placeholders(rule)):
                 continue
@@ -602,11 +621,13 @@ def _refuse_overlaps(side: str, patterns: Sequence[tuple[Pattern, Rule]]) -> Non
 
 
 def explain(coverage: Coverage, mapping: Mapping, label: dict[str, str]) -> list[str]:
-    """Every offender of a coverage, collapsed, with the nearest rule; label: key -> dtype[shape]."""
+    """Every offender of a coverage, with the nearest rules; label: key -> dtype[shape]."""
     lines = []
     for key in coverage.unmatched[:200]:
         lines.append(f"no rule for {key}   {label.get(key, '')}".rstrip())
-    lines += [f"nearest: {name}" for name in dict.fromkeys(map(mapping.nearest, coverage.unmatched[:20]))]
+    lines += [
+        f"nearest: {name}" for name in dict.fromkeys(map(mapping.nearest, coverage.unmatched[:20]))
+    ]
     lines += [f"missing {key}" for key in collapse_keys(coverage.missing)]
     lines += [f"rule fires on nothing: {rule.describe()}" for rule in coverage.idle]
     lines += [f"filled twice: {key}" for key in collapse_keys(coverage.clashes)]

@@ -93,8 +93,13 @@ def _one_attention(
             actual = masked(family.outputs(model, inputs), inputs)
     except Exception as error:
         # whatever the model's own code raises is a finding about the release or the config
-        failed = Check("logits", "failed", f"no outputs ({attention})", advice="the model cannot run",
-                       details=(f"{attention}: {type(error).__name__}: {error}",))  # fmt: skip
+        failed = Check(
+            "logits",
+            "failed",
+            f"no outputs ({attention})",
+            details=(f"{attention}: {type(error).__name__}: {error}",),
+            advice="the model cannot run",
+        )
         return _excused(family, failed, attention, tuple(expected))
 
     def divergence() -> str:
@@ -173,12 +178,10 @@ def first_divergence(
     family: Family, found: Truth, plan: Plan, state: MappingABC[str, Tensor],
     inputs: MappingABC[str, Tensor], model: Any,
 ) -> str:  # fmt: skip
-    """One line: the first module, in the original's order, whose output differs, with both values."""
+    """One line: the first module, in the original's order, that differs, with both values."""
     trace: list[tuple[str, Tensor]] = []
     memory = loading.memory_names(model)
-    written = {t: tuple(s) for move in plan.moves for t, s in zip(
-        move.targets, move.rule.target_shapes([tuple(state[k].shape) for k in (*move.sources, *move.witnesses)]),
-        strict=True)}  # fmt: skip
+    written = plan.target_shapes({key: tuple(tensor.shape) for key, tensor in state.items()})
     layout = loading.match_layout(written, {name: tuple(t.shape) for name, t in memory.items()})
     with torch.no_grad():
         found.reference.forward(

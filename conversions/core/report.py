@@ -14,7 +14,15 @@ from .checks import Check
 
 def versions() -> dict[str, str]:
     """The versions that decide what a folder holds and how checks ran."""
-    packages = ("checkpoint-conversions", "torch", "transformers", "safetensors", "tokenizers", "numpy", "pillow")  # fmt: skip
+    packages = (
+        "checkpoint-conversions",
+        "torch",
+        "transformers",
+        "safetensors",
+        "tokenizers",
+        "numpy",
+        "pillow",
+    )
     found = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -60,7 +68,7 @@ class Report:
         return next(check for check in self.checks if check.name == name)
 
     def to_json(self, with_output: bool = True) -> dict[str, Any]:
-        """Plain values; without the output path, so that equal runs give equal files, on request."""
+        """Plain values; without the output path equal runs give equal files."""
         entry = {
             "family": self.family,
             "checkpoint": self.checkpoint,

@@ -27,9 +27,7 @@ class Selected:
 
 def manifest_of(state: MappingABC[str, Tensor]) -> Manifest:
     """Keys, dtype codes and shapes."""
-    return Manifest(
-        {key: Spec(tensors.code(t.dtype), tuple(t.shape)) for key, t in state.items()}
-    )
+    return Manifest({key: Spec(tensors.code(t.dtype), tuple(t.shape)) for key, t in state.items()})
 
 
 def select(
@@ -38,7 +36,7 @@ def select(
     prefixes: Sequence[str],
     weights: str | None = None,
 ) -> Selected:
-    """Choose the tree (`weights`, else the first of `containers`, else the flat one, else the only one).
+    """Choose the tree: `weights`, else the first of `containers`, the flat one, the only one.
 
     Raises:
         ConversionError: nothing to choose, or a name that is not there.
@@ -94,7 +92,7 @@ def strip(state: State, prefixes: Sequence[str]) -> tuple[State, str]:
         changed = False
         for prefix in prefixes:
             if all(key.startswith(prefix) for key in state):
-                state = {key[len(prefix):]: tensor for key, tensor in state.items()}
+                state = {key[len(prefix) :]: tensor for key, tensor in state.items()}
                 removed += prefix
                 changed = True
     return state, removed
@@ -115,8 +113,8 @@ def refuse_wrong(family: Family, manifest: Manifest, families: Sequence[Family] 
                     for key in manifest)  # fmt: skip
     if converted * 2 > len(manifest):
         raise WrongCheckpointError(
-            f"{family.name}: this is already a converted checkpoint ({converted} of {len(manifest)} "
-            "keys are transformers names)",
+            f"{family.name}: this is already a converted checkpoint "
+            f"({converted} of {len(manifest)} keys are transformers names)",
             hint=f"load it with transformers.{family.model_class}.from_pretrained",
         )
     if matched >= 0.5:
@@ -139,7 +137,9 @@ def share(family: Family, manifest: Manifest) -> float:
     return sum(family.mapping.match(key) is not None for key in manifest) / max(len(manifest), 1)
 
 
-def recognise(families: Sequence[Family], trees: MappingABC[str, State]) -> tuple[Family | None, Selected | None, str]:
+def recognise(
+    families: Sequence[Family], trees: MappingABC[str, State]
+) -> tuple[Family | None, Selected | None, str]:
     """The family whose rules claim most of some tree; with a refusal's message when one applies."""
     best: tuple[float, Family | None, Selected | None, str] = (0.0, None, None, "")
     for family in families:

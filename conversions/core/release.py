@@ -1,0 +1,140 @@
+"""What the installed transformers makes of a folder without loading its weights.
+
+strict-load on names and shapes, config, pixels and tokens. Importing transformers' models takes
+seconds and over a hundred megabytes, so a conversion too large to be built has this done by a
+process beside it, while its own streams the tensors; where transformers is imported already,
+it is done in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping as MappingABC
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import checks
+from .checks import Check
+from .errors import ConversionError
+from .family import Json, Manifest, Spec
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A folder and what is expected of it, in plain values that another process can be given.
+
+    shapes: target key -> shape. config: dotted field -> value as written. manifest: source key
+    -> (dtype, shape). hints: what the user told about the architecture.
+    """
+
+    family: str
+    model_class: str
+    folder: str
+    shapes: MappingABC[str, tuple[int, ...]]
+    config: Json
+    manifest: MappingABC[str, tuple[str, tuple[int, ...]]]
+    hints: Json
+
+
+def strict_load(subject: Subject) -> Check:
+    """The model class, built from the config without memory, wants just these names and shapes."""
+    from . import loading
+
+    shapes = {key: tuple(shape) for key, shape in subject.shapes.items()}
+    try:
+        model = loading.model_on_meta(Path(subject.folder), subject.model_class)
+    except ConversionError as error:
+        return failed("strict-load", error)
+    memory = loading.memory_names(model)
+    layout = loading.match_layout(shapes, {name: tuple(t.shape) for name, t in memory.items()})
+    found = {key: tuple(memory[name].shape) for key, name in layout.items()}
+    return checks.strict_load(
+        loading.unfilled(layout, memory),
+        [key for key in shapes if key not in layout],
+        [f"{k} {list(shapes[k])} -> {list(found[k])}" for k in found if found[k] != shapes[k]],
+        f"{len(shapes)} names and shapes of the model class (weights not loaded)",
+    )  # fmt: skip
+
+
+def failed(name: str, error: Exception) -> Check:
+    """A check that could not run because transformers raised."""
+    if isinstance(error, ConversionError):
+        lines = (error.summary, *error.details)
+    else:
+        lines = (f"{type(error).__name__}: {error}",)
+    return Check(name, "failed", "cannot be loaded", details=lines)
+
+
+def config_read_back(subject: Subject) -> Check:
+    """Every config field the conversion writes, as this release reads it from the folder."""
+    from . import loading
+
+    try:
+        read = loading.read_config(Path(subject.folder), subject.config)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return failed("config", error)
+    return checks.config_read_back(subject.config, read)
+
+
+def processor(subject: Subject) -> list[Check]:
+    """pixels and tokens against the reference."""
+    from . import parity
+
+    manifest = Manifest({k: Spec(d, tuple(s)) for k, (d, s) in subject.manifest.items()})
+    found = parity.find_truth(subject.family, manifest, subject.hints)
+    folder = Path(subject.folder)
+    return [parity.pixels(found, folder), parity.tokens(found, folder)]
+
+
+def weightless(subject: Subject) -> list[Check]:
+    """Every check of this module, here and now."""
+    return [strict_load(subject), config_read_back(subject), *processor(subject)]
+
+
+def start(subject: Subject) -> Callable[[], list[Check]]:
+    """Begin the checks of this module; the function returned waits for their results.
+
+    In another process, unless transformers' models are imported here already.
+    """
+    if "transformers.modeling_utils" in sys.modules:
+        return lambda: weightless(subject)
+    package_root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH", ""))))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "conversions.core.release"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(asdict(subject)).encode())
+    child.stdin.close()
+    child.stdin = None
+    return lambda: _result(child)
+
+
+def _result(child: subprocess.Popen[bytes]) -> list[Check]:
+    """The child's checks.
+
+    Raises:
+        ConversionError: it ended without any; its last words are in the message.
+    """
+    printed, complaints = child.communicate()
+    if child.returncode:
+        lines = complaints.decode(errors="replace").strip().splitlines()[-3:]
+        raise ConversionError("the checks that need transformers could not run", lines)
+    return [Check.from_json(entry) for entry in json.loads(printed.splitlines()[-1])]
+
+
+def main() -> None:
+    """The other process: a Subject on standard input, checks as a JSON line on standard output."""
+    entry: dict[str, Any] = json.loads(sys.stdin.read())
+    results = weightless(Subject(**entry))
+    sys.stdout.write("\n" + json.dumps([check.to_json() for check in results]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
