@@ -348,7 +348,7 @@ class _Download:
     def _receive(self, response: requests.Response, start: int, total: int | None) -> None:
         done = start
         with self.part.open("ab" if start else "wb") as file:
-            for chunk in response.iter_content(_CHUNK):
+            for chunk in _pieces(response):
                 if done == 0 and chunk.lstrip()[:14].lower().startswith(_WEB_PAGE):
                     raise self._web_page()
                 file.write(chunk)
@@ -387,6 +387,18 @@ class _Download:
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
         self.part_facts.unlink(missing_ok=True)
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """The body as it comes in; iter_content would lose up to a chunk when the connection breaks."""
+    import urllib3.exceptions
+
+    read = getattr(response.raw, "read1", response.raw.read)
+    try:
+        while piece := read(_CHUNK, decode_content=True):
+            yield piece
+    except urllib3.exceptions.HTTPError:
+        raise _BrokenError("the connection broke") from None
 
 
 _WEB_PAGE = (b"<!doctype html", b"<html")
