@@ -47,9 +47,11 @@ MAPPING = Mapping((
 ))  # fmt: skip
 
 # heads by (width, layers) of the tower; a head is 64 wide, in ViT-H-14's image tower 80
-VISION_HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}
-TEXT_HEADS = {(768, 12): 12, (1024, 24): 16}
-HEADS = "the tensors do not show how attention is divided, and no published size is like this one"
+HEADS = {
+    "vision_config": {(768, 12): 12, (1024, 24): 16, (1280, 32): 16},
+    "text_config": {(768, 12): 12, (1024, 24): 16},
+}
+UNTOLD = "the tensors do not show how attention is divided, and no published size is like this one"
 
 REFUSALS = (
     Refusal(("visual.layer1.*", "visual.attnpool.*", "visual.bn1.*"),
@@ -64,14 +66,11 @@ REFUSALS = (
             message="names as in transformers: this file has been converted already"),
 )  # fmt: skip
 PUBLISHED = tuple(
-    Published(name, f"hf://OFA-Sys/{repository}/clip_cn_{name.lower()}.pt", name,
-              hub_name=repository)
-    for name, repository in (
-        ("ViT-B-16", "chinese-clip-vit-base-patch16"),
-        ("ViT-L-14", "chinese-clip-vit-large-patch14"),
-        ("ViT-L-14-336", "chinese-clip-vit-large-patch14-336px"),
-        ("ViT-H-14", "chinese-clip-vit-huge-patch14"),
-    )
+    Published(name, f"hf://OFA-Sys/{hub}/clip_cn_{name.lower()}.pt", name, hub_name=hub)
+    for name, hub in (("ViT-B-16", "chinese-clip-vit-base-patch16"),
+                      ("ViT-L-14", "chinese-clip-vit-large-patch14"),
+                      ("ViT-L-14-336", "chinese-clip-vit-large-patch14-336px"),
+                      ("ViT-H-14", "chinese-clip-vit-huge-patch14"))
 )  # fmt: skip
 
 
@@ -111,18 +110,17 @@ def config(source: Source) -> Config:
         "vision_config": {"attention_dropout": 0.0},
         "text_config": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
     }
-    for tower, heads in (("vision_config", VISION_HEADS), ("text_config", TEXT_HEADS)):
+    for tower, known in HEADS.items():
         like = read[tower]["hidden_size"], read[tower]["num_hidden_layers"]
-        if like in heads:
-            assumed[tower]["num_attention_heads"] = heads[like]
-    required = {f"{tower}.num_attention_heads": HEADS for tower in ("vision_config", "text_config")}
-    return Config(read, fixed, assumed, required)
+        if like in known:
+            assumed[tower]["num_attention_heads"] = known[like]
+    return Config(read, fixed, assumed, {f"{tower}.num_attention_heads": UNTOLD for tower in HEADS})
 
 
 def finish(config: Json, source: Source) -> Json:
     """The config as merged, unless its heads cannot be."""
     wrong = []
-    for tower in ("vision_config", "text_config"):
+    for tower in HEADS:
         heads, width = config[tower]["num_attention_heads"], config[tower]["hidden_size"]
         if not isinstance(heads, int) or heads < 1 or width % heads:
             wrong.append(f"{tower}.num_attention_heads: {heads!r} heads in a width of {width}")
@@ -142,16 +140,14 @@ def processor(config: Json, source: Source) -> Processor:
     image: Json = {
         "image_processor_type": "ChineseCLIPImageProcessor",
         "processor_class": settings.processor,
-        "do_convert_rgb": True,
-        "do_resize": True, "size": {"height": side, "width": side}, "resample": 3,
-        "do_center_crop": False,
-        "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True,
+        "do_convert_rgb": True, "do_resize": True, "resample": 3, "do_center_crop": False,
+        "size": {"height": side, "width": side},  # warped, not cropped
+        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
     }  # fmt: skip
-    files = {"preprocessor_config.json": image, **tokenizer}
-    return Processor(files, missing=() if tokenizer else (bert.MISSING,))
+    missing = () if tokenizer else (bert.MISSING,)
+    return Processor({"preprocessor_config.json": image, **tokenizer}, missing)
 
 
 def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
@@ -175,17 +171,9 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    name="chinese_clip",
-    title="Chinese-CLIP",
-    model_class="ChineseCLIPModel",
-    mapping=MAPPING,
-    config=config,
-    outputs=outputs,
-    processor=processor,
-    finish=finish,
-    containers=("state_dict",),
-    published=PUBLISHED,
-    refusals=REFUSALS,
-    options=bert.OPTIONS,
+    name="chinese_clip", title="Chinese-CLIP", model_class="ChineseCLIPModel",
+    mapping=MAPPING, config=config, outputs=outputs, processor=processor, finish=finish,
+    containers=("state_dict",), checkpoint_flags=("--checkpoint_path",), published=PUBLISHED,
+    refusals=REFUSALS, options=bert.OPTIONS,
     needs="--vocab FILE or --tokenizer DIR for the tokenizer; head counts of other sizes",
-)
+)  # fmt: skip
