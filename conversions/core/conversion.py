@@ -110,6 +110,7 @@ def opened(request: Request) -> Iterator[Opened]:
         selection.refuse_wrong(family, selection.manifest_of(chosen.state), request.families)
         state, companions = _with_companions(request, chosen.state, stack)
         manifest = selection.manifest_of(state)
+        selection.refuse_known(family, manifest)
         plan = _plan(family, state, manifest)
         source = Source(manifest, request.options, request.config, published)
         parts = configs.build(family.name, family.config(source), request.config)

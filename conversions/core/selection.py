@@ -98,6 +98,13 @@ def strip(state: State, prefixes: Sequence[str]) -> tuple[State, str]:
     return state, removed
 
 
+def refuse_known(family: Family, manifest: Manifest) -> None:
+    """Raise WrongCheckpointError for a file, or a companion joined to it, that a refusal names."""
+    for refusal in family.refusals:
+        if refusal.applies(manifest):
+            raise WrongCheckpointError(f"{family.name}: {refusal.message}")
+
+
 def refuse_wrong(family: Family, manifest: Manifest, families: Sequence[Family] = ()) -> None:
     """Name a wrong file for what it is.
 
@@ -105,9 +112,7 @@ def refuse_wrong(family: Family, manifest: Manifest, families: Sequence[Family] 
         WrongCheckpointError: a file this family knows and cannot convert, another family's file,
             a file that is already converted, or one that nobody knows.
     """
-    for refusal in family.refusals:
-        if refusal.applies(manifest):
-            raise WrongCheckpointError(f"{family.name}: {refusal.message}")
+    refuse_known(family, manifest)
     matched = share(family, manifest)
     converted = sum(bool(family.mapping.source_keys(key)) and family.mapping.match(key) is None
                     for key in manifest)  # fmt: skip
