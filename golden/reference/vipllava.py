@@ -18,7 +18,9 @@ An architecture holds, in the original's names:
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,9 @@ VISION = "model.vision_tower.vision_tower.vision_model"
 PROJECTOR = "model.mm_projector"
 SELECT_LAYERS = [-2, -5, -8, -11, 6]  # clip_4layer_encoder.py, feature_select
 EPS = 1e-5  # CLIP's layer norms, and torch's default, which the projector's layer norm keeps
+CONSTANTS = ("model.layers.#.self_attn.rotary_emb.inv_freq", f"{VISION}.embeddings.position_ids")
+"""Keys, # for an index, that a file may hold and that are no weights."""
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -54,7 +59,7 @@ VARIANTS: dict[str, Architecture] = {
 
 TINY: Architecture = {
     "hidden_size": 56, "intermediate_size": 88, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 99,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 301,
     "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
     "vision": {"hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 12,
                "num_attention_heads": 3, "image_size": 20, "patch_size": 5},
@@ -433,3 +438,57 @@ def _expand_to_square(image: PIL.Image.Image) -> PIL.Image.Image:
     square = PIL.Image.new("RGB", (side, side), ground)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
+
+
+EXAMPLE_TEXTS = [
+    "USER: <image> \nCan you please describe this image?\nASSISTANT: The image features a cat",
+    "<image>\nWhat is shown within the pointed  region?",
+    " the theatre, <image><image> and the rest: 42 % of it",
+    "Größe, ½ 猫 🐈 naïve ▁ e\u0301 \t tab",
+    "",
+]
+
+
+def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
+    """Ids of each text; vocabulary: tokenizer.model, the id after its last stands for an image.
+
+    mm_utils.py, tokenizer_image_token: the texts around images are tokenized on their own, so
+    that each of them starts with sentencepiece's blank; one <s> stands before everything.
+    """
+    import sentencepiece
+
+    model = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
+    ids = []
+    for text in texts:
+        first, *others = (model.encode(part) for part in text.split("<image>"))
+        ids.append([model.bos_id(), *first])
+        for part in others:
+            ids[-1] += [model.vocab_size(), *part]
+    return ids
+
+
+def example_vocabulary(folder: Path) -> Path:
+    """A small tokenizer.model written without sentencepiece; it fits TINY.
+
+    Like Llama's: <unk>, <s>, </s>, 256 bytes, pieces in the order they were merged, letters.
+    """
+    merged = ["▁t", "he", "▁a", "in", "ag", "re", "on", "er", "▁i", "is", "▁im", "age", "▁th"]
+    pieces = [*merged, "▁the", "▁image", "▁this", *"▁etaoinshrdlcumgpbvASUER:."]
+    entries = [_piece("<unk>", 0.0, 2), _piece("<s>", 0.0, 3), _piece("</s>", 0.0, 3)]
+    entries += [_piece(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
+    entries += [_piece(piece, -float(rank), 1) for rank, piece in enumerate(pieces)]
+    content = b"".join(b"\x0a" + bytes([len(entry)]) + entry for entry in entries)
+    # trainer_spec (2): model_type (3) is BPE (2), byte_fallback (35)
+    content += b"\x12\x05\x18\x02\x98\x02\x01"
+    # normalizer_spec (3): name (1), add_dummy_prefix (3), no remove_extra_whitespaces (4)
+    content += b"\x1a\x0e\x0a\x08identity\x18\x01\x20\x00"
+    path = folder / "tokenizer.model"
+    path.write_bytes(content)
+    return path
+
+
+def _piece(text: str, score: float, kind: int) -> bytes:
+    """A SentencePiece message: text (1), score (2), type (3: 1 normal, 2 unknown, 3 control …)."""
+    name = text.encode()
+    number = struct.pack("<f", score)
+    return b"\x0a" + bytes([len(name)]) + name + b"\x15" + number + bytes([24, kind])

@@ -90,7 +90,8 @@ def tokenizer_files(
     Raises:
         ProcessorError: no tokenizer there, or its ids are not the model's; names every offender.
     """
-    document, settings = _read(source, added, size), source.json("tokenizer_config.json") or {}
+    document, model = _read(source, added, size)
+    settings = source.json("tokenizer_config.json") or {}
     _refuse_unfit(source, document, added, size)
     roles = {role: text for role in _ROLES if (text := _text(settings.get(role)))}
     document["added_tokens"] = _joined(document, added)
@@ -100,6 +101,7 @@ def tokenizer_files(
     _try(source, document, added)
     roles["pad_token"] = pad
     return {
+        **({"tokenizer.model": model} if model else {}),
         "tokenizer.json": _encode(document),
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -118,19 +120,24 @@ def tokenizer_files(
     }
 
 
-def _read(source: Folder, added: Mapping[str, int], size: int) -> Json:
-    """tokenizer.model, which the original reads; tokenizer.json where only that one fits."""
+def _read(source: Folder, added: Mapping[str, int], size: int) -> tuple[Json, bytes | None]:
+    """tokenizer.model, which the original reads; tokenizer.json where only that one fits.
+
+    Returns:
+        The document, and the bytes of tokenizer.model where it was made of that.
+    """
     model = source.path / "tokenizer.model"
-    documents = [from_sentencepiece(model)] if model.exists() else []
-    document = source.json("tokenizer.json")
-    if document is not None:
-        documents.append(_prefixed(document))
+    documents: list[tuple[Json, bytes | None]] = []
+    if model.exists():
+        documents.append((from_sentencepiece(model), model.read_bytes()))
+    if (document := source.json("tokenizer.json")) is not None:
+        documents.append((_prefixed(document), None))
     if not documents:
         raise ProcessorError(
             f"{source.location}: neither tokenizer.json nor tokenizer.model",
             hint="give the folder of the original's tokenizer",
         )
-    return next((found for found in documents if _count(found, added) == size), documents[0])
+    return next((found for found in documents if _count(found[0], added) == size), documents[0])
 
 
 def _prefixed(document: Json) -> Json:
@@ -221,7 +228,7 @@ def _try(source: Folder, document: Json, added: Mapping[str, int]) -> None:
 
 
 def _encode(document: Json) -> bytes:
-    """One line a token is the layout of the library; compact JSON is what a reader needs."""
+    """Compact JSON: laid out as the library does it, the file is several times the size."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
