@@ -19,6 +19,10 @@ _VISUAL, _VISION = "img_model.visual", "vision_model.model"
 _BLOCK = f"{_VISUAL}.transformer.resblocks.{{vision_layer}}"
 _LAYER = f"{_VISION}.encoder.layers.{{vision_layer}}"
 _PROJECTION, _LEAF = "{part:q_proj|k_proj|v_proj|out_proj}", "{leaf:weight|bias}"
+_TEXT_PARTS = (
+    "self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.out_proj|self_attn.inner_attn_ln"
+    "|self_attn_layer_norm|ffn.fc1|ffn.fc2|ffn.ffn_layernorm|final_layer_norm"
+)
 
 MAPPING = Mapping((
     Tie((f"{_DECODER}.embed_tokens.weight", f"{_DECODER}.output_projection.weight"),
@@ -27,14 +31,8 @@ MAPPING = Mapping((
          reason="a buffer that only carries the device; positions are computed"),
     Drop(f"{_DECODER}.self_attn_sope.scale", optional=True,
          reason="relative positions, which the original builds and never applies"),
-    Rename(f"{_DECODER}.layers.{{text_layer}}.self_attn."
-           f"{{part:q_proj|k_proj|v_proj|out_proj|inner_attn_ln}}.{_LEAF}",
-           f"{_TEXT}.layers.{{text_layer}}.self_attn.{{part}}.{{leaf}}"),
-    Rename(f"{_DECODER}.layers.{{text_layer}}.ffn.{{part:fc1|fc2|ffn_layernorm}}.{_LEAF}",
-           f"{_TEXT}.layers.{{text_layer}}.ffn.{{part}}.{{leaf}}"),
-    Rename(f"{_DECODER}.layers.{{text_layer}}."
-           f"{{norm:self_attn_layer_norm|final_layer_norm}}.{_LEAF}",
-           f"{_TEXT}.layers.{{text_layer}}.{{norm}}.{{leaf}}"),
+    Rename(f"{_DECODER}.layers.{{text_layer}}.{{part:{_TEXT_PARTS}}}.{_LEAF}",
+           f"{_TEXT}.layers.{{text_layer}}.{{part}}.{{leaf}}"),
     Rename(f"{_DECODER}.layer_norm.{_LEAF}", f"{_TEXT}.layer_norm.{{leaf}}"),
     Rename(f"{_VISUAL}.class_embedding", f"{_VISION}.embeddings.class_embedding"),
     Rename(f"{_VISUAL}.positional_embedding", f"{_VISION}.embeddings.position_embedding.weight"),
@@ -43,20 +41,17 @@ MAPPING = Mapping((
     Rename(f"{_VISUAL}.{{norm:ln_pre=pre_layrnorm|ln_post=post_layernorm}}.{_LEAF}",
            f"{_VISION}.{{norm}}.{{leaf}}"),
     Rename(f"{_BLOCK}.ts_attn.{_PROJECTION}.{_LEAF}", f"{_LAYER}.self_attn.{{part}}.{{leaf}}"),
-    Rename(f"{_BLOCK}.mlp.{{part:c_fc=fc1|c_proj=fc2}}.{_LEAF}", f"{_LAYER}.mlp.{{part}}.{{leaf}}"),
-    Rename(f"{_BLOCK}.{{norm:ln_1=layer_norm1|ln_2=layer_norm2}}.{_LEAF}",
-           f"{_LAYER}.{{norm}}.{{leaf}}"),
+    Rename(f"{_BLOCK}.{{part:ln_1=layer_norm1|ln_2=layer_norm2|mlp.c_fc=mlp.fc1|mlp.c_proj=mlp.fc2}}"
+           f".{_LEAF}", f"{_LAYER}.{{part}}.{{leaf}}"),
     Rename("img_connector.latent_query", "image_to_text_projection.latent_query"),
-    Rename(f"img_connector.dense.{_LEAF}", "image_to_text_projection.dense.{leaf}"),
-    Rename(f"img_connector.x_attn.{_PROJECTION}.{_LEAF}",
-           "image_to_text_projection.x_attn.{part}.{leaf}"),
+    Rename("img_connector.{part:dense|x_attn.q_proj|x_attn.k_proj|x_attn.v_proj|x_attn.out_proj}."
+           + _LEAF, "image_to_text_projection.{part}.{leaf}"),
 ))  # fmt: skip
 
-PUBLISHED = (
-    # as the original's README has it; the storage account has refused every download since 2024
-    Published("kosmos-2", "https://conversationhub.blob.core.windows.net/beit-share-public/"
-              "kosmos-2/kosmos-2.pt", "patch14-224", hub_name="kosmos-2-patch14-224"),
-)  # fmt: skip
+# as the original's README has it; the storage account has refused every download since 2024
+PUBLISHED = (Published(
+    "kosmos-2", "https://conversationhub.blob.core.windows.net/beit-share-public/kosmos-2/"
+    "kosmos-2.pt", "patch14-224", hub_name="kosmos-2-patch14-224"),)  # fmt: skip
 
 _HEADS = {2048: 32, 1024: 16}  # the published size: width -> heads
 _HEADS_OF = (("text_config", "attention_heads", "embed_dim"),
@@ -83,22 +78,19 @@ FURTHER_TOKENS = (
 
 def config(source: Source) -> Config:
     tensors = source.manifest
-    patch = tensors.size(f"{_VISUAL}.conv1.weight", 2)
+    words, patches = f"{_DECODER}.embed_tokens.weight", f"{_VISUAL}.conv1.weight"
     grid = math.isqrt(max(0, tensors.size(f"{_VISUAL}.positional_embedding") - 1))
     text: Json = {
-        "vocab_size": tensors.size(f"{_DECODER}.embed_tokens.weight"),
-        "embed_dim": tensors.size(f"{_DECODER}.embed_tokens.weight", 1),
+        "vocab_size": tensors.size(words), "embed_dim": tensors.size(words, 1),
         "layers": tensors.count(f"{_DECODER}.layers."),
         "ffn_dim": tensors.size(f"{_DECODER}.layers.0.ffn.fc1.weight"),
-    }
+    }  # fmt: skip
     vision = {
-        "hidden_size": tensors.size(f"{_VISUAL}.conv1.weight"),
-        "num_channels": tensors.size(f"{_VISUAL}.conv1.weight", 1),
-        "patch_size": patch,
-        "image_size": grid * patch,
+        "hidden_size": tensors.size(patches), "num_channels": tensors.size(patches, 1),
+        "patch_size": tensors.size(patches, 2), "image_size": grid * tensors.size(patches, 2),
         "num_hidden_layers": tensors.count(f"{_VISUAL}.transformer.resblocks."),
         "intermediate_size": tensors.size(f"{_VISUAL}.transformer.resblocks.0.mlp.c_fc.weight"),
-    }
+    }  # fmt: skip
     # the SoPE buffer, never applied, has one number for every two features of a head
     if half := tensors.size(f"{_DECODER}.self_attn_sope.scale"):
         text["attention_heads"] = text["embed_dim"] // (2 * half)
@@ -114,17 +106,15 @@ def config(source: Source) -> Config:
         fixed={
             "model_type": "kosmos-2", "tie_word_embeddings": True,
             "text_config": {
-                "model_type": "kosmos_2_text_model", "tie_word_embeddings": True,
-                "activation_function": "gelu", "layer_norm_eps": 1e-5, "scale_embedding": True,
-                "add_cross_attention": False,
+                "model_type": "kosmos_2_text_model", "activation_function": "gelu",
+                "layer_norm_eps": 1e-5, "scale_embedding": True, "tie_word_embeddings": True,
                 "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
             },
             "vision_config": {"model_type": "kosmos_2_vision_model", "hidden_act": "quick_gelu",
                               "layer_norm_eps": 1e-5},
         },
         assumed=assumed,
-        required={f"{part}.{name}": "no tensor tells how many heads share a width"
-                  for part, name, _ in _HEADS_OF if name not in known[part]},
+        required={f"{p}.{n}": "no tensor tells it" for p, n, _ in _HEADS_OF if n not in known[p]},
     )  # fmt: skip
 
 
@@ -138,28 +128,24 @@ def generation(config: Json, source: Source) -> Json:
 def processor(config: Json, source: Source) -> Processor:
     """The square that the original warps images to, and its tokens."""
     text, size = config["text_config"], config["vision_config"]["image_size"]
-    notes = [
-        "transformers 5 reads decoding defaults for this model from no file: pass "
-        f"no_repeat_ngram_size={text['no_repeat_ngram_size']} to generate(), or set once, after "
-        "loading, model.text_model.generation_config = model.generation_config"
-    ]
+    notes = ["transformers 5 reads decoding defaults for this model from no file: pass "
+             f"no_repeat_ngram_size={text['no_repeat_ngram_size']} to generate(), or set once, "
+             "after loading, model.text_model.generation_config = model.generation_config"]
     if (latents := config["latent_query_num"]) != 64:
         notes.append(f"the processor counts on 64 image tokens: pass num_image_tokens={latents}")
     image: Json = {
         "image_processor_type": "CLIPImageProcessor", "processor_class": "Kosmos2Processor",
-        "do_convert_rgb": True, "do_resize": True, "resample": 3,
+        "do_convert_rgb": True, "do_resize": True, "do_rescale": True, "do_normalize": True,
         # warped; the processor's default keeps the proportions and crops
-        "size": {"height": size, "width": size}, "do_center_crop": False,
-        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "size": {"height": size, "width": size}, "resample": 3, "do_center_crop": False,
+        "rescale_factor": 1 / 255, "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
     }  # fmt: skip
-    settings = sentencepiece.Settings(
-        text["vocab_size"], text["max_position_embeddings"], "Kosmos2Processor", FURTHER_TOKENS
-    )
+    rows, length = text["vocab_size"], text["max_position_embeddings"]
+    settings = sentencepiece.Settings(rows, length, "Kosmos2Processor", FURTHER_TOKENS)
     tokens = sentencepiece.tokenizer_files(source.options, settings)
-    missing = () if tokens else (sentencepiece.MISSING,)
-    return Processor({"preprocessor_config.json": image, **tokens}, missing, notes=tuple(notes))
+    return Processor({"preprocessor_config.json": image, **tokens},
+                     () if tokens else (sentencepiece.MISSING,), notes=tuple(notes))  # fmt: skip
 
 
 def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
@@ -172,22 +158,20 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
     finally:
         hook.remove()
     return {"vision_features": features[0], "image_embeds": result.image_embeds,
-            "logits": result.logits, "generated": _generated(model, inputs, 8)}  # fmt: skip
+            "logits": result.logits, "generated": _generated(model, inputs)}  # fmt: skip
 
 
-def _generated(model: Any, inputs: MappingABC[str, Tensor], count: int) -> Tensor:
+def _generated(model: Any, inputs: MappingABC[str, Tensor]) -> Tensor:
     """Each prompt alone, without padding; generation_config.json passed on, as in the notes."""
-    import torch
-
     decoding = copy.deepcopy(model.generation_config)
-    decoding.max_new_tokens = count
-    rows = []
+    decoding.max_new_tokens = 8
+    ids = inputs["input_ids"].new_full((len(inputs["input_ids"]), 8), decoding.pad_token_id)
     for row, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
         prompt = {name: value[row : row + 1, :length] for name, value in inputs.items()}
         prompt["pixel_values"] = inputs["pixel_values"][row : row + 1]
-        ids = model.generate(**prompt, generation_config=decoding)[0, length:].tolist()
-        rows.append((ids + [decoding.pad_token_id] * count)[:count])
-    return torch.tensor(rows)
+        new = model.generate(**prompt, generation_config=decoding)[0, length:]
+        ids[row, : len(new)] = new
+    return ids
 
 
 FAMILY = Family(
