@@ -107,6 +107,7 @@ def opened(request: Request) -> Iterator[Opened]:
         main = stack.enter_context(open_checkpoint(location, request.progress))
         family = request.family
         chosen = selection.select(main.trees, family.containers, family.prefixes, request.weights)
+        main.tree(chosen.tree)  # names tensors of kinds that cannot be read
         selection.refuse_wrong(family, selection.manifest_of(chosen.state), request.families)
         state, companions = _with_companions(request, chosen.state, stack)
         manifest = selection.manifest_of(state)
@@ -162,6 +163,7 @@ def _with_companions(
         checkpoint = stack.enter_context(open_checkpoint(location, request.progress))
         checkpoints.append(checkpoint)
         chosen = selection.select(checkpoint.trees, ("model", "state_dict", ""), ("module.",))
+        checkpoint.tree(chosen.tree)
         joined |= {f"{companion.prefix}{key}": tensor for key, tensor in chosen.state.items()}
     return joined, checkpoints
 
