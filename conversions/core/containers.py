@@ -366,7 +366,7 @@ def _records(file: MappedFile, entries: list[_Entry], end: int) -> tuple[Record,
         raise CheckpointError(
             f"{file.path}: has compressed records, torch.save writes none",
             packed[:10],
-            "unpack it and pack it again without compression: zip -0 -r NEW.pt FOLDER",
+            "unpack it and pack it again without compression: zip -0 -r MODEL.pt FOLDER",
         )
     records = [_record(file, entry, end) for entry in entries]
     previous: Record | None = None

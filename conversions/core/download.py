@@ -1,4 +1,4 @@
-"""Brings a checkpoint to this machine, once: URLs into torch's hub cache, hub files into theirs.
+"""Brings a checkpoint to this machine, once: URLs to torch hub's cache, hub files to the hub's.
 
 A download goes into NAME.part and takes its final name in one step when it is complete, so
 that whatever bears the name is whole. A broken one is taken up again where it stopped, if
