@@ -11,7 +11,10 @@ from typing import Any
 
 OUTCOMES = {"passed": "passed", "failed": "failed", "error": "failed", "skipped": "skipped",
             "xfailed": "known defect", "xpassed": "failed"}  # fmt: skip
-FIRST = ["convnextv2", "chinese_clip", "kosmos2", "flava", "vipllava"]
+FORMAT = 1
+"""Of the record; conversions.core.regression reads it."""
+COUNTED = ("passed", "failed", "skipped", "known defect")
+OBSERVED = ("snapshot", "behaviour", "portability")
 
 
 @dataclass
@@ -22,7 +25,7 @@ class Row:
     worst: float | None = None
     values: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    messages: list[str] = field(default_factory=list)
+    problems: list[dict[str, str]] = field(default_factory=list)
 
 
 def entry(check: str, worst: float | None, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +47,11 @@ def collect(stats: Mapping[str, list[Any]]) -> dict[tuple[str, str], Row]:
 def family_of(nodeid: str) -> str:
     """`tests/test_logits.py::test_logits[convnextv2-tiny]` -> `convnextv2`; "" without one."""
     parameters = nodeid.partition("[")[2]
-    return parameters.partition("-")[0].rstrip("]") if parameters.split("-")[0].rstrip("]") in _families() else ""
+    return (
+        parameters.partition("-")[0].rstrip("]")
+        if parameters.split("-")[0].rstrip("]") in _families()
+        else ""
+    )
 
 
 def _families() -> list[str]:
@@ -64,7 +71,7 @@ def _add(rows: dict[tuple[str, str], Row], family: str, outcome: str, report: An
             row.worst = max(noted["worst"], row.worst or 0.0)
         row.values.update(noted["values"])
         if outcome in ("failed", "known defect"):
-            row.messages.append(_message(report))
+            row.problems.append(_problem(report, outcome))
 
 
 def _merged(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -83,10 +90,12 @@ def _file_check(nodeid: str) -> str:
     return nodeid.partition("::")[0].rpartition("test_")[2].removesuffix(".py").replace("_", "-")
 
 
-def _message(report: Any) -> str:
+def _problem(report: Any, outcome: str) -> dict[str, str]:
+    """Which test, how it ended, and the beginning of what it said."""
     crash = getattr(getattr(report, "longrepr", None), "reprcrash", None)
-    text = getattr(crash, "message", "") or str(getattr(report, "wasxfail", ""))
-    return f"{report.nodeid.rpartition('::')[2]}: {text}"[:4000]
+    reason = str(getattr(report, "wasxfail", "")).removeprefix("reason: ")
+    text = reason or getattr(crash, "message", "") or str(getattr(report, "longrepr", ""))
+    return {"test": report.nodeid, "outcome": outcome.replace(" ", "_"), "message": text[:1200]}
 
 
 def show(rows: Mapping[tuple[str, str], Row], write: Callable[[str], None]) -> None:
@@ -94,7 +103,10 @@ def show(rows: Mapping[tuple[str, str], Row], write: Callable[[str], None]) -> N
     if not rows:
         return
     write("")
-    write(f"{'family':<13} {'check':<18} {'passed':>6} {'failed':>6} {'skipped':>7} {'known':>5}  worst")
+    write(
+        f"{'family':<13} {'check':<18} "
+        f"{'passed':>6} {'failed':>6} {'skipped':>7} {'known':>5}  worst"
+    )
     for (family, check), row in rows.items():
         counts = row.outcomes
         worst = "" if row.worst is None else f"{row.worst:.1e}"
@@ -105,16 +117,31 @@ def show(rows: Mapping[tuple[str, str], Row], write: Callable[[str], None]) -> N
 
 
 def write(path: Path, rows: Mapping[tuple[str, str], Row]) -> None:
-    """The record of this run as JSON: versions and, per family and check, outcomes and figures."""
+    """The record of this run: versions; per family, checks with figures and observations."""
     from conversions.core.report import versions
 
     families: dict[str, Any] = {}
     for (family, check), row in rows.items():
-        families.setdefault(family, {})[check] = {
-            **{name.replace(" ", "_"): row.outcomes[name] for name in ("passed", "failed", "skipped", "known defect")},
-            "worst": row.worst, "seconds": round(row.seconds, 2), "messages": row.messages,
+        entry = families.setdefault(family, {"checks": {}})
+        # what a test observed belongs to the family; what it measured belongs to its check
+        entry.update({name: row.values.pop(name) for name in OBSERVED if name in row.values})
+        entry["checks"][check] = {
+            **{name.replace(" ", "_"): row.outcomes[name] for name in COUNTED},
+            "worst": row.worst, "seconds": round(row.seconds, 2), "problems": row.problems,
             "values": row.values,
         }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"versions": versions(), "families": families}, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    document = {"format": FORMAT, "versions": versions(), "families": families}
+    path.write_text(layout(document, 6) + "\n", encoding="utf-8")
+
+
+def layout(value: Any, depth: int, indent: str = "") -> str:
+    """JSON with objects broken over lines down to a depth, everything below on one line."""
+    if not isinstance(value, dict) or not value or depth == 0:
+        return json.dumps(value, ensure_ascii=False)
+    inner = indent + " "
+    lines = (
+        f"{inner}{json.dumps(key, ensure_ascii=False)}: {layout(item, depth - 1, inner)}"
+        for key, item in value.items()
+    )
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
