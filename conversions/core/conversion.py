@@ -18,7 +18,7 @@ from .checks import Check
 from .errors import CheckFailed, ConfigError, ConversionError, CoverageError, WrongCheckpointError
 from .family import Family, Json, Manifest, Processor, Published, Source
 from .folder import ModelFolder, Piece, open_tensors
-from .mapping import Drop, Expand, Plan
+from .mapping import Drop, Expand, Plan, summarise
 from .report import Report
 
 BUILD_LIMIT = 512 << 20
@@ -178,7 +178,11 @@ def _plan(family: Family, state: dict[str, Tensor], manifest: Manifest) -> Plan:
     labels = {key: str(spec) for key, spec in manifest.items()}
     coverage = checks.key_coverage(plan, family.mapping, labels)
     if not coverage.passed:
-        raise CoverageError(_coverage_summary(family, plan), coverage.details, coverage.advice)
+        raise CoverageError(
+            f"{family.name}: {summarise(plan.coverage)}",
+            coverage.details,
+            f"key-coverage: {coverage.advice}",
+        )
     impossible = []
     for move in plan.moves:
         try:
@@ -196,17 +200,6 @@ def _plan(family: Family, state: dict[str, Tensor], manifest: Manifest) -> Plan:
             disagree, "the file is damaged or was edited; there is no right choice between them",
         )  # fmt: skip
     return plan
-
-
-def _coverage_summary(family: Family, plan: Plan) -> str:
-    coverage = plan.coverage
-    counts = (
-        (len(coverage.unmatched), "source keys match no rule"),
-        (len(coverage.missing), "source keys are missing"),
-        (len(coverage.idle), "rules fire on nothing"),
-        (len(coverage.clashes), "target keys are filled twice"),
-    )
-    return f"{family.name}: key-coverage: " + ", ".join(f"{n} {what}" for n, what in counts if n)
 
 
 def _finished(family: Family, config: Json, processor: Processor, source: Source) -> Json:

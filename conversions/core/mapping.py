@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .errors import MappingError
-from .keys import collapse_keys
+from .keys import collapse, collapse_keys, expand_key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -622,13 +622,22 @@ def _refuse_overlaps(side: str, patterns: Sequence[tuple[Pattern, Rule]]) -> Non
 
 def explain(coverage: Coverage, mapping: Mapping, label: dict[str, str]) -> list[str]:
     """Every offender of a coverage, with the nearest rules; label: key -> dtype[shape]."""
-    lines = []
-    for key in coverage.unmatched[:200]:
-        lines.append(f"no rule for {key}   {label.get(key, '')}".rstrip())
-    lines += [
-        f"nearest: {name}" for name in dict.fromkeys(map(mapping.nearest, coverage.unmatched[:20]))
-    ]
-    lines += [f"missing {key}" for key in collapse_keys(coverage.missing)]
+    unmatched = collapse({key: label.get(key, "") for key in coverage.unmatched})
+    lines = [f"{key}   {spec}".rstrip() for key, spec in unmatched.items()]
+    nearest = [mapping.nearest(expand_key(key)[0]) for key in list(unmatched)[:20]]
+    lines += [f"nearest: {name}" for name in dict.fromkeys(nearest)]
+    lines += [f"missing: {key}" for key in collapse_keys(coverage.missing)]
     lines += [f"rule fires on nothing: {rule.describe()}" for rule in coverage.idle]
     lines += [f"filled twice: {key}" for key in collapse_keys(coverage.clashes)]
     return lines
+
+
+def summarise(coverage: Coverage) -> str:
+    """`2 source keys match no rule, 1 source key is missing`."""
+    counts = (
+        (len(coverage.unmatched), "source key matches no rule", "source keys match no rule"),
+        (len(coverage.missing), "source key is missing", "source keys are missing"),
+        (len(coverage.idle), "rule fires on nothing", "rules fire on nothing"),
+        (len(coverage.clashes), "target key is filled twice", "target keys are filled twice"),
+    )
+    return ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts if n)
