@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
-from .core import spellings
-from .core.errors import WrongCheckpointError
-from .core.family import Config, Family, Json, Option, Processor, Published, Refusal, Source
+from .core import spellings, vocabulary
+from .core.family import Config, Family, Json, Processor, Published, Refusal, Source
 from .core.mapping import Drop, Expand, Mapping, Rename
+from .core.misfits import refuse_misfits
 from .core.tokenizers import folder
 
 if TYPE_CHECKING:
@@ -23,15 +23,14 @@ _TEXT_PARTS = ("self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.o_p
 _VISION_PARTS = ("self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.out_proj|"
                  "layer_norm1|mlp.fc1|mlp.fc2|layer_norm2")  # fmt: skip
 # upstream draws the new rows of both matrices from the rows of the embedding
-_GROWTH: Any = {"like": _EMBED, "added": 2, "multiple_of": 64}
-_EXPAND = Expand(_EMBED, f"{_TEXT}.embed_tokens.weight", **_GROWTH)
+_EXPAND = Expand(_EMBED, f"{_TEXT}.embed_tokens.weight", like=_EMBED, added=2, multiple_of=64)
 
 MAPPING = Mapping((
     _EXPAND,
     Rename(f"model.layers.{{layer}}.{{part:{_TEXT_PARTS}}}.weight",
            f"{_TEXT}.layers.{{layer}}.{{part}}.weight"),
     Rename("model.norm.weight", f"{_TEXT}.norm.weight"),
-    Expand(_HEAD, "language_model.lm_head.weight", **_GROWTH),
+    Expand(_HEAD, "language_model.lm_head.weight", like=_EMBED, added=2, multiple_of=64),
     Rename(f"{_TOWER}.embeddings.class_embedding", f"{_VISION}.embeddings.class_embedding"),
     Rename(f"{_TOWER}.embeddings.{{part:patch_embedding|position_embedding}}.weight",
            f"{_VISION}.embeddings.{{part}}.weight"),
@@ -72,11 +71,9 @@ def config(source: Source) -> Config:
     layers = [layers] if isinstance(layers, int) else layers
     heads = told.get("num_attention_heads", known_text.get("num_attention_heads"))
     _refuse_misfits(source, layers, heads)
-    if heads:
-        head = text["hidden_size"] // heads
-        keys = tensors.size("model.layers.0.self_attn.k_proj.weight")
+    rows, keys = tensors.size(_EMBED), tensors.size("model.layers.0.self_attn.k_proj.weight")
+    if heads and (head := text["hidden_size"] // heads):
         text |= {"head_dim": head, "num_key_value_heads": keys // head}
-    rows = tensors.size(_EMBED)
     patch = tensors.size(f"{_TOWER}.embeddings.patch_embedding.weight", 2)
     side = math.isqrt(tensors.size(f"{_TOWER}.embeddings.position_embedding.weight") - 1)
     return Config(
@@ -93,9 +90,8 @@ def config(source: Source) -> Config:
                  "text_config": {"max_position_embeddings": 4096, "bos_token_id": 1,
                                  "eos_token_id": 2, **known_text, **spellings.rope_theta(told)},
                  "vision_config": {"projection_dim": 768, **known_vision}},
-        required=dict.fromkeys(
-            ("text_config.num_attention_heads", "text_config.rope_theta",
-             "text_config.rms_norm_eps", "vision_config.num_attention_heads"), _UNTOLD),
+        required=dict.fromkeys(("text_config.num_attention_heads", "text_config.rope_theta",
+            "text_config.rms_norm_eps", "vision_config.num_attention_heads"), _UNTOLD),
     )  # fmt: skip
 
 
@@ -105,21 +101,17 @@ def _refuse_misfits(source: Source, layers: list[int], heads: int | None) -> Non
     hidden, depth = tensors.size(_EMBED, 1), tensors.count(f"{_TOWER}.encoder.layers.")
     wide = tensors.size(f"{_TOWER}.embeddings.class_embedding")
     width, why = wide * len(layers), f"{len(layers)} hidden states {layers} of width {wide}"
-    expected = (
-        (_HEAD, tensors.shape(_EMBED), f"as {_EMBED}"),
-        (f"{_PROJECTOR}.clip_layernorm.weight", (width,), why),
-        (f"{_PROJECTOR}.final_linear.0.weight", (hidden, width), why),
-        (f"{_PROJECTOR}.final_linear.2.weight", (hidden, hidden), "the text model's width"),
-    )
-    lines = [f"{key} is {list(tensors.shape(key))}, needed: {list(shape)} ({reason})"
-             for key, shape, reason in expected if tensors.shape(key) != shape]  # fmt: skip
-    lines += [f"vision layer {n}: the tower has hidden states 0 to {depth}"
-              for n in layers if not -depth - 1 <= n <= depth]  # fmt: skip
+    lines = [f"vision layer {n}: the tower has hidden states 0 to {depth}"
+             for n in layers if not -depth - 1 <= n <= depth]  # fmt: skip
     keys = tensors.size("model.layers.0.self_attn.k_proj.weight")
     if heads and (hidden % heads or keys % (hidden // heads)):
         lines.append(f"{heads} attention heads do not divide queries of {hidden}, keys of {keys}")
-    if lines:
-        raise WrongCheckpointError("vipllava: the tensors do not fit together", lines)
+    refuse_misfits("vipllava", tensors, {
+        _HEAD: (tensors.shape(_EMBED), f"as {_EMBED}"),
+        f"{_PROJECTOR}.clip_layernorm.weight": ((width,), why),
+        f"{_PROJECTOR}.final_linear.0.weight": ((hidden, width), why),
+        f"{_PROJECTOR}.final_linear.2.weight": ((hidden, hidden), "the text model's width"),
+    }, lines)  # fmt: skip
 
 
 def finish(config: Json, source: Source) -> Json:
@@ -128,36 +120,24 @@ def finish(config: Json, source: Source) -> Json:
     # No padding row in the text model: 5.x would zero it in memory, and upstream's 0 is <unk>.
     text = {**text, "vocab_size": _EXPAND.rows(text["vocab_size"]), "pad_token_id": None,
             **spellings.both_ropes(text["rope_theta"])}  # fmt: skip
-    layers = config["vision_feature_layers"]
-    return {**config, "text_config": text, **dict.fromkeys(_LAYERS, layers)}
+    return {**config, "text_config": text, **dict.fromkeys(_LAYERS, config[_LAYERS[0]])}
 
 
 def generation(config: Json, source: Source) -> Json:
-    text = config["text_config"]
-    return {"bos_token_id": text["bos_token_id"], "eos_token_id": text["eos_token_id"],
-            "pad_token_id": config["pad_token_id"]}  # fmt: skip
+    ends = {name: config["text_config"][name] for name in ("bos_token_id", "eos_token_id")}
+    return {**ends, "pad_token_id": config["pad_token_id"]}
 
 
 def processor(config: Json, source: Source) -> Processor:
     """LlavaProcessor: without patch_size and its companions it fails on first use."""
-    pads = config.get("image_aspect_ratio") == "pad"
     vision, size = config["vision_config"], config["text_config"]["vocab_size"]
-    tower = source.options.get("vision_model_id")
-    files, notes = folder.image_files(tower, vision["image_size"], pads)
     settings = {"processor_class": "LlavaProcessor", "patch_size": vision["patch_size"],
                 "image_token": "<image>", "num_additional_image_tokens": 1,
                 "vision_feature_select_strategy": "default"}  # fmt: skip
-    files = {**files, "processor_config.json": settings}
-    files["preprocessor_config.json"] |= {"processor_class": "LlavaProcessor"}
-    location = source.options.get("tokenizer")
-    if location is None:
-        missing = "tokenizer: give the original's (Vicuna 1.5) with --tokenizer, a folder or hub id"
-        return Processor(files, missing=(missing,), notes=notes)
-    added = {"<image>": size, "<pad>": size + 1}
-    opened = folder.Folder.open(location)
-    folder.refuse_other_model(opened, config["text_config"])
-    files |= folder.tokenizer_files(opened, added, "<pad>", size, "LlavaProcessor")
-    return Processor(files, notes=notes)
+    added = folder.Added({"<image>": size, "<pad>": size + 1}, pad="<pad>", size=size)
+    pads = config.get("image_aspect_ratio") == "pad"
+    images = folder.image_files(source.options.get("vision_model_id"), vision["image_size"], pads)
+    return folder.processor(source.options, config["text_config"], settings, images, added)
 
 
 def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
@@ -168,44 +148,35 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
     return {"image_features": found.image_hidden_states, "logits": logits.masked_fill(padded, 0.0)}
 
 
+_MM = ("*mm_projector.*",)
 REFUSALS = (
     Refusal(("base_model.model.*", "*lora_A*", "*lora_B*"),
-            "LoRA weights (PEFT's base_model.model. names): merge them into the base model first "
-            "(merge_and_unload), then convert that"),
+            "LoRA weights (base_model.model.): merge them into the base model, then convert that"),
     Refusal(("language_model.*", "multi_modal_projector.*", "model.language_model.*"),
             "already converted: these are transformers' key names; load it with from_pretrained"),
     Refusal(("transformer.blocks.*", "*.self_attn.qkv_proj.weight"),
             "an MPT or Phi-3 text model; this converter takes ViP-LLaVA over Llama (Vicuna)"),
     Refusal(("*mm_projector.0.*", "*mm_projector.weight"),
-            "a plain LLaVA checkpoint (mm_projector.0/2 without clip_layernorm); "
-            "transformers has LlavaForConditionalGeneration for it"),
-    Refusal(("*mm_projector.*",), "only the projector of ViP-LLaVA; the whole model is needed",
-            none_of=("*layers.*.mlp.*",)),
-    Refusal(("*mm_projector.*",),
-            "a checkpoint without the vision tower (model.vision_tower.*), as FSDP training saves "
-            "it; save it together with the tower", none_of=("*vision_tower.*",)),
-    Refusal(("*mm_projector.*",), "a checkpoint without lm_head.weight",
-            none_of=("*lm_head.weight",)),
-    Refusal(("model.embed_tokens.weight",), "a plain Llama, without vision tower and projector",
-            none_of=("*mm_projector.*",)),
+            "a plain LLaVA checkpoint (mm_projector.0/2 without clip_layernorm), not ViP-LLaVA"),
+    Refusal(_MM, "only the projector; the whole model is needed", ("*layers.*.mlp.*",)),
+    Refusal(_MM, "no vision tower in the file (model.vision_tower.*), as FSDP training saves it; "
+            "save it with the tower", ("*vision_tower.*",)),
+    Refusal(_MM, "no lm_head.weight in the file", ("*lm_head.weight",)),
+    Refusal(("model.embed_tokens.weight",), "a plain Llama: no vision tower, no projector", _MM),
 )  # fmt: skip
+
+# of the original's model zoo; they were not opened, so the name of the index is the usual one
+_ZOO = "hf://mucai/vip-llava-{}/pytorch_model.bin.index.json"
+PUBLISHED = tuple(
+    Published(f"vip-llava-{size}", _ZOO.format(size), size, hub_name=f"vip-llava-{size}-hf")
+    for size in ("7b", "13b")
+)
 
 FAMILY = Family(
     name="vipllava", title="ViP-LLaVA", model_class="VipLlavaForConditionalGeneration",
-    mapping=MAPPING, config=config, finish=finish, generation=generation,
-    processor=processor, outputs=outputs, refusals=REFUSALS,
-    containers=("state_dict", "model"), prefixes=("module.", "model."),
-    # the repositories of the original's model zoo; not opened, so the file name is the usual one
-    published=tuple(
-        Published(f"vip-llava-{size}", f"hf://mucai/vip-llava-{size}/pytorch_model.bin.index.json",
-                  size, hub_name=f"vip-llava-{size}-hf") for size in ("7b", "13b")),
-    options=(
-        Option(("--tokenizer", "--text_model_id"), metavar="DIR|ID",
-               help="the original's tokenizer: a folder or a hub id"),
-        Option(("--vision_model_id",), metavar="DIR|ID",
-               help="image processor settings: a folder or a hub id (default: CLIP's)"),
-        Option(("--seed",), "seed of the new vocabulary rows (default 0)", default=0, type=int),
-    ),
+    mapping=MAPPING, config=config, finish=finish, generation=generation, processor=processor,
+    outputs=outputs, containers=("state_dict", "model"), prefixes=("module.", "model."),
+    published=PUBLISHED, refusals=REFUSALS, options=(*folder.OPTIONS, vocabulary.SEED),
     checkpoint_flags=("--old_state_dict_id=hf://{}/model_state_dict_7b.bin",),
     needs="a tokenizer folder or hub id for a complete processor",
 )  # fmt: skip

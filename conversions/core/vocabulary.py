@@ -8,12 +8,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import ConversionError
+from .family import Option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SPREAD = 1e-5
 """The covariance of new rows, as a share of the covariance of the rows they resemble."""
+
+SEED = Option(
+    ("--seed",), "seed of the new vocabulary rows (default 0)", default=0, type=int, metavar="N"
+)
 
 _CHUNK = 1024  # rows in float64 at a time; part of the result: the random numbers follow it
 

@@ -164,7 +164,7 @@ def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
             "image_size": math.isqrt(positions - 1) * patch,
             "patch_size": patch,
         },
-        "select_layers": list(layers),
+        "select_layers": [layers] if isinstance(layers, int) else list(layers),
         "image_aspect_ratio": hints.get("image_aspect_ratio", "square"),
         "with_buffers": f"{VISION}.embeddings.position_ids" in shapes,
     }

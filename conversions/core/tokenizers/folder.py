@@ -15,8 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProcessorError
-from ..family import Json
+from ..family import Json, Option, Processor
 from .llama import NORMALIZER, from_sentencepiece
+
+OPTIONS = (
+    Option(
+        ("--tokenizer", "--text_model_id"),
+        "the original's tokenizer: a folder or a hub id",
+        metavar="DIR|ID",
+    ),
+    Option(
+        ("--vision_model_id",),
+        "image processor settings: a folder or a hub id (default: CLIP's)",
+        metavar="DIR|ID",
+    ),
+)
+MISSING = "tokenizer: give the original's with --tokenizer, a folder or a hub id"
 
 _WANTED = ["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
            "preprocessor_config.json", "config.json"]  # fmt: skip
@@ -76,36 +90,71 @@ def _download(repository: str) -> Path:
         ) from error
 
 
-def tokenizer_files(
-    source: Folder, added: Mapping[str, int], pad: str, size: int, processor: str
-) -> dict[str, Json | bytes]:
-    """The tokenizer's files with further special tokens.
+@dataclass(frozen=True)
+class Added:
+    """tokens: further special tokens -> the ids the model has for them. pad: which of them pads.
+
+    size: tokens the model knew before; the tokenizer must know as many.
+    """
+
+    tokens: Mapping[str, int]
+    pad: str
+    size: int
+
+
+def processor(
+    options: Mapping[str, Any],
+    text: Json,
+    settings: Json,
+    images: tuple[Json, tuple[str, ...]],
+    added: Added,
+) -> Processor:
+    """A processor of tokenizer and image processor, in the form that 4.x reads as well.
 
     Args:
-        added: token -> the id that the model has for it.
-        pad: which of them pads.
-        size: tokens the model knew before; the tokenizer must not have more.
-        processor: class that AutoProcessor makes of the folder.
+        text: config of the text model; a config.json beside the tokenizer must agree with it.
+        settings: processor_config.json.
+        images: what `image_files` returns.
+
+    Raises:
+        ProcessorError: what is given cannot be used.
+    """
+    name = {"processor_class": settings["processor_class"]}
+    preprocessor, notes = images
+    files: dict[str, Json | bytes] = {
+        "preprocessor_config.json": {**preprocessor, **name},
+        "processor_config.json": settings,
+    }
+    if options.get("tokenizer") is None:
+        return Processor(files, missing=(MISSING,), notes=notes)
+    source = Folder.open(options["tokenizer"])
+    _refuse_other_model(source, text)
+    return Processor({**files, **tokenizer_files(source, added, name)}, notes=notes)
+
+
+def tokenizer_files(source: Folder, added: Added, further: Json) -> dict[str, Json | bytes]:
+    """The tokenizer's files with the tokens added; further: fields for tokenizer_config.json.
 
     Raises:
         ProcessorError: no tokenizer there, or its ids are not the model's; names every offender.
     """
-    document, model = _read(source, added, size)
+    tokens, size = added.tokens, added.size
+    document, model = _read(source, tokens, size)
     settings = source.json("tokenizer_config.json") or {}
-    _refuse_unfit(source, document, added, size)
+    _refuse_unfit(source, document, tokens, size)
     roles = {role: text for role in _ROLES if (text := _text(settings.get(role)))}
-    document["added_tokens"] = _joined(document, added)
+    document["added_tokens"] = _joined(document, tokens)
     if not document.get("post_processor"):
         document["post_processor"] = _template(document, roles, settings)
     document["padding"] = document["truncation"] = None  # set by whoever calls the tokenizer
-    _try(source, document, added)
-    roles["pad_token"] = pad
+    _try(source, document, tokens)
+    roles["pad_token"] = added.pad
     return {
         **({"tokenizer.model": model} if model else {}),
         "tokenizer.json": _encode(document),
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "processor_class": processor,
+            **further,
             **{name: settings[name] for name in _KEPT if name in settings},
             **roles,
             # generation continues at the right end of every row
@@ -232,7 +281,7 @@ def _encode(document: Json) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def refuse_other_model(source: Folder, text: Json) -> None:
+def _refuse_other_model(source: Folder, text: Json) -> None:
     """The config.json beside a tokenizer must describe the text model that is converted.
 
     Raises:
@@ -267,9 +316,7 @@ _CLIP: Json = {
 }
 
 
-def image_files(
-    location: str | Path | None, size: int, pads: bool
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def image_files(location: str | Path | None, size: int, pads: bool) -> tuple[Json, tuple[str, ...]]:
     """preprocessor_config.json for a CLIP tower of one image size, and notes on it.
 
     location: folder or hub id whose settings to take; None takes CLIP's. pads: make images
@@ -290,12 +337,12 @@ def image_files(
     if pads:
         # transformers' LlavaImageProcessor is CLIP's with the original's padding in front
         settings |= {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
-        return {"preprocessor_config.json": settings}, ()
+        return settings, ()
     note = (
         "images are cropped at the centre, as upstream's processor does; the original's training "
         'pads them to squares: {"image_aspect_ratio": "pad"} in --config does that'
     )
-    return {"preprocessor_config.json": settings}, (note,)
+    return settings, (note,)
 
 
 def _refuse_other_size(source: Folder, told: Json, size: int) -> None:
