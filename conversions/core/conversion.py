@@ -142,13 +142,15 @@ def _with_tiny(request: Request) -> Iterator[Request]:
 
 
 def find_published(family: Family, checkpoint: str) -> Published | None:
-    """The published checkpoint that a name, a location or a file name stands for."""
+    """The published checkpoint that a name, a location or a file's own name stands for.
+
+    An index is called the same everywhere, so its name alone says nothing.
+    """
     file_name = Path(checkpoint).name
     for published in family.published:
-        if (
-            checkpoint in (published.name, published.location)
-            or file_name == Path(published.location).name
-        ):
+        own_name = Path(published.location).name
+        by_file = file_name == own_name and not own_name.endswith(".index.json")
+        if by_file or checkpoint in (published.name, published.location):
             return published
     return None
 
