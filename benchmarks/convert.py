@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout needs no installation to be measured
 
 KINDS = {
-    "convert": "conversions",
+    "convert": "conversions.convert",
+    "command": "conversions convert",
     "copy": "cp + sync",
     "upstream": "upstream's way",
 }
@@ -168,8 +169,11 @@ def child(kind: str, family: str, variant: str, files: dict[str, str], output: s
 
 
 def _conversion(family: str, files: dict[str, str], output: str) -> Any:
+    import transformers
+
     import conversions
 
+    getattr(transformers, conversions.family(family).model_class)
     with tempfile.TemporaryDirectory() as directory:  # imports whatever a conversion imports
         output_of_tiny = Path(directory, "model")
         conversions.convert(family, checkpoint="tiny", output=output_of_tiny, checks="files")
@@ -234,34 +238,55 @@ def anonymous(process: int) -> int:
 def measure(
     kind: str, family: str, variant: str, files: dict[str, Path], output: Path
 ) -> dict[str, Any]:
-    """One run: seconds without imports, seconds in all, memory after imports and at its peak."""
+    """One run: seconds, processor seconds, anonymous memory at the start and at its peak."""
     shutil.rmtree(output, ignore_errors=True)
     os.sync()  # what earlier runs wrote is not this one's business
     if kind == "copy":
         output.mkdir()
-        began, before = time.perf_counter(), os.times()
-        for path in files.values():
-            subprocess.run(["cp", path, output], check=True)
-        subprocess.run(["sync", *sorted(output.iterdir())], check=True)
-        seconds, after = time.perf_counter() - began, os.times()
-        cpu = sum(after[2:4]) - sum(before[2:4])  # of children that have ended
-        return {"seconds": seconds, "cpu": cpu, "total": seconds}
+        return timed(lambda: copy(list(files.values()), output))
+    if kind == "command":
+        flags = [text for role, path in files.items() for text in (f"--{role}", str(path))]
+        command = [sys.executable, "-m", "conversions", "convert", family, "--output", str(output)]
+        return timed(lambda: observe([*command, *flags]))
     given = json.dumps({role: str(path) for role, path in files.items()})
     command = [sys.executable, __file__, "--child", kind, family, variant, given, str(output)]
-    began = time.perf_counter()
-    result: dict[str, Any] = {"peak": 0}
+    return observe(command)
+
+
+def timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Seconds and, of processes begun and ended by the work, processor seconds."""
+    began, before = time.perf_counter(), os.times()
+    result = work()
+    seconds, after = time.perf_counter() - began, os.times()
+    return {"seconds": seconds, "cpu": sum(after[2:4]) - sum(before[2:4]), **result}
+
+
+def copy(files: list[Path], output: Path) -> dict[str, Any]:
+    for path in files:
+        subprocess.run(["cp", path, output], check=True)
+    subprocess.run(["sync", *sorted(output.iterdir())], check=True)
+    return {}
+
+
+def observe(command: list[str]) -> dict[str, Any]:
+    """Run a process and watch its memory; a child of this file tells its own figures as JSON.
+
+    When it has imported everything, the watch begins anew.
+    """
+    result: dict[str, Any] = {"base": 0, "peak": 0}
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process,
         sampled(process.pid, result),
     ):
         assert process.stdout is not None
         for line in process.stdout:
-            result |= json.loads(line)
-            if "seconds" not in result:
+            if line.startswith("{"):
+                result |= json.loads(line)
+            if line.startswith('{"imports"'):
                 result |= {"base": anonymous(process.pid), "peak": 0}
-    if process.returncode or "seconds" not in result:
-        raise SystemExit(f"error: {kind} {family} failed")
-    return {**result, "total": time.perf_counter() - began}
+    if process.returncode:
+        raise SystemExit(f"error: {' '.join(command[1:5])} failed")
+    return result
 
 
 @contextlib.contextmanager
@@ -319,9 +344,7 @@ def benchmark(family: str, case: Case, runs: int, directory: Path, keep: bool) -
 
 
 def medians(found: list[dict[str, Any]]) -> dict[str, float]:
-    names = [
-        name for name in ("seconds", "cpu", "total", "imports", "base", "peak") if name in found[0]
-    ]
+    names = [name for name in ("seconds", "cpu", "imports", "base", "peak") if name in found[0]]
     return {name: statistics.median(one[name] for one in found) for name in names}
 
 
@@ -333,16 +356,16 @@ def show(results: list[dict[str, Any]]) -> None:
         size = f"{result['bytes'] / 1e9:.1f} GB" if result["bytes"] > 1e8 else "small"
         title = f"{result['family']} {result['variant']}, {size}, median of {result['runs']}"
         table = Table("", title=title)
-        for heading in ("seconds", "× copy", "CPU", "with imports", "anonymous", "of it new"):
+        for heading in ("seconds", "× copy", "CPU", "anonymous", "of it new"):
             table.add_column(heading, justify="right")
-        copy = result["medians"]["copy"]["seconds"]
+        copied = result["medians"]["copy"]["seconds"]
         for kind, figures in result["medians"].items():
             memory = []
             if "peak" in figures:
                 grown = max(figures["peak"] - figures["base"], 0)
                 memory = [f"{figures['peak'] / 1e6:.0f} MB", f"{grown / 1e6:.0f} MB"]
             seconds = figures["seconds"]
-            numbers = (seconds, seconds / copy, figures["cpu"], figures["total"])
+            numbers = (seconds, seconds / copied, figures["cpu"])
             times = [f"{number:.2f}" for number in numbers]
             table.add_row(KINDS[kind], *times, *memory)
         Console().print(table)
