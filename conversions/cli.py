@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, convert, families, inspect, verify
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .core.inspection import Inspection
+    from .core.regression.bisect import Progress as BisectProgress
     from .core.report import Report
 
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim", "known-defect": "yellow"}
@@ -76,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_convert(commands)
     _add_verify(commands)
+    _add_bisect(commands)
     return top
 
 
@@ -418,6 +421,52 @@ def _entry(family: Family) -> dict[str, Any]:
             for p in family.published
         ],
     }  # fmt: skip
+
+
+def _add_bisect(commands: Any) -> None:
+    command = commands.add_parser(
+        "bisect",
+        help="which transformers release first fails a check, or first no longer does",
+        description="Search the transformers releases between two for the first whose results "
+        "differ. Where --bad is the older one it finds the first release that no longer fails.",
+    )
+    flag = command.add_argument
+    flag("-k", dest="select", required=True, metavar="EXPRESSION", help="tests, as pytest's -k")
+    flag("--good", required=True, metavar="RELEASE", help="a release whose tests pass")
+    flag("--bad", required=True, metavar="RELEASE", help="one where a test fails, known or not")
+    flag("--check", metavar="NAME", help="only the tests of one check (logits, reload …)")
+    flag("--work", metavar="DIR", default=".cache/bisect", help="a search found here goes on")
+    flag("--checkout", metavar="DIR", default=".", help="checkout whose suite judges")
+    flag("--releases", metavar="A,B,…", help="search these instead of asking the package index")
+    _add_common(command)
+    command.set_defaults(run=_bisect)
+
+
+def _bisect(args: argparse.Namespace) -> int:
+    from .core.regression import bisect, environments
+
+    search = bisect.Search(args.select, args.good, args.bad, args.check)
+    checkout = bisect.checkout_root(Path(args.checkout).resolve())
+    work = Path(args.work).resolve()
+    made = environments.Environments(work / "releases")
+    releases = args.releases.split(",") if args.releases else made.releases()
+    suite = bisect.PytestSuite(checkout, made, work / search.name)
+    state = bisect.State.load(work / search.name / "state.json", search)
+    finding = bisect.bisect(state, releases, suite, _tell_step)
+    told = json.dumps(finding.to_json(), indent=2, ensure_ascii=False)
+    page = work / search.name / "evidence.md"
+    page.write_text(finding.to_markdown(), encoding="utf-8")
+    page.with_suffix(".json").write_text(f"{told}\n", encoding="utf-8")
+    print(told if args.json else f"{finding.sentence}\nevidence: {page} (and .json)")
+    return 0
+
+
+def _tell_step(step: BisectProgress) -> None:
+    """One line a release, on stderr: the answer alone goes to stdout."""
+    trial = step.trial
+    left = f"at most {step.steps} more of {step.between} releases" if step.between else "done"
+    why = f": {trial.trouble.splitlines()[-1]}" if trial.trouble else ""
+    print(f"{trial.release}: {step.verdict}{why} ({trial.seconds:.0f} s); {left}", file=sys.stderr)
 
 
 if __name__ == "__main__":

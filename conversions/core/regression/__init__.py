@@ -1,0 +1,1 @@
+"""The regression check between two transformers releases: records, their comparison, bisection."""
