@@ -43,7 +43,10 @@ PUBLISHED = [
 
 @dataclass(frozen=True)
 class Converted:
-    """One finished conversion and everything it can be held against."""
+    """One finished conversion and everything it can be held against.
+
+    companions: options that name files: companion checkpoints, the vocabulary.
+    """
 
     family: Family
     checkpoint: Path
@@ -120,13 +123,15 @@ def convert_state(
     state: dict[str, Tensor] | None = None,
     arch: dict[str, Any] | None = None,
     checks: str = "files",
+    options: dict[str, str] | None = None,
     **changes: Any,
 ) -> Converted:
     """Write a state dict as the original would, convert it, and return the result."""
     reference = truth.load_reference(family)
     arch = reference.TINY if arch is None else arch
     state = reference.state_dict(arch) if state is None else state
-    checkpoint, options = write_source(family, folder / "source", state)
+    checkpoint, companions = write_source(family, folder / "source", state)
+    options = {**companions, **(options or {})}
     config = copy.deepcopy(reference.config(arch))
     request = make_request(family, checkpoint, config, options, checks=checks, **changes)
     report = conversion.convert(request, folder / "model")
@@ -142,8 +147,14 @@ def session_folder() -> Path:
 
 @cache
 def converted(family: str) -> Converted:
-    """The tiny checkpoint of a family, converted with every check; shared, so never change it."""
-    return convert_state(family, session_folder() / family, checks="all")
+    """The tiny checkpoint of a family, converted with every check; shared, so never change it.
+
+    With the reference's example vocabulary, where it has one.
+    """
+    folder = session_folder() / family / "vocabulary"
+    folder.mkdir(parents=True)
+    vocabulary = parity.example_vocabulary(conversions.family(family), folder)
+    return convert_state(family, folder.parent, checks="all", options=vocabulary)
 
 
 def opened(request: Request) -> Any:

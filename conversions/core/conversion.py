@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping as MappingABC, Sequence
 from dataclasses import dataclass, replace
@@ -134,7 +135,9 @@ def _with_tiny(request: Request) -> Iterator[Request]:
         return
     with tempfile.TemporaryDirectory() as directory:
         location, extra, config = parity.write_tiny(request.family, directory)
-        options = {**{k: v for k, v in request.options.items() if v is not None}}
+        options = {name: value for name, value in request.options.items() if value is not None}
+        if {"vocab", "tokenizer"} & options.keys():  # the user's own instead
+            extra = {k: v for k, v in extra.items() if k not in ("vocab", "tokenizer")}
         yield replace(
             request, checkpoint=location, options={**request.options, **extra, **options},
             config=configs.merge(config, request.config),
@@ -327,17 +330,12 @@ def begin_release_checks(
     source: Opened, folder: Path, shapes: MappingABC[str, tuple[int, ...]]
 ) -> Callable[[], list[Check]]:
     """Start what transformers can say without the weights; small models: in place."""
-    unread = ("torch_dtype", "architectures", "model_type")
-    wanted = {
-        field: value
-        for field, value in configs.flatten(source.config).items()
-        if field.rpartition(".")[2] not in unread and not field.startswith(("id2label", "label2id"))
-    }
     family = source.request.family
     manifest = {key: (spec.dtype, spec.shape) for key, spec in source.manifest.items()}
     subject = release.Subject(
-        family.name, family.model_class, str(folder), shapes, wanted, manifest, source.hints
-    )
+        family.name, family.model_class, str(folder), shapes, configs.flatten(source.config),
+        manifest, source.hints,
+    )  # fmt: skip
     if source.builds_model:
         return lambda: [release.config_read_back(subject), *release.processor(subject)]
     return release.start(subject)
@@ -355,7 +353,35 @@ def run_checks(source: Opened, folder: Path, begun: Callable[[], list[Check]]) -
             checks.round_trip(source.plan, source.state, written),
         ]
     results += _model_checks(source, folder, written) if source.builds_model else _not_built(source)
-    return sorted([*results, *begun()], key=lambda check: checks.NAMES.index(check.name))
+    results += [_with_documents(source, folder, check) for check in begun()]
+    return sorted(results, key=lambda check: checks.NAMES.index(check.name))
+
+
+def _with_documents(source: Opened, folder: Path, check: Check) -> Check:
+    """config and tokens also hold the folder's other documents against those written."""
+    if check.name not in ("config", "tokens"):
+        return check
+    written = {"generation_config.json": source.generation, **source.processor.files}
+    offenders: list[str] = []
+    for name, content in written.items():
+        if content is None or ("token" in name or "vocab" in name) != (check.name == "tokens"):
+            continue
+        offenders += _differences(folder / name, content)
+    return checks.with_offenders(check, offenders, "the folder was changed; convert again")
+
+
+def _differences(file: Path, content: Json | bytes) -> list[str]:
+    """What a file of the folder has otherwise than the conversion writes it."""
+    if not file.exists():
+        return [f"{file.name}: not in the folder"]
+    if isinstance(content, bytes):
+        same = file.read_bytes() == content
+        return [] if same else [f"{file.name}: differs from the file that the conversion writes"]
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return checks.documents(configs.flatten(content), configs.flatten(stored), file.name)
+    except (ValueError, AttributeError) as error:
+        return [f"{file.name}: not a JSON object: {error}"]
 
 
 def _known(source: Opened, written: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -342,7 +342,7 @@ def write_tiny(
 ) -> tuple[str, Json, Json]:
     """The built-in tiny checkpoint, written as the original writes it.
 
-    Returns: location, companion options (option -> file), the --config that goes with it.
+    Returns: location, options (companion files, a vocabulary), the --config that goes with it.
     """
     reference = truth.load_reference(family.name)
     folder = Path(directory if isinstance(directory, str) else directory.name)
@@ -352,8 +352,18 @@ def write_tiny(
     main = {key: tensor for key, tensor in state.items() if not key.startswith(prefixes or ("\0",))}
     location = folder / f"{family.name}_tiny.pt"
     torch.save(reference.container(main), location)
-    options: Json = {}
+    options = example_vocabulary(family, folder)
     for option, companion_state in extra.items():
         options[option] = str(folder / f"{family.name}_{option}.pt")
         torch.save(companion_state, options[option])
     return str(location), options, reference.config(reference.TINY)
+
+
+def example_vocabulary(family: Family, folder: Path) -> Json:
+    """The option (name -> place) for a vocabulary that fits the tiny checkpoint, written here."""
+    reference = truth.load_reference(family.name)
+    if not hasattr(reference, "example_vocabulary"):
+        return {}
+    file = reference.example_vocabulary(folder)
+    takes_file = any(option.name == "vocab" for option in family.options)
+    return {"vocab": str(file)} if takes_file else {"tokenizer": str(file.parent)}

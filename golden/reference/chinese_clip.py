@@ -18,7 +18,6 @@ An architecture holds the arguments of the original's `CLIP.__init__`:
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from .. import values
 from ..values import Spec
+from . import _wordpiece
 from ._layers import (
     State,
     Trace,
@@ -439,88 +439,13 @@ def pixels(image: Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
 
 def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
     """utils.tokenize: [CLS] pieces [SEP], cut to 52 ids; the filling zeros are left out."""
-    with open(vocabulary, encoding="utf-8") as lines:
-        table = {line.strip(): index for index, line in enumerate(lines)}
-    rows = []
-    for text in texts:
-        pieces = [piece for word in _words(text) for piece in _pieces(word, table)]
-        ids = [table[piece] for piece in pieces[: CONTEXT_LENGTH - 2]]
-        rows.append([table["[CLS]"], *ids, table["[SEP]"]])
-    return rows
-
-
-def _words(text: str) -> list[str]:
-    """BasicTokenizer: ideographs set apart, lower case, no accents, cut at punctuation."""
-    spaced = "".join(_spaced(char) for char in text)
-    words: list[str] = []
-    for word in spaced.split():
-        # accents go by canonical decomposition, which is not undone: hangul stays in letters
-        plain = unicodedata.normalize("NFD", word.lower())
-        kept = (char for char in plain if unicodedata.category(char) != "Mn")
-        words += "".join(f" {c} " if _is_punctuation(c) else c for c in kept).split()
-    return words
-
-
-def _spaced(char: str) -> str:
-    if char in "\t\n\r" or unicodedata.category(char) == "Zs":
-        return " "
-    if char in "\0\ufffd" or unicodedata.category(char) in ("Cc", "Cf"):
-        return ""
-    return f" {char} " if _is_ideograph(ord(char)) else char
-
-
-_IDEOGRAPHS = (
-    (0x4E00, 0x9FFF),
-    (0x3400, 0x4DBF),
-    (0x20000, 0x2A6DF),
-    (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F),
-    (0x2B820, 0x2CEAF),
-    (0xF900, 0xFAFF),
-    (0x2F800, 0x2FA1F),
-)
-
-
-def _is_ideograph(code: int) -> bool:
-    return any(first <= code <= last for first, last in _IDEOGRAPHS)
-
-
-def _is_punctuation(char: str) -> bool:
-    """Unicode's punctuation, and every ASCII sign that is neither letter nor digit, "$" too."""
-    ascii_sign = char.isascii() and char.isprintable() and not char.isalnum() and char != " "
-    return ascii_sign or unicodedata.category(char).startswith("P")
-
-
-def _pieces(word: str, table: Mapping[str, int]) -> list[str]:
-    """WordpieceTokenizer: the longest known piece first; a word with an unknown rest is [UNK]."""
-    if len(word) > LONGEST_WORD:
-        return ["[UNK]"]
-    pieces: list[str] = []
-    start = 0
-    while start < len(word):
-        ends = range(len(word), start, -1)
-        mark = "##" if start else ""
-        end = next((end for end in ends if mark + word[start:end] in table), None)
-        if end is None:
-            return ["[UNK]"]
-        pieces.append(mark + word[start:end])
-        start = end
-    return pieces
+    return _wordpiece.tokenize(texts, vocabulary, LONGEST_WORD, CONTEXT_LENGTH)
 
 
 def example_vocabulary(folder: Path, arch: Architecture = TINY) -> Path:
-    """Writes a vocab.txt of the size that an architecture has; the original's comes with its code.
-
-    Special tokens, a few pieces, the characters of the example texts, unused tokens.
-    """
-    words = [word for text in EXAMPLE_TEXTS for word in _words(text)]
-    characters = dict.fromkeys(sorted("".join(words)))
-    rests = dict.fromkeys(f"##{char}" for char in "abcdefghiklmnoprstuvxy0256")
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_PIECES, *characters, *rests]
-    tokens += [f"[unused{index}]" for index in range(arch["vocab_size"])]
+    """Writes a vocab.txt that fits an architecture; the original's comes with its code."""
     path = folder / "vocab.txt"
-    path.write_text("".join(f"{t}\n" for t in tokens[: arch["vocab_size"]]), encoding="utf-8")
-    return path
+    return _wordpiece.example_vocabulary(path, EXAMPLE_TEXTS, arch["vocab_size"], _PIECES)
 
 
 _PIECES = ("un", "##aff", "##able", "play", "##ing", "cl", "##ip", "2022", "mask", "##ode")

@@ -30,8 +30,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..values import Spec, integers, state_dict as random_state, uniform
+from . import _wordpiece
 from ._layers import State, Trace, attention, gelu, layer_norm, linear, no_trace
-from .chinese_clip import _pieces, _words
 
 Architecture = dict[str, Any]
 Pick = Callable[[str, Sequence[Any]], Any]
@@ -74,6 +74,7 @@ LOGIT_SCALE_RANGE = (0.0, 4.6052)
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 LOGIT_LAPLACE_EPS = 0.1
+LONGEST_WORD = 100  # BERT's WordpieceTokenizer: a longer word is [UNK]
 
 COPIED = {
     "image": ("cls_token", "mask_token", "position_embeddings",
@@ -200,9 +201,7 @@ def _codebook(shapes: dict[str, tuple[int, ...]], at: str, codebook: Architectur
     conv(f"{at}.output.conv", codebook["vocabulary"], 8 * width, 1)
 
 
-def architecture(
-    shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
-) -> Architecture:
+def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]) -> Architecture:
     """Read the architecture off the tensors; head counts come from `hints` (a config's nested
     fields: image_config.num_attention_heads …) or, at the published width, from the published size.
 
@@ -376,14 +375,10 @@ def forward(
     masked_text_states = text_encoder(state, arch, inputs["input_ids_masked"], types, keep, trace)
     masked_image, _ = final(state, ENCODERS["image"], masked_image_states, trace)
     masked_text, _ = final(state, ENCODERS["text"], masked_text_states, trace)
-    masked_fused, _ = multimodal(
-        state, arch, masked_image_states, masked_text_states, keep, trace
-    )
+    masked_fused, _ = multimodal(state, arch, masked_image_states, masked_text_states, keep, trace)
     patches, words = image.shape[1] - 1, text.shape[1]
     per_image = contrastive(state, image, text, trace)
-    indices, probabilities = codebook(
-        state, arch, inputs["codebook_pixel_values"].to(dtype), trace
-    )
+    indices, probabilities = codebook(state, arch, inputs["codebook_pixel_values"].to(dtype), trace)
     return {
         "text_embeddings": text,
         "image_embeddings": image,
@@ -581,11 +576,14 @@ def _resized(image: Image.Image, edge: int, filter: Image.Resampling) -> np.ndar
 
 
 def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
-    """BERT's uncased tokenizer, the one Chinese-CLIP has too: [CLS] pieces [SEP]."""
-    with open(vocabulary, encoding="utf-8") as lines:
-        table = {line.strip(): index for index, line in enumerate(lines)}
-    pieces = [[piece for word in _words(text) for piece in _pieces(word, table)] for text in texts]
-    return [[table[piece] for piece in ("[CLS]", *row, "[SEP]")] for row in pieces]
+    """BERT's uncased tokenizer: [CLS] pieces [SEP]."""
+    return _wordpiece.tokenize(texts, vocabulary, LONGEST_WORD)
+
+
+def example_vocabulary(folder: Path, arch: Architecture = TINY) -> Path:
+    """Writes a vocab.txt that fits an architecture; the original's is bert-base-uncased's."""
+    size, known = arch["text"]["vocabulary"], ("un", "##believ", "##ably", "photo", "dog", "##wind")
+    return _wordpiece.example_vocabulary(folder / "vocab.txt", EXAMPLE_TEXTS, size, known)
 
 
 EXAMPLE_TEXTS = [
