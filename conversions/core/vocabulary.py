@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import ConversionError
@@ -50,6 +48,8 @@ def new_rows(embedding: Tensor, count: int, seed: int, name: str) -> Tensor:
     import numpy as np
     import torch
 
+    from .tensors import one_thread
+
     if not 0 <= seed < 2**32:
         raise ConversionError(f"seed {seed} is outside 0 to {2**32 - 1}")
     size, width = embedding.shape
@@ -57,7 +57,7 @@ def new_rows(embedding: Tensor, count: int, seed: int, name: str) -> Tensor:
     mixed = torch.zeros(count, width, dtype=torch.float64)
     drawn = torch.zeros(count, 1, dtype=torch.float64)
     total = torch.zeros(width, dtype=torch.float64)
-    with _one_thread():
+    with one_thread():
         for start in range(0, size, _CHUNK):
             rows = embedding[start : start + _CHUNK].double()
             z = torch.from_numpy(random.standard_normal((count, len(rows))))
@@ -67,15 +67,3 @@ def new_rows(embedding: Tensor, count: int, seed: int, name: str) -> Tensor:
         mean = total / size
         fresh: Tensor = mean + (SPREAD / size) ** 0.5 * (mixed - drawn * mean)
     return fresh.to(embedding.dtype)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

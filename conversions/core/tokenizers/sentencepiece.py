@@ -16,13 +16,14 @@ What no setting reaches, measured on 4.49.0 to 5.23.0 against the original:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ProcessorError
 from ..family import Json, Option
+from .protobuf import fields
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
@@ -108,16 +109,16 @@ def read_model(path: Path) -> Model:
 
 def _parse(content: bytes) -> Model:
     pieces, kinds, trainer, normalizer = [], [], {}, {}
-    for number, value in _fields(content):
+    for number, value in fields(content):
         if number == 1:
-            entry = dict(_fields(value))
+            entry = dict(fields(value))
             (score,) = struct.unpack("<f", entry.get(2, bytes(4)))
             pieces.append((entry[1].decode("utf-8"), score))
             kinds.append(entry.get(3, _NORMAL))
         elif number == 2:
-            trainer = dict(_fields(value))
+            trainer = dict(fields(value))
         elif number == 3:
-            normalizer = dict(_fields(value))
+            normalizer = dict(fields(value))
     if not pieces:
         raise ValueError("it holds no pieces")
     # proto field numbers and defaults; each is what tokenizer.json below takes for granted
@@ -136,38 +137,6 @@ def _parse(content: bytes) -> Model:
     charsmap = bytes(normalizer.get(2, b""))
     algorithm = trainer.get(3, _UNIGRAM)
     return Model(tuple(pieces), tuple(kinds), algorithm, charsmap, tuple(problems))
-
-
-def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
-    """(field number, value) of one message: int for a varint, bytes for everything else."""
-    place = 0
-    while place < len(content):
-        tag, place = _varint(content, place)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, place = _varint(content, place)
-            yield number, value
-            continue
-        if wire == 2:
-            length, place = _varint(content, place)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire} at byte {place}")
-        if place + length > len(content):
-            raise ValueError(f"it ends {place + length - len(content)} bytes too early")
-        yield number, content[place : place + length]
-        place += length
-
-
-def _varint(content: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[place]
-        value |= (byte & 0x7F) << shift
-        shift, place = shift + 7, place + 1
-        if byte < 0x80:
-            return value, place
 
 
 def _refuse_unfit(path: Path, model: Model, settings: Settings) -> None:
