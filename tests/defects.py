@@ -1,0 +1,237 @@
+"""Demonstrations of the known defects that golden/ records: each shows one, or shows it gone.
+
+A demonstration returns True when the installed release has the defect. They look at
+transformers alone (folder, processor, model), never at how our checks excuse it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from conversions.core import conversion, loading, parity, truth
+from conversions.core.conversion import Request
+from conversions.core.folder import open_tensors
+from tests import behaviour, snapshot, tiny
+
+Defect = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A family's tiny folder with tokenizer, and an empty folder to work in."""
+
+    request: Request
+    folder: Path
+    place: Path
+
+    @property
+    def class_name(self) -> str:
+        return self.request.family.model_class
+
+    @property
+    def reference(self) -> ModuleType:
+        return truth.load_reference(self.request.family.name)
+
+    def says(self, probe: behaviour.Probe) -> str:
+        """A behaviour probe's answer as text."""
+        return str(behaviour.answered(lambda: probe(self.class_name, self.folder, self.place)))
+
+    def model(self, attention: str | None = None) -> Any:
+        return loading.load_model(self.folder, self.class_name, attention).model
+
+    def changed_processor(self, **fields: Any) -> Path:
+        """A folder with nothing but a changed preprocessor_config.json."""
+        file = "preprocessor_config.json"
+        config = json.loads((self.folder / file).read_text(encoding="utf-8"))
+        (self.place / file).write_text(json.dumps({**config, **fields}), encoding="utf-8")
+        return self.place
+
+
+@cache
+def folder_of(family: str) -> tuple[Request, Path]:
+    """Converted once a process; never changed."""
+    root = tiny.session_folder() / "defects" / family
+    request = snapshot.request_with_vocabulary(family, root / "source")
+    conversion.convert(request, root / "model")
+    return request, root / "model"
+
+
+def stage(family: str, place: Path) -> Stage:
+    return Stage(*folder_of(family), place)
+
+
+def shows(defect: Defect, on: Stage) -> bool:
+    """Whether the installed release has a recorded defect.
+
+    Raises:
+        KeyError: nobody wrote its demonstration.
+    """
+    family = on.request.family.name
+    return DEMONSTRATIONS[family, defect["check"], defect["where"]](on, defect)
+
+
+def rows_are_zero(on: Stage, defect: Defect) -> bool:
+    """Some of the rows it names are zero in memory and not in the folder."""
+    written, memory = open_tensors(on.folder), loading.memory_names(on.model())
+    layout = loading.match_layout(
+        {key: tuple(t.shape) for key, t in written.items()},
+        {name: tuple(t.shape) for name, t in memory.items()},
+    )
+    return any(
+        bool(written[key][row].any()) and not bool(memory[layout[key]].detach()[row].any())
+        for key in defect["tensors"]
+        if key in written
+        for row in defect["rows"]
+    )
+
+
+def pixels_differ(on: Stage, image: Image.Image, folder: Path, arch: dict[str, Any]) -> bool:
+    """The processor gives other pixels than the original's preprocessing."""
+    with loading.quiet():
+        batch = parity.load_image_processor(folder)(image, return_tensors="np")
+    expected = on.reference.pixels(image, arch)["pixel_values"]
+    return bool(np.abs(expected - np.asarray(batch["pixel_values"][0])).max() > 1e-5)
+
+
+# ---- ConvNeXt V2 ----
+
+
+def odd_crop(on: Stage, defect: Defect) -> bool:
+    """Resized to 256 x 259 the margin beside 224 is 35, and 35 is 3 modulo 4."""
+    arch = {**on.reference.TINY, "image_size": 224}
+    folder = on.changed_processor(size={"shortest_edge": 224}, crop_pct=224 / 256)
+    odd, even = (parity.sample_image(width, 256) for width in (259, 260))
+    assert not pixels_differ(on, even, folder, arch), "the crop is off even where it has no choice"
+    return pixels_differ(on, odd, folder, arch)
+
+
+def placeholder_image_processor(on: Stage, defect: Defect) -> bool:
+    return "raises ImportError" in on.says(behaviour.top_level_image_processor)
+
+
+def crop_without_fraction(on: Stage, defect: Defect) -> bool:
+    return "raises TypeError" in on.says(behaviour.crop_without_fraction)
+
+
+# ---- Chinese-CLIP ----
+
+
+def text_features_raise(on: Stage, defect: Defect) -> bool:
+    return "raises TypeError" in on.says(behaviour.features("get_text_features"))
+
+
+def constructor_ignores_vocabulary(on: Stage, defect: Defect) -> bool:
+    told = on.says(behaviour.tokens_of_constructor(keyword=True))
+    return told.split(" of ")[0] != told.split(" of ")[-1].split()[0]
+
+
+def tokens_differ(on: Stage, defect: Defect) -> bool:
+    """The ids of its texts differ, with its vocabulary in place of unused tokens."""
+    from transformers import AutoTokenizer
+
+    lines = (on.folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    entries = [entry for entry in defect.get("vocabulary", []) if entry not in lines]
+    lines[len(lines) - len(entries) :] = entries
+    file = on.place / "vocab.txt"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options = {**on.request.options, "vocab": str(file)}
+    request = tiny.make_request(
+        on.request.family.name, on.request.checkpoint, on.request.config, options, checks="files"
+    )
+    conversion.convert(request, on.place / "model")
+    with loading.quiet():
+        tokenizer = AutoTokenizer.from_pretrained(on.place / "model", local_files_only=True)
+        found = [list(tokenizer(text, truncation=True)["input_ids"]) for text in defect["texts"]]
+    return found != on.reference.tokenize(defect["texts"], file)
+
+
+def modes_differ(on: Stage, defect: Defect) -> bool:
+    """A picture with transparency: colours under clear parts bleed when it is resized as RGB."""
+    picture = parity.sample_image(151, 117)
+    assert not pixels_differ(on, picture, on.folder, on.reference.TINY)
+    veil = Image.fromarray((np.indices((117, 151)).sum(0) % 256).astype("uint8"), "L")
+    picture.putalpha(veil)
+    return all(
+        pixels_differ(on, picture.convert(mode), on.folder, on.reference.TINY)
+        for mode in defect["modes"]
+    )
+
+
+# ---- Kosmos-2 ----
+
+
+def connector_is_causal(on: Stage, defect: Defect) -> bool:
+    """With sdpa the image embeddings are not those of eager attention."""
+    if defect["attention"] not in loading.attentions(on.class_name):
+        return False
+    inputs = on.reference.inputs(on.reference.TINY)
+    with torch.no_grad(), loading.quiet():
+        left, right = (on.model(kind)(**inputs).image_embeds for kind in ("eager", "sdpa"))
+    return not torch.allclose(left, right, atol=1e-3)
+
+
+def padding_scores_nothing(on: Stage, defect: Defect) -> bool:
+    inputs = on.reference.inputs(on.reference.TINY)
+    with torch.no_grad(), loading.quiet():
+        logits = on.model("eager")(**inputs).logits
+    return not bool(logits[..., on.reference.TINY.get("pad", 1)].any())
+
+
+def generation_repeats(on: Stage, defect: Defect) -> bool:
+    assert on.says(behaviour.generate_with_argument) == "repeats nothing"
+    return on.says(behaviour.generate_plainly) == "repeats three tokens"
+
+
+# ---- FLAVA ----
+
+
+def lost_without(kept: str) -> Callable[[Stage, Defect], bool]:
+    """Biases are wrong in a folder that has only one of their two names."""
+    return lambda on, defect: on.says(behaviour.head_biases(kept)) != "right"
+
+
+# ---- ViP-LLaVA ----
+
+
+def asked(question: str, wrong: Callable[[str], bool]) -> Callable[[Stage, Defect], bool]:
+    """A question of tests/behaviour.py to ViP-LLaVA, and what makes its answer wrong."""
+    return lambda on, defect: wrong(on.says(behaviour.PROBES["vipllava"][question]))
+
+
+DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] = {
+    ("convnextv2", "pixels", "odd_crop"): odd_crop,
+    ("convnextv2", "pixels", "top_level_auto_image_processor"): placeholder_image_processor,
+    ("convnextv2", "pixels", "crop_pct_null"): crop_without_fraction,
+    ("chinese_clip", "logits", "get_text_features"): text_features_raise,
+    ("chinese_clip", "reload", "padding_row"): rows_are_zero,
+    ("chinese_clip", "tokens", "constructor_vocab_file"): constructor_ignores_vocabulary,
+    ("chinese_clip", "tokens", "removed_characters"): tokens_differ,
+    ("chinese_clip", "tokens", "final_sigma"): tokens_differ,
+    ("chinese_clip", "tokens", "long_word"): tokens_differ,
+    ("chinese_clip", "pixels", "transparency"): modes_differ,
+    ("kosmos2", "logits", "image_to_text_projection.x_attn"): connector_is_causal,
+    ("kosmos2", "reload", "padding_row"): rows_are_zero,
+    ("kosmos2", "logits", "padding_row"): padding_scores_nothing,
+    ("kosmos2", "generation", "generate() with nothing passed"): generation_repeats,
+    ("flava", "portability", "heads_with_bias_only"): lost_without(".bias"),
+    ("flava", "portability", "heads_with_decoder_bias_only"): lost_without(".decoder.bias"),
+    ("vipllava", "portability", "vision_feature_layer_only"): asked(
+        "config with vision_feature_layer only", lambda said: said != "2 vision layers"
+    ),
+    ("vipllava", "portability", "rope_parameters_only"): asked(
+        "config with rope_parameters only", lambda said: said != "rope theta 5000"
+    ),
+    ("vipllava", "reload", "text_config_tied"): asked(
+        "text_config.tie_word_embeddings true", lambda said: "overwritten" in said
+    ),
+}
