@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping as MappingABC, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -336,18 +336,60 @@ def strict_load(
     )  # fmt: skip
 
 
-def config_read_back(written: MappingABC[str, Any], read: MappingABC[str, Any]) -> Check:
-    """transformers reads every config field as it was written; both flat, dotted."""
+def config_read_back(
+    written: MappingABC[str, Any], stored: MappingABC[str, Any], read: MappingABC[str, Any]
+) -> Check:
+    """The folder's config.json says what was written, and transformers reads it so.
+
+    All flat, dotted. A field that config.json leaves out is judged by what is read instead of it.
+    """
     offenders = [
-        f"{key}: written {written[key]!r}, read {read.get(key)!r}"
-        for key in written
-        if key in read and not _same_value(written[key], read[key])
+        f"{key}: written {value!r}, the folder has {stored[key]!r}"
+        for key, value in written.items()
+        if key in stored and not _same_value(value, stored[key])
+    ]
+    offenders += [
+        f"{key}: written {value!r}, the folder has none"
+        for key, value in written.items()
+        if key not in stored and key not in read
+    ]
+    offenders += [
+        f"{key}: written {value!r}, read {read[key]!r}"
+        for key, value in written.items()
+        if key in read and not _same_value(value, read[key])
     ]
     absent = [key for key in written if key not in read]
     return judge(
         "config", offenders, f"{len(written) - len(absent)} fields read back as written",
-        "this release understands these fields differently: see FAMILY's finish()",
+        "the folder was changed, or this release understands these fields differently: "
+        "see FAMILY's finish()",
         values={"not_read": absent} if absent else {},
+    )  # fmt: skip
+
+
+def documents(
+    written: MappingABC[str, Any], stored: MappingABC[str, Any], where: str
+) -> list[str]:
+    """Fields of one of the folder's JSON files that differ from what the conversion writes.
+
+    Both flat, dotted. A field that the file leaves out is judged by what comes of it.
+    """
+    return [
+        f"{where}: {key}: written {value!r}, the folder has {stored[key]!r}"
+        for key, value in written.items()
+        if key in stored and not _same_value(value, stored[key])
+    ]
+
+
+def with_offenders(check: Check, offenders: Iterable[str], advice: str) -> Check:
+    """The check, failed when there are further offenders."""
+    further = tuple(offenders)
+    if not further:
+        return check
+    figure = check.figure if check.status in ("passed", "failed") else ""
+    return replace(
+        check, status="failed", figure=figure or f"{len(further)} differ", advice=advice,
+        details=(*(check.details if check.status == "failed" else ()), *further),
     )  # fmt: skip
 
 

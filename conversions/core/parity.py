@@ -268,15 +268,19 @@ def pixels(found: Truth, folder: Path) -> Check:
         k: torch.from_numpy(v).double()
         for k, v in found.reference.pixels(image, found.architecture).items()
     }
-    processor = load_image_processor(folder)
     flags = {
         f"return_{name.removesuffix('_values')}s": True
         for name in expected
         if name != "pixel_values"
     }
-    with loading.quiet():
-        batch = processor(image, return_tensors="np", **flags)
-    actual = {k: torch.from_numpy(batch[k][0]).double() for k in expected if k in batch}
+    try:
+        processor = load_image_processor(folder)
+        with loading.quiet():
+            batch = processor(image, return_tensors="np", **flags)
+        actual = {k: torch.from_numpy(batch[k][0]).double() for k in expected if k in batch}
+    except Exception as error:
+        # whatever the release raises is a finding about the processor's files
+        return _raised("pixels", error)
     check = checks.outputs("pixels", expected, actual, tolerance=1e-6)
     if check.passed or not hasattr(found.reference, "accepted_pixels"):
         return check
@@ -306,6 +310,15 @@ def load_image_processor(folder: Path) -> Any:
         return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
 
 
+def _raised(name: str, error: Exception) -> Check:
+    """transformers could not use the folder's processor files."""
+    line = (str(error).splitlines() or [""])[0][:200]
+    return Check(
+        name, "failed", "cannot be used", details=(f"{type(error).__name__}: {line}",),
+        advice="this release cannot use the folder's processor files",
+    )  # fmt: skip
+
+
 def tokens(found: Truth, folder: Path) -> Check:
     """The folder's tokenizer against the original's, on the reference's example texts."""
     reference = found.reference
@@ -317,15 +330,23 @@ def tokens(found: Truth, folder: Path) -> Check:
         return checks.skipped("tokens", "no tokenizer in the folder: see the processor notes")
     from transformers import AutoTokenizer
 
-    with loading.quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        try:
-            expected = reference.tokenize(reference.EXAMPLE_TEXTS, vocabulary)
-        except ModuleNotFoundError as error:
-            why = f"the original's tokenizer is {error.name}: pip install {error.name}"
-            return checks.skipped("tokens", why)
-        # cut where the original cuts: model_max_length is part of what is compared
-        actual = [tokenizer(text, truncation=True)["input_ids"] for text in reference.EXAMPLE_TEXTS]
+    try:
+        expected = reference.tokenize(reference.EXAMPLE_TEXTS, vocabulary)
+    except ModuleNotFoundError as error:
+        why = f"the original's tokenizer is {error.name}: pip install {error.name}"
+        return checks.skipped("tokens", why)
+    except Exception as error:
+        # a vocabulary that the original cannot read is a finding too
+        return _raised("tokens", error)
+    try:
+        with loading.quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            # cut where the original cuts: model_max_length is part of what is compared
+            actual = [tokenizer(text, truncation=True)["input_ids"]
+                      for text in reference.EXAMPLE_TEXTS]  # fmt: skip
+    except Exception as error:
+        # whatever the release raises is a finding about the tokenizer's files
+        return _raised("tokens", error)
     offenders = [
         f"{text!r}: reference {left}, converted {right}"
         for text, left, right in zip(reference.EXAMPLE_TEXTS, expected, actual, strict=True)

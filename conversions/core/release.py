@@ -71,13 +71,19 @@ def failed(name: str, error: Exception) -> Check:
 
 def config_read_back(subject: Subject) -> Check:
     """Every config field the conversion writes, as this release reads it from the folder."""
-    from . import loading
+    from . import configs, loading
 
+    folder = Path(subject.folder)
+    # the release's own name and type for it are no field to compare
+    asked = {field: value for field, value in subject.config.items() if field != "torch_dtype"}
     try:
-        read = loading.read_config(Path(subject.folder), subject.config)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        stored = configs.flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        read = loading.read_config(folder, asked)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return failed("config", error)
-    return checks.config_read_back(subject.config, read)
+    if "dtype" in stored:
+        stored.setdefault("torch_dtype", stored["dtype"])
+    return checks.config_read_back(subject.config, stored, read)
 
 
 def processor(subject: Subject) -> list[Check]:
