@@ -266,31 +266,39 @@ def _show(args: argparse.Namespace, report: Report) -> None:
 
 
 def _console() -> Console:
+    """A terminal's own width; elsewhere wide lines, so that no name or URL is folded."""
     from rich.console import Console
 
-    return Console(soft_wrap=False)
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=200 if wide else None)
+
+
+def _print_table(console: Console, rows: Sequence[Sequence[Any]]) -> None:
+    """Columns without frame, header or trailing blanks."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in rows[0] if rows else ():
+        table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _print_checks(console: Console, report: Report) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     size = sum(source["bytes"] for source in report.sources)
-    console.print(
-        f"{report.family}: {report.checkpoint} ({report.container}, {_bytes(size)})",
-        markup=False, highlight=False,
-    )  # fmt: skip
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(3):
-        table.add_column(overflow="fold")
+    head = f"{report.family}: {report.checkpoint} ({report.container}, {_bytes(size)})"
+    console.print(head, markup=False, highlight=False)
+    rows = []
     for check in report.checks:
-        why = (
-            check.figure
-            if check.status in ("passed", "failed")
-            else (check.figure and check.figure + "; ") + check.advice
-        )
-        table.add_row(check.name, Text(check.status, STYLES[check.status]), Text(why))
-    console.print(table)
+        plain = check.status in ("passed", "failed")
+        why = check.figure if plain else "; ".join(filter(None, (check.figure, check.advice)))
+        rows.append((check.name, Text(check.status, STYLES[check.status]), Text(why)))
+    _print_table(console, rows)
 
 
 def _bytes(count: int) -> str:
@@ -360,46 +368,32 @@ def _print_inspection(console: Console, found: Inspection) -> None:
 
 
 def _print_pairs(console: Console, title: str, pairs: Any) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     if not pairs:
         return
     if title:
         console.print(title, markup=False, highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for left, right in pairs.items():
-        table.add_row(Text(f"  {left}"), Text(str(right)))
-    console.print(table)
+    _print_table(console, [(Text(f"  {left}"), Text(str(right))) for left, right in pairs.items()])
 
 
 def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([_entry(family) for family in families().values()], indent=2))
         return 0
-    from rich.table import Table
     from rich.text import Text
 
     console = _console()
     for family in families().values():
-        console.print(
-            Text(f"{family.name}", "bold") + Text(f"  {family.title} -> {family.model_class}")
-        )
+        title = Text(f"  {family.title} -> {family.model_class}")
+        console.print(Text(family.name, "bold") + title)
         if family.needs:
             console.print(f"  needs: {family.needs}", markup=False, highlight=False)
-        table = Table(box=None, pad_edge=False, show_header=False)
-        for _ in range(4):
-            table.add_column(overflow="fold")
         for published in family.published:
-            table.add_row(
-                Text(f"  {published.name}"),
-                published.variant,
-                _parameters(family, published.variant),
-                Text(published.location),
-            )
-        console.print(table)
+            size = _parameters(family, published.variant)
+            facts = ", ".join(filter(None, (published.variant, size and f"{size} parameters")))
+            print(f"  {published.name}  ({facts})")
+            print(f"    {published.location}")
     return 0
 
 
