@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .containers import READABLE, Contents, describe, read_file
+from .containers import READABLE, Contents, Record, describe, read_file
 from .download import fetch, without_secrets
 from .errors import CheckpointError, DamagedFileError
 from .integrity import Integrity, Progress, SourceFile
@@ -94,7 +94,7 @@ class Checkpoint:
         """Start hashing the files and checking every zip record's CRC-32, if not done yet."""
         if self._integrity is None:
             self._integrity = Integrity(
-                [(part.file.path, part.records) for part in self._parts], self._progress
+                [(part.file.path, _named(part)) for part in self._parts], self._progress
             )
         return self._integrity
 
@@ -163,8 +163,17 @@ def _fill(checkpoint: Checkpoint, name: str, leaves: dict[str, Leaf], contents: 
     for key, leaf in leaves.items():
         if isinstance(leaf, TensorRecord) and leaf.dtype in READABLE:
             checkpoint.trees[name][key] = contents.tensor(leaf)
+            contents.owners.setdefault(leaf.storage.origin or 0, []).append(key)
         else:
             checkpoint.unreadable.setdefault(name, {})[key] = str(leaf)
+
+
+def _named(part: Contents) -> tuple[Record, ...]:
+    """A file's records, each with the tensors in it."""
+    return tuple(
+        replace(record, keys=tuple(dict.fromkeys(part.owners.get(record.start, ()))))
+        for record in part.records
+    )
 
 
 def _open_shards(location: str, index: ShardIndex, progress: Progress | None) -> Checkpoint:

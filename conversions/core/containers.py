@@ -54,12 +54,16 @@ MAX_HEADER = 100_000_000
 
 @dataclass(frozen=True)
 class Record:
-    """One member of a zip file: where its bytes lie and the CRC-32 they must have."""
+    """One member of a zip file: where its bytes lie and the CRC-32 they must have.
+
+    keys: the tensors in it, for messages.
+    """
 
     name: str
     start: int
     size: int
     crc: int
+    keys: tuple[str, ...] = ()
 
 
 class MappedFile:
@@ -136,7 +140,10 @@ def _similar(path: Path) -> str | None:
 
 @dataclass
 class Contents:
-    """What one file holds: a tree of plain objects whose tensors are still records."""
+    """What one file holds: a tree of plain objects whose tensors are still records.
+
+    owners: first byte of a storage -> keys of the tensors in it.
+    """
 
     file: MappedFile
     container: str
@@ -144,6 +151,7 @@ class Contents:
     foreign: dict[str, int] = field(default_factory=dict)
     records: tuple[Record, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
+    owners: dict[int, list[str]] = field(default_factory=dict)
     _storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
 
     def tensor(self, record: TensorRecord) -> Tensor:

@@ -119,7 +119,8 @@ class Integrity:
                             self._progress(f"checking {path.name}", begin, len(view))
                     if record and crc != record.crc and not self._stop.is_set():
                         sums = f"CRC-32 {crc:08x}, not {record.crc:08x}"
-                        damaged.append(f"record {record.name}: {sums}")
+                        held = f" ({', '.join(record.keys[:3])})" if record.keys else ""
+                        damaged.append(f"record {record.name}{held}: {sums}")
             size = len(data)
         if damaged:
             raise DamagedFileError(
