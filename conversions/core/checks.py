@@ -70,6 +70,11 @@ def judge(name: str, offenders: Iterable[str], figure: str, advice: str = "", **
     )  # fmt: skip
 
 
+def _figure(what: str, good: str, bad: str, offenders: Sequence[str]) -> str:
+    """`130 tensors bit for bit`, or `of 130 tensors 2 differ`."""
+    return f"of {what} {len(offenders)} {bad}" if offenders else f"{what} {good}"
+
+
 def skipped(name: str, why: str) -> Check:
     """Not run; `why` names what is missing and how to supply it."""
     return Check(name, "skipped", advice=why)
@@ -182,7 +187,7 @@ def exact_values(
     known = {target for move in plan.moves for target in move.targets}
     offenders += [f"{key}: no rule writes it" for key in written if key not in known]
     return judge(
-        "exact-values", offenders, f"{count} tensors bit for bit",
+        "exact-values", offenders, _figure(f"{count} tensors", "bit for bit", "differ", offenders),
         "these tensors are not what the rules make of the source; convert again",
     )  # fmt: skip
 
@@ -224,7 +229,8 @@ def round_trip(
             if not tensors.same_cast(state[key], tensor):
                 offenders.append(f"{key}: not restored from {', '.join(move.targets)}")
     return judge(
-        "round-trip", offenders, f"{count} source tensors restored",
+        "round-trip", offenders,
+        _figure(f"{count} source tensors", "restored", "not restored", offenders),
         "these source tensors cannot be restored from the folder",
     )  # fmt: skip
 
@@ -254,7 +260,8 @@ def reload(
                 f"{name}: in memory it differs from {key} ({_where(expected, loaded)})"
             )
     return judge(
-        "reload", offenders, f"{len(layout)} tensors in memory as in the folder",
+        "reload", offenders,
+        _figure(f"{len(layout)} tensors", "in memory as in the folder", "differ in memory", offenders),
         "this release of transformers changes weights while loading them",
     )  # fmt: skip
 
@@ -360,7 +367,9 @@ def config_read_back(
     ]
     absent = [key for key in written if key not in read]
     return judge(
-        "config", offenders, f"{len(written) - len(absent)} fields read back as written",
+        "config", offenders,
+        _figure(f"{len(written) - len(absent)} fields", "read back as written",
+                "read differently", offenders),
         "the folder was changed, or this release understands these fields differently: "
         "see FAMILY's finish()",
         values={"not_read": absent} if absent else {},

@@ -322,7 +322,10 @@ def failure(report: Report) -> CheckFailed:
             lines.append(f"  … and {len(check.details) - 40} more")
         lines += [f"  {check.advice}"] if check.advice else []
     names = ", ".join(check.name for check in report.failures)
-    error = CheckFailed(f"{report.family}: {len(report.failures)} checks failed: {names}", lines)
+    count = len(report.failures)
+    error = CheckFailed(
+        f"{report.family}: {count} check{'s' if count > 1 else ''} failed: {names}", lines
+    )
     error.report = report  # type: ignore[attr-defined]
     return error
 

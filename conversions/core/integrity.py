@@ -124,7 +124,8 @@ class Integrity:
             size = len(data)
         if damaged:
             raise DamagedFileError(
-                f"{path}: {len(damaged)} of {len(records)} records are damaged",
+                f"{path}: {len(damaged)} of {len(records)} records "
+                f"{'are' if len(damaged) > 1 else 'is'} damaged",
                 damaged[:200],
                 "download or copy the file again",
             )
