@@ -261,7 +261,7 @@ def reload(
             )
     return judge(
         "reload", offenders,
-        _figure(f"{len(layout)} tensors", "in memory as in the folder", "differ in memory", offenders),
+        _figure(f"{len(layout)} tensors", "in memory as in the folder", "not", offenders),
         "this release of transformers changes weights while loading them",
     )  # fmt: skip
 
