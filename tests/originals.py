@@ -485,8 +485,8 @@ def fairseq(
             package = sys.modules[name] = ModuleType(name)
             package.__path__ = [folder]
     module = importlib.import_module("fairseq.modules.sinusoidal_positional_embedding")
-    width, pad = arch["decoder_embed_dim"], reference.PAD
-    table = module.SinusoidalPositionalEmbedding(width, pad, init_size=3)
+    pad = 1  # fairseq.data.Dictionary: bos, pad, eos, unk
+    table = module.SinusoidalPositionalEmbedding(arch["decoder_embed_dim"], pad, init_size=3)
     ids = inputs["input_ids"].clone()
     ids[0, 4] = pad
     return {"positions": table(ids)}
