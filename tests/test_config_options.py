@@ -82,19 +82,21 @@ def test_upstreams_command_line_still_works(
         assert "tokenizer.json" in names
 
 
-def test_the_hub_repository_and_a_checkpoint_exclude_each_other(note: Any) -> None:
-    """vipllava: --checkpoint and --old_state_dict_id together are a usage error."""
+@tiny.only("vipllava")
+def test_the_hub_repository_and_a_checkpoint_exclude_each_other(name: str, note: Any) -> None:
+    """--checkpoint and --old_state_dict_id together are a usage error."""
     outcome = command.run(
-        "convert", "vipllava", "--checkpoint", "x.bin", "--old_state_dict_id", "someone/thing"
+        "convert", name, "--checkpoint", "x.bin", "--old_state_dict_id", "someone/thing"
     )
     note("command-line")
     assert outcome.code == 2 and "not allowed with" in outcome.err
 
 
+@tiny.only("convnextv2")
 def test_push_to_hub_without_a_name_takes_the_published_one(
-    tmp_path: Path, uploads: list[Any], note: Any
+    name: str, tmp_path: Path, uploads: list[Any], note: Any
 ) -> None:
-    """convnextv2: --push_to_hub alone uploads under the checkpoint's own hub name."""
+    """--push_to_hub alone uploads under the checkpoint's own hub name."""
     file = tmp_path / "convnextv2_atto_1k_224_ema.pt"
     shutil.copy(tiny.converted("convnextv2").checkpoint, file)
     outcome = command.convert("convnextv2", file, None, "--push_to_hub")
@@ -116,10 +118,11 @@ def test_push_to_hub_without_any_name_is_refused(
     assert not uploads and not (tmp_path / "model").exists()
 
 
+@tiny.only("convnextv2")
 def test_save_model_alone_writes_a_folder_named_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Any
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Any
 ) -> None:
-    """convnextv2: upstream's --save_model without a path writes ./model."""
+    """Upstream's --save_model without a path writes ./model."""
     monkeypatch.chdir(tmp_path)
     checkpoint = tiny.converted("convnextv2").checkpoint
     outcome = command.convert("convnextv2", checkpoint, None, "--save_model")
@@ -172,8 +175,9 @@ def test_a_config_that_cannot_be_read_is_refused(name: str, tmp_path: Path, note
     assert not (tmp_path / "model").exists()
 
 
-def test_no_config_is_needed_where_the_tensors_tell(tmp_path: Path, note: Any) -> None:
-    """convnextv2: everything but the picture's size is in the tensors; 224 is what is trained."""
+@tiny.only("convnextv2")
+def test_no_config_is_needed_where_the_tensors_tell(name: str, tmp_path: Path, note: Any) -> None:
+    """Everything but the picture's size is in the tensors; 224 is what is trained."""
     converted = tiny.converted("convnextv2")
     outcome = command.run(
         "convert", "convnextv2", "--checkpoint", converted.checkpoint, "--checks", "files",
@@ -185,8 +189,9 @@ def test_no_config_is_needed_where_the_tensors_tell(tmp_path: Path, note: Any) -
     assert model_config(tmp_path / "model") == changed
 
 
-def test_heads_of_kosmos2_are_read_off_a_buffer(tmp_path: Path, note: Any) -> None:
-    """kosmos2: the SoPE buffer tells the decoder's heads, and a config that differs is refused."""
+@tiny.only("kosmos2")
+def test_heads_are_read_off_a_buffer(name: str, tmp_path: Path, note: Any) -> None:
+    """The SoPE buffer tells the decoder's heads, and a config that differs is refused."""
     converted = tiny.converted("kosmos2")
     given = copy.deepcopy(converted.config)
     given.get("text_config", {}).pop("attention_heads", None)
@@ -223,10 +228,11 @@ def test_every_choice_of_vision_layers_agrees(layers: list[int], tmp_path: Path,
     assert written["vision_feature_layers"] == written["vision_feature_layer"] == layers
 
 
+@tiny.only("vipllava")
 def test_fields_are_taken_under_either_name_and_written_under_both(
-    tmp_path: Path, note: Any
+    name: str, tmp_path: Path, note: Any
 ) -> None:
-    """vipllava: transformers 5's names in --config give the folder that 4's names give."""
+    """Transformers 5's names in --config give the folder that 4's names give."""
     converted = tiny.converted("vipllava")
     given = copy.deepcopy(converted.config)
     given["vision_feature_layer"] = given.pop("vision_feature_layers")

@@ -75,11 +75,11 @@ def test_hostile_checkpoints_convert_without_running(
     assert all(torch.equal(tensor, plain[key]) for key, tensor in written.items())
 
 
-@CONTAINERS
+@pytest.mark.parametrize("legacy", [False, True], ids=["flava-zip", "flava-legacy"])
 def test_a_hostile_codebook_is_read_without_running(
     legacy: bool, tmp_path: Path, note: Any
 ) -> None:
-    """flava: the second file is read as carefully as the first."""
+    """The second file is read as carefully as the first."""
     converted = tiny.converted("flava")
     codebook = converted.reference.companions(converted.state)["codebook"]
     markers = tmp_path / "markers"

@@ -329,10 +329,11 @@ def test_a_wrong_codebook_is_named(name: str, tmp_path: Path, note: Any) -> None
     assert word in message and "codebook" in message, message
 
 
-def test_a_missing_codebook_is_named(tmp_path: Path, note: Any) -> None:
-    """flava: a --codebook that is not there is named."""
-    checkpoint = tiny.converted("flava").checkpoint
-    message = refused("flava", checkpoint, tmp_path, "--codebook", tmp_path / "nothing.pkl")
+@tiny.only("flava")
+def test_a_missing_codebook_is_named(name: str, tmp_path: Path, note: Any) -> None:
+    """A --codebook that is not there is named."""
+    checkpoint = tiny.converted(name).checkpoint
+    message = refused(name, checkpoint, tmp_path, "--codebook", tmp_path / "nothing.pkl")
     note("refusals")
     assert "nothing.pkl" in message
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -39,6 +40,12 @@ PUBLISHED = [
     for published, entry in section(name, "published").items()
     if entry.get("expected")
 ]
+
+
+def only(*families: str) -> pytest.MarkDecorator:
+    """Runs a test for these families alone, as parameter `name`; ids start with the family."""
+    ids = [f"{family}-tiny" for family in families]
+    return pytest.mark.parametrize("name", families, ids=ids)
 
 
 @dataclass(frozen=True)
