@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .core.inspection import Inspection
     from .core.regression.bisect import Progress as BisectProgress
+    from .core.regression.compare import Comparison
     from .core.report import Report
 
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim", "known-defect": "yellow"}
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_convert(commands)
     _add_verify(commands)
+    _add_compare(commands)
     _add_bisect(commands)
     return top
 
@@ -415,6 +417,53 @@ def _entry(family: Family) -> dict[str, Any]:
             for p in family.published
         ],
     }  # fmt: skip
+
+
+def _add_compare(commands: Any) -> None:
+    command = commands.add_parser(
+        "compare",
+        help="what changes between two transformers releases, from records of the suite",
+        description="Compare two records of `pytest --record FILE`. Exit 0: nothing changed that "
+        "matters; 1: something changed or fails.",
+    )
+    flag = command.add_argument
+    flag("left", metavar="A", help="a release recorded in reports/ (4.57.6), or a record file")
+    flag("right", metavar="B", help="the release to move to, or its record")
+    flag("--reports", metavar="DIR", help="where records lie (default: reports/ here)")
+    flag("--markdown", metavar="FILE", help="write it as Markdown, for a pull request")
+    flag("--html", metavar="FILE", help="write it as one self-contained page")
+    _add_common(command)
+    command.set_defaults(run=_compare)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from .core.regression import compare, html, markdown, records
+
+    places = [Path(args.reports)] if args.reports else records.folders()
+    left, right = (records.load(name, places) for name in (args.left, args.right))
+    found = compare.compare(left, right, _recorded_defects(), records.every(places))
+    for file, render in ((args.markdown, markdown.to_markdown), (args.html, html.to_html)):
+        if file:
+            Path(file).write_text(render(found), encoding="utf-8")
+    if args.json:
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _print_comparison(found)
+    return 0 if found.level == "same" else 1
+
+
+def _recorded_defects() -> dict[str, Any]:
+    from .core import truth
+
+    return {name: truth.load_golden(name).get("known_defects", []) for name in families()}
+
+
+def _print_comparison(found: Comparison) -> None:
+    from .core.regression.terminal import renderables
+
+    console = _console()
+    for renderable in renderables(found, console.width):
+        console.print(renderable, highlight=False)
 
 
 def _add_bisect(commands: Any) -> None:
