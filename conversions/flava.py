@@ -121,7 +121,8 @@ def processor(config: Json, source: Source) -> Processor:
     grid = image["image_size"] // image["patch_size"]
     entry: Json = {
         "image_processor_type": "FlavaImageProcessor", "processor_class": "FlavaProcessor",
-        "resample": 3, "codebook_resample": 1, "codebook_do_map_pixels": True,
+        "do_convert_rgb": True, "resample": 3, "codebook_resample": 1,
+        "codebook_do_map_pixels": True,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "codebook_image_mean": [0.0] * 3,
         "image_std": [0.26862954, 0.26130258, 0.27577711], "codebook_image_std": [1.0] * 3,
         "return_image_mask": False, "return_codebook_pixels": False, "input_size_patches": grid,
