@@ -16,7 +16,7 @@ def judge(check: Any, note: Any) -> None:
     """Passed, or this release's recorded defect; the message carries the first divergence."""
     note("logits", check.worst)
     if check.status == "known-defect":
-        pytest.xfail(check.advice)
+        pytest.xfail("\n".join((check.advice, check.figure, *check.details)))
     assert check.status == "passed", "\n".join((check.figure, *check.details))
 
 

@@ -278,7 +278,7 @@ class PytestSuite:
     checkout: Path
     environments: Environments
     work: Path
-    run: Run = field(default=run)
+    run: Run = field(default_factory=lambda: run)
 
     def __call__(self, release: str, search: Search, tests: Sequence[str]) -> Trial:
         started = time.monotonic()

@@ -56,7 +56,7 @@ class Environments:
     """Makes and keeps overlays under one folder."""
 
     root: Path
-    run: Run = field(default=run)
+    run: Run = field(default_factory=lambda: run)
 
     def releases(self) -> list[str]:
         """Every final release that the package index offers, oldest first.
