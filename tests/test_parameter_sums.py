@@ -34,6 +34,21 @@ def test_source_sum_is_that_of_the_reference_weights(family: str, note: Any) -> 
     )
 
 
+@tiny.only("flava")
+def test_sums_of_both_files_are_told(name: str, note: Any) -> None:
+    """Where a second file joins the first, the report has the sum of each."""
+    converted = tiny.converted(name)
+    values = converted.report["parameter-sums"].values
+    codebook = converted.reference.companions(converted.state)["codebook"]
+    expected = math.fsum(float(tensor.double().sum()) for tensor in codebook.values())
+    note("parameter-sums")
+    assert set(values["source_sums"]) == {"checkpoint", "codebook"}
+    assert math.isclose(values["source_sums"]["codebook"], expected, rel_tol=1e-9)
+    assert math.isclose(
+        math.fsum(values["source_sums"].values()), values["source_sum"], rel_tol=1e-9
+    )
+
+
 @pytest.mark.parametrize("fault", ["scaled", "nan", "infinite"])
 def test_a_changed_tensor_is_named(family: str, fault: str, note: Any) -> None:
     """One tensor scaled, or holding NaN or infinity, fails by its source name."""

@@ -13,7 +13,7 @@ from . import tensors
 from .mapping import Expand, Mapping, Move, Plan, explain
 
 NAMES = (
-    "key-coverage", "strict-load", "config", "parameter-sums", "exact-values", "round-trip",
+    "key-coverage", "config", "strict-load", "parameter-sums", "exact-values", "round-trip",
     "reload", "logits", "pixels", "tokens", "portability",
 )  # fmt: skip
 
@@ -109,27 +109,33 @@ def _source_rows(move: Move, state: MappingABC[str, Tensor]) -> int | None:
 
 
 def parameter_sums(
-    plan: Plan, state: MappingABC[str, Tensor], written: MappingABC[str, Tensor]
+    plan: Plan,
+    state: MappingABC[str, Tensor],
+    written: MappingABC[str, Tensor],
+    companions: MappingABC[str, str] | None = None,
 ) -> Check:
     """Float64 sums of source and target, tensor by tensor and over everything.
 
     Tied tensors count once, dropped ones not at all, drawn vocabulary rows apart.
     A tensor that holds NaN or infinity fails by name.
+
+    Args:
+        companions: prefix of the keys of each further file -> its name; sums are given apart.
     """
     total_source = total_written = worst = 0.0
+    by_file = dict.fromkeys(["checkpoint", *(companions or {}).values()], 0.0)
     offenders: list[str] = []
     for move in plan.moves:
         if not move.targets:
             continue
-        source = state[move.sources[0]]
-        rows = _source_rows(move, state)
-        parts = [written[key][:rows] if rows else written[key] for key in move.targets]
-        if len(move.rule.targets) == len(parts) and len(move.sources) > 1:
-            parts = parts[:1]
+        source, parts = state[move.sources[0]], _summed(move, state, written)
         sum_source = tensors.sum64(source)
         sum_written = sum(map(tensors.sum64, parts))
         total_source += sum_source
         total_written += sum_written
+        files = (name for prefix, name in (companions or {}).items()
+                 if move.sources[0].startswith(prefix))  # fmt: skip
+        by_file[next(files, "checkpoint")] += sum_source
         if not math.isfinite(sum_source) or not math.isfinite(sum_written):
             where = "source" if not math.isfinite(sum_source) else f"{parts[0].dtype} target"
             offenders.append(f"{move.sources[0]}: NaN or infinite values in the {where}")
@@ -141,19 +147,31 @@ def parameter_sums(
                 f"{move.sources[0]}: {sum_source:.9g} -> "
                 f"{', '.join(move.targets)}: {sum_written:.9g}"
             )
+    arrow = "->" if offenders else "="
+    parts_of = " + ".join(f"{name} {total:.12g}" for name, total in by_file.items())
     return judge(
         "parameter-sums",
         offenders,
-        f"{total_source:.12g} = {total_written:.12g}"
-        if not offenders
-        else f"{total_source:.12g} -> {total_written:.12g}",
+        f"{total_source:.12g} {arrow} {total_written:.12g}"
+        + (f" ({parts_of})" if companions else ""),
         "the values of these tensors changed on the way, or the file holds NaN or infinity",
         worst=worst,
         values={
             "source_sum": float(f"{total_source:.12g}"),
             "target_sum": float(f"{total_written:.12g}"),
+            **({"source_sums": by_file} if companions else {}),
         },
     )
+
+
+def _summed(
+    move: Move, state: MappingABC[str, Tensor], written: MappingABC[str, Tensor]
+) -> list[Tensor]:
+    """The target tensors whose sum is the source's: one of tied ones, rows that were there."""
+    rows = _source_rows(move, state)
+    parts = [written[key][:rows] if rows else written[key] for key in move.targets]
+    tied = len(move.rule.targets) == len(parts) and len(move.sources) > 1
+    return parts[:1] if tied else parts
 
 
 def _sum_tolerance(source: Tensor, written: Tensor) -> float:

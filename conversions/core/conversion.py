@@ -351,10 +351,11 @@ def run_checks(source: Opened, folder: Path, begun: Callable[[], list[Check]]) -
     results = [checks.key_coverage(source.plan, source.request.family.mapping, labels)]
     written = open_tensors(folder)
     plan, state, options = source.plan, source.state, source.request.options
+    files = {companion.prefix: companion.option for companion in source.request.family.companions}
     # both cores: what these do releases the interpreter's lock
     with tensors.one_thread(), ThreadPoolExecutor(2) as pool:
         running = [
-            pool.submit(checks.parameter_sums, plan, state, _known(source, written)),
+            pool.submit(checks.parameter_sums, plan, state, _known(source, written), files),
             pool.submit(checks.exact_values, plan, state, written, options),
             pool.submit(checks.round_trip, plan, state, written),
         ]
