@@ -394,9 +394,7 @@ def config_read_back(
     )  # fmt: skip
 
 
-def documents(
-    written: MappingABC[str, Any], stored: MappingABC[str, Any], where: str
-) -> list[str]:
+def documents(written: MappingABC[str, Any], stored: MappingABC[str, Any], where: str) -> list[str]:
     """Fields of one of the folder's JSON files that differ from what the conversion writes.
 
     Both flat, dotted. A field that the file leaves out is judged by what comes of it.

@@ -225,13 +225,11 @@ def _describe_divergence(
         left, right = min(pairs, key=lambda pair: tensors.largest_difference(*pair))
         difference = tensors.largest_difference(left, right)
         if difference > checks.TOLERANCE * max(1.0, float(left.abs().max())):
-            after = f" (the last to agree: {agreed})" if agreed else ""
+            before = f"; {agreed} still agrees" if agreed else ""
             return (f"first divergence in {path} -> {modules[path]}: "
-                    f"{checks.worst_place(left, right, difference)}{after}")  # fmt: skip
+                    f"{checks.worst_place(left, right, difference)}{before}")  # fmt: skip
         agreed = path
-    return "every traced module agrees: the difference arises after the last of them" + (
-        f" ({agreed})" if agreed else ""
-    )
+    return f"first divergence after {agreed or 'the inputs'}: every traced module agrees"
 
 
 def _like(value: Tensor, expected: Tensor) -> Tensor | None:

@@ -78,12 +78,17 @@ def config_read_back(subject: Subject) -> Check:
     asked = {field: value for field, value in subject.config.items() if field != "torch_dtype"}
     try:
         stored = configs.flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        read = loading.read_config(folder, asked)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         return failed("config", error)
     if "dtype" in stored:
         stored.setdefault("torch_dtype", stored["dtype"])
-    return checks.config_read_back(subject.config, stored, read)
+    try:
+        return checks.config_read_back(subject.config, stored, loading.read_config(folder, asked))
+    except Exception as error:
+        # whatever the release raises about a config is a finding about the config
+        check = checks.config_read_back(subject.config, stored, {})
+        line = (str(error).splitlines() or [""])[0][:200]
+        return checks.with_offenders(check, [f"{type(error).__name__}: {line}"], check.advice)
 
 
 def processor(subject: Subject) -> list[Check]:
