@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
+from .core import layouts
 from .core.errors import ConfigError
 from .core.family import Config, Family, Json, Processor, Published, Refusal, Source
 from .core.mapping import Drop, Mapping, Rename, Split, Transpose
@@ -14,16 +14,11 @@ from .core.tokenizers import bert
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK, LAYER = "visual.transformer.resblocks.{block}", "vision_model.encoder.layers.{block}"
+BLOCK = "visual.transformer.resblocks.{vision_layer}"
+LAYER = "vision_model.encoder.layers.{vision_layer}"
 QKV = ("q_proj", "k_proj", "v_proj")
 MODULES = (  # with weight and bias
-    ("visual.ln_pre", "vision_model.pre_layrnorm"),
-    ("visual.ln_post", "vision_model.post_layernorm"),
     (f"{BLOCK}.attn.out_proj", f"{LAYER}.self_attn.out_proj"),
-    (f"{BLOCK}.ln_1", f"{LAYER}.layer_norm1"),
-    (f"{BLOCK}.ln_2", f"{LAYER}.layer_norm2"),
-    (f"{BLOCK}.mlp.c_fc", f"{LAYER}.mlp.fc1"),
-    (f"{BLOCK}.mlp.c_proj", f"{LAYER}.mlp.fc2"),
     ("bert.embeddings.LayerNorm", "text_model.embeddings.LayerNorm"),
     *((f"bert.encoder.layer.{{layer}}.{part}", f"text_model.encoder.layer.{{layer}}.{part}")
       for part in ("attention.self.query", "attention.self.key", "attention.self.value",
@@ -32,9 +27,7 @@ MODULES = (  # with weight and bias
 )  # fmt: skip
 MAPPING = Mapping((
     Rename("logit_scale", "logit_scale"),
-    Rename("visual.class_embedding", "vision_model.embeddings.class_embedding"),
-    Rename("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
-    Rename("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight"),
+    *layouts.openai_vit("visual", "vision_model"),
     Transpose("visual.proj", "visual_projection.weight"),
     Transpose("text_projection", "text_projection.weight"),
     Split(f"{BLOCK}.attn.in_proj_weight", tuple(f"{LAYER}.self_attn.{p}.weight" for p in QKV)),
@@ -77,19 +70,11 @@ PUBLISHED = tuple(
 def config(source: Source) -> Config:
     """All but the head counts is in the tensors."""
     size, count = source.manifest.size, source.manifest.count
-    embed, patch = size("text_projection", 1), size("visual.conv1.weight", 2)
-    places, tables = size("visual.positional_embedding"), "bert.embeddings.{}_embeddings.weight"
+    embed, tables = size("text_projection", 1), "bert.embeddings.{}_embeddings.weight"
+    vision = layouts.openai_vit_sizes(source.manifest, "visual")
     read: Json = {
         "projection_dim": embed,
-        "vision_config": {
-            "hidden_size": size("visual.conv1.weight"),
-            "intermediate_size": size("visual.transformer.resblocks.0.mlp.c_fc.weight"),
-            "num_hidden_layers": count("visual.transformer.resblocks."),
-            "num_channels": size("visual.conv1.weight", 1),
-            "patch_size": patch,
-            "image_size": patch * math.isqrt(max(places - 1, 0)),
-            "projection_dim": embed,
-        },
+        "vision_config": {**vision, "projection_dim": embed},
         "text_config": {
             "vocab_size": size(tables.format("word")),
             "hidden_size": size(tables.format("word"), 1),
@@ -137,15 +122,7 @@ def processor(config: Json, source: Source) -> Processor:
         processor="ChineseCLIPProcessor", longest_word=200, plain_specials=True,
     )  # fmt: skip
     tokenizer = bert.tokenizer_files(source.options, settings)
-    image: Json = {
-        "image_processor_type": "ChineseCLIPImageProcessor",
-        "processor_class": settings.processor,
-        "do_convert_rgb": True, "do_resize": True, "resample": 3, "do_center_crop": False,
-        "size": {"height": side, "width": side},  # warped, not cropped
-        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }  # fmt: skip
+    image = layouts.warped_square(side, "ChineseCLIPImageProcessor", settings.processor)
     missing = () if tokenizer else (bert.MISSING,)
     return Processor({"preprocessor_config.json": image, **tokenizer}, missing)
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
+from .core import layouts
 from .core.family import Companion, Config, Family, Option, Processor, Published, Refusal, Source
 from .core.mapping import Drop, Mapping, Rename, Rule, Tie
 from .core.tokenizers import bert
@@ -97,8 +98,7 @@ def config(source: Source) -> Config:
         "vocab_size": size("codebook.blocks.output.conv.w")}  # fmt: skip
     width = read["hidden_size"] = read["multimodal_config"]["hidden_size"]
     read["projection_dim"] = size("text_projection.weight")
-    required = {f"{tower}_config.num_attention_heads": "attention heads leave no trace in tensors"
-                for tower in TOWERS}  # fmt: skip
+    required = {f"{part}_config.num_attention_heads": "no tensor tells it" for part in TOWERS}
     common = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True}
     heads = {"num_attention_heads": 12} if width == 768 else {}  # the published size
     # the codebook damps its branches by the number of blocks in its four groups
@@ -121,10 +121,9 @@ def processor(config: Json, source: Source) -> Processor:
     grid = image["image_size"] // image["patch_size"]
     entry: Json = {
         "image_processor_type": "FlavaImageProcessor", "processor_class": "FlavaProcessor",
-        "do_convert_rgb": True, "resample": 3, "codebook_resample": 1,
-        "codebook_do_map_pixels": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073], "codebook_image_mean": [0.0] * 3,
-        "image_std": [0.26862954, 0.26130258, 0.27577711], "codebook_image_std": [1.0] * 3,
+        "do_convert_rgb": True, "codebook_do_map_pixels": True,
+        "image_mean": layouts.MEAN, "image_std": layouts.STD, "resample": 3, "codebook_resample": 1,
+        "codebook_image_mean": [0.0] * 3, "codebook_image_std": [1.0] * 3,
         "return_image_mask": False, "return_codebook_pixels": False, "input_size_patches": grid,
         # 75 of 14 x 14 patches are masked, in blocks of 16 or more; other grids in proportion
         "total_mask_patches": 75 * grid**2 // 196, "mask_group_min_patches": 16 * grid**2 // 196,

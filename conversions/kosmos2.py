@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
+from .core import layouts
 from .core.family import Config, Family, Json, Processor, Published, Refusal, Source
 from .core.mapping import Drop, Mapping, Rename, Tie
 from .core.tokenizers import sentencepiece
@@ -34,15 +34,8 @@ MAPPING = Mapping((
     Rename(f"{_DECODER}.layers.{{text_layer}}.{{part:{_TEXT_PARTS}}}.{_LEAF}",
            f"{_TEXT}.layers.{{text_layer}}.{{part}}.{{leaf}}"),
     Rename(f"{_DECODER}.layer_norm.{_LEAF}", f"{_TEXT}.layer_norm.{{leaf}}"),
-    Rename(f"{_VISUAL}.class_embedding", f"{_VISION}.embeddings.class_embedding"),
-    Rename(f"{_VISUAL}.positional_embedding", f"{_VISION}.embeddings.position_embedding.weight"),
-    Rename(f"{_VISUAL}.conv1.weight", f"{_VISION}.embeddings.patch_embedding.weight"),
-    # transformers spells it pre_layrnorm
-    Rename(f"{_VISUAL}.{{norm:ln_pre=pre_layrnorm|ln_post=post_layernorm}}.{_LEAF}",
-           f"{_VISION}.{{norm}}.{{leaf}}"),
+    *layouts.openai_vit(_VISUAL, _VISION),
     Rename(f"{_BLOCK}.ts_attn.{_PROJECTION}.{_LEAF}", f"{_LAYER}.self_attn.{{part}}.{{leaf}}"),
-    Rename(f"{_BLOCK}.{{part:ln_1=layer_norm1|ln_2=layer_norm2|mlp.c_fc=mlp.fc1|mlp.c_proj=mlp.fc2}}"
-           f".{_LEAF}", f"{_LAYER}.{{part}}.{{leaf}}"),
     Rename("img_connector.latent_query", "image_to_text_projection.latent_query"),
     Rename("img_connector.{part:dense|x_attn.q_proj|x_attn.k_proj|x_attn.v_proj|x_attn.out_proj}."
            + _LEAF, "image_to_text_projection.{part}.{leaf}"),
@@ -78,18 +71,11 @@ FURTHER_TOKENS = (
 
 def config(source: Source) -> Config:
     tensors = source.manifest
-    words, patches = f"{_DECODER}.embed_tokens.weight", f"{_VISUAL}.conv1.weight"
-    grid = math.isqrt(max(0, tensors.size(f"{_VISUAL}.positional_embedding") - 1))
+    words, vision = f"{_DECODER}.embed_tokens.weight", layouts.openai_vit_sizes(tensors, _VISUAL)
     text: Json = {
         "vocab_size": tensors.size(words), "embed_dim": tensors.size(words, 1),
         "layers": tensors.count(f"{_DECODER}.layers."),
         "ffn_dim": tensors.size(f"{_DECODER}.layers.0.ffn.fc1.weight"),
-    }  # fmt: skip
-    vision = {
-        "hidden_size": tensors.size(patches), "num_channels": tensors.size(patches, 1),
-        "patch_size": tensors.size(patches, 2), "image_size": grid * tensors.size(patches, 2),
-        "num_hidden_layers": tensors.count(f"{_VISUAL}.transformer.resblocks."),
-        "intermediate_size": tensors.size(f"{_VISUAL}.transformer.resblocks.0.mlp.c_fc.weight"),
     }  # fmt: skip
     # the SoPE buffer, never applied, has one number for every two features of a head
     if half := tensors.size(f"{_DECODER}.self_attn_sope.scale"):
@@ -133,14 +119,8 @@ def processor(config: Json, source: Source) -> Processor:
              "after loading, model.text_model.generation_config = model.generation_config"]
     if (latents := config["latent_query_num"]) != 64:
         notes.append(f"the processor counts on 64 image tokens: pass num_image_tokens={latents}")
-    image: Json = {
-        "image_processor_type": "CLIPImageProcessor", "processor_class": "Kosmos2Processor",
-        "do_convert_rgb": True, "do_resize": True, "do_rescale": True, "do_normalize": True,
-        # warped; the processor's default keeps the proportions and crops
-        "size": {"height": size, "width": size}, "resample": 3, "do_center_crop": False,
-        "rescale_factor": 1 / 255, "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }  # fmt: skip
+    # the processor's own default keeps the proportions and crops
+    image = layouts.warped_square(size, "CLIPImageProcessor", "Kosmos2Processor")
     rows, length = text["vocab_size"], text["max_position_embeddings"]
     settings = sentencepiece.Settings(rows, length, "Kosmos2Processor", FURTHER_TOKENS)
     tokens = sentencepiece.tokenizer_files(source.options, settings)

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import ProcessorError
 from ..family import Json, Option, Processor
+from ..layouts import MEAN, STD
 from .llama import NORMALIZER, from_sentencepiece
 
 OPTIONS = (
@@ -311,8 +312,8 @@ _CLIP: Json = {
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_normalize": True,
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "image_mean": MEAN,
+    "image_std": STD,
 }
 
 

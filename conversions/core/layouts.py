@@ -1,0 +1,66 @@
+"""Parts that several originals took over from one place, named and measured once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from .family import Json, Manifest
+from .mapping import Rename, Rule
+
+MEAN = [0.48145466, 0.4578275, 0.40821073]
+STD = [0.26862954, 0.26130258, 0.27577711]
+"""The colours OpenAI's CLIP was trained with."""
+
+
+def openai_vit(source: str, target: str) -> Iterator[Rule]:
+    """OpenAI CLIP's VisionTransformer at `source`, but for its attention and its projection.
+
+    Its blocks are counted by {vision_layer}. transformers spells it pre_layrnorm.
+    """
+    block = f"{source}.transformer.resblocks.{{vision_layer}}"
+    parts = "ln_1=layer_norm1|ln_2=layer_norm2|mlp.c_fc=mlp.fc1|mlp.c_proj=mlp.fc2"
+    embeddings = f"{target}.embeddings"
+    yield Rename(f"{source}.class_embedding", f"{embeddings}.class_embedding")
+    yield Rename(f"{source}.positional_embedding", f"{embeddings}.position_embedding.weight")
+    yield Rename(f"{source}.conv1.weight", f"{embeddings}.patch_embedding.weight")
+    yield Rename(
+        f"{source}.{{norm:ln_pre=pre_layrnorm|ln_post=post_layernorm}}.{{leaf:weight|bias}}",
+        f"{target}.{{norm}}.{{leaf}}",
+    )
+    yield Rename(
+        f"{block}.{{part:{parts}}}.{{leaf:weight|bias}}",
+        f"{target}.encoder.layers.{{vision_layer}}.{{part}}.{{leaf}}",
+    )
+
+
+def openai_vit_sizes(tensors: Manifest, source: str) -> Json:
+    """What the tensors tell of its config."""
+    kernel, blocks = f"{source}.conv1.weight", f"{source}.transformer.resblocks."
+    patch, places = tensors.size(kernel, 2), tensors.size(f"{source}.positional_embedding")
+    return {
+        "hidden_size": tensors.size(kernel),
+        "intermediate_size": tensors.size(f"{blocks}0.mlp.c_fc.weight"),
+        "num_hidden_layers": tensors.count(blocks),
+        "num_channels": tensors.size(kernel, 1),
+        "patch_size": patch,
+        "image_size": patch * math.isqrt(max(places - 1, 0)),
+    }
+
+
+def warped_square(edge: int, image_processor: str, processor: str) -> Json:
+    """preprocessor_config.json: RGB, bicubic to a square without cropping, CLIP's colours."""
+    return {
+        "image_processor_type": image_processor,
+        "processor_class": processor,
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": edge, "width": edge},
+        "resample": 3,
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
