@@ -263,7 +263,8 @@ class Recorder:
         def hook(module: Any, args: Any, output: Any) -> None:
             tensor = _first_tensor(output)
             if tensor is not None:
-                self.values[label].append(tensor.detach())
+                # a copy: models write into it afterwards (image features among the words)
+                self.values[label].append(tensor.detach().clone())
 
         return hook
 

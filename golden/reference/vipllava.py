@@ -272,7 +272,6 @@ def forward(
     features = _vision(state, arch, inputs["pixel_values"], trace)
     features = _projector(state, features, trace)
     x = _embed(state, arch, inputs["input_ids"], features)
-    trace("model.embed_tokens", x)
     for layer in range(arch["num_hidden_layers"]):
         x = _decoder_layer(state, arch, f"model.layers.{layer}", x, inputs["attention_mask"], trace)
     x = _rms_norm(state, "model.norm", x, arch["rms_norm_eps"])
