@@ -257,14 +257,18 @@ def _show(args: argparse.Namespace, report: Report) -> None:
     console = _console()
     _print_checks(console, report)
     for note in report.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if report.pushed_to:
-        console.print(f"uploaded to {report.pushed_to}", markup=False, highlight=False)
+        console.print(
+            f"uploaded to {report.pushed_to}", markup=False, highlight=False, soft_wrap=True
+        )
     if args.run is _convert:
         where = f"written to {report.output}" if report.output else "nothing written: no --output"
-        console.print(f"every check passed; {where}", markup=False, highlight=False)
+        console.print(f"every check passed; {where}", markup=False, highlight=False, soft_wrap=True)
     else:
-        console.print(f"every check passed on {report.output}", markup=False, highlight=False)
+        console.print(
+            f"every check passed on {report.output}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _console() -> Console:
@@ -294,7 +298,7 @@ def _print_checks(console: Console, report: Report) -> None:
 
     size = sum(source["bytes"] for source in report.sources)
     head = f"{report.family}: {report.checkpoint} ({report.container}, {_bytes(size)})"
-    console.print(head, markup=False, highlight=False)
+    console.print(head, markup=False, highlight=False, soft_wrap=True)
     rows = []
     for check in report.checks:
         plain = check.status in ("passed", "failed")
@@ -343,7 +347,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _print_inspection(console: Console, found: Inspection) -> None:
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     say(f"{found.checkpoint}: {found.container}, {_bytes(found.bytes)}")
     say(f"family: {found.family or 'not recognised'}")
@@ -375,7 +379,7 @@ def _print_pairs(console: Console, title: str, pairs: Any) -> None:
     if not pairs:
         return
     if title:
-        console.print(title, markup=False, highlight=False)
+        console.print(title, markup=False, highlight=False, soft_wrap=True)
     _print_table(console, [(Text(f"  {left}"), Text(str(right))) for left, right in pairs.items()])
 
 
@@ -390,7 +394,7 @@ def _list(args: argparse.Namespace) -> int:
         title = Text(f"  {family.title} -> {family.model_class}")
         console.print(Text(family.name, "bold") + title)
         if family.needs:
-            console.print(f"  needs: {family.needs}", markup=False, highlight=False)
+            console.print(f"  needs: {family.needs}", markup=False, highlight=False, soft_wrap=True)
         for published in family.published:
             size = _parameters(family, published.variant)
             facts = ", ".join(filter(None, (published.variant, size and f"{size} parameters")))
