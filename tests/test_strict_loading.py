@@ -73,6 +73,21 @@ def is_tied(name: str, memory: dict[str, torch.Tensor], layout: dict[str, str]) 
     return any(memory[name] is memory[other] for other in layout.values())
 
 
+def test_a_renamed_module_is_known_by_its_values() -> None:
+    """Names whose last module changed are told apart by values; without, each is taken once."""
+    values = [torch.full((2, 2), float(number)) for number in range(4)]
+    here = [f"layer.{i}.attention.{part}.weight" for i in (0, 1) for part in ("key", "query")]
+    there = [f"layers.{i}.{part}.weight" for i in (0, 1) for part in ("k_proj", "q_proj")]
+    memory = {there[i]: values[i] for i in (1, 0, 3, 2)}
+    written = dict(zip(here, values, strict=True))
+    expected = dict(zip(here, there, strict=True))
+    assert loading.layout_of(written, memory) == expected
+    shapes = ({name: (2, 2) for name in side} for side in (here, memory))
+    blind = loading.match_layout(*shapes)
+    assert sorted(blind.values()) == sorted(there)
+    assert all(blind[key][:8] == expected[key][:8] for key in here)
+
+
 def test_published_config_holds_the_published_facts(variant: tuple[str, str], note: Any) -> None:
     """The config derived for a published size holds every fact recorded for it."""
     family, size = variant

@@ -423,10 +423,7 @@ def _not_built(source: Opened) -> list[Check]:
 def _reload(source: Opened, model: Any, written: dict[str, Tensor]) -> Check:
     family = source.request.family
     memory = loading.memory_names(model)
-    layout = loading.match_layout(
-        {key: tuple(t.shape) for key, t in written.items()},
-        {name: tuple(t.shape) for name, t in memory.items()},
-    )
+    layout = loading.layout_of(written, memory)
     empty = loading.unfilled(layout, memory)
     check = checks.reload(layout, written, memory, empty)
     if check.passed:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping as MappingABC
+from collections.abc import Callable, Iterable, Iterator, Mapping as MappingABC
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import tensors
 from .errors import ConversionError
 from .family import Json
+from .keys import template
 
 
 def release() -> tuple[int, ...]:
@@ -175,12 +177,16 @@ def memory_names(model: Any) -> dict[str, Tensor]:
 
 
 def match_layout(
-    written: MappingABC[str, tuple[int, ...]], memory: MappingABC[str, tuple[int, ...]]
+    written: MappingABC[str, tuple[int, ...]],
+    memory: MappingABC[str, tuple[int, ...]],
+    equal: Callable[[str, str], bool] | None = None,
 ) -> dict[str, str]:
-    """Hub-layout key -> name in memory, by name and shape.
+    """Hub-layout key -> name in memory, by name and shape; `equal` says which hold equal values.
 
     Releases rename modules in memory (`language_model.model.norm` -> `model.language_model.norm`)
-    but keep the tail of every name: equal names first, then the longest common tail.
+    but mostly keep the tail of every name: equal names first, then the longest common tail. What
+    is left has a module of its own name changed (`attention.query` -> `q_proj`): equal values
+    tell which, and without values any name of that shape and layer that is still free will do.
     """
     layout = {key: key for key in written if key in memory}
     rest = [name for name in memory if name not in layout]
@@ -188,12 +194,38 @@ def match_layout(
     for name in rest:
         by_leaf.setdefault(_tail(name, 2), []).append(name)
         by_leaf.setdefault(_tail(name, 1), []).append(name)
+    renamed: list[str] = []
     for key in (key for key in written if key not in layout):
-        candidates = by_leaf.get(_tail(key, 2)) or by_leaf.get(_tail(key, 1), [])
-        fitting = [name for name in candidates if memory[name] == written[key]] or candidates
-        if fitting:
-            layout[key] = max(fitting, key=lambda name, key=key: _likeness(key, name))  # type: ignore[misc]
+        if candidates := by_leaf.get(_tail(key, 2)):
+            layout[key] = _most_like(key, _fitting(key, candidates, written, memory))
+        elif _tail(key, 1) in by_leaf:
+            renamed.append(key)
+    for key in renamed:
+        candidates = _fitting(key, by_leaf[_tail(key, 1)], written, memory)
+        layout[key] = _renamed(key, candidates, set(layout.values()), equal)
     return layout
+
+
+def _fitting(
+    key: str,
+    candidates: list[str],
+    written: MappingABC[str, tuple[int, ...]],
+    memory: MappingABC[str, tuple[int, ...]],
+) -> list[str]:
+    return [name for name in candidates if memory[name] == written[key]] or candidates
+
+
+def _most_like(key: str, candidates: Iterable[str]) -> str:
+    return max(candidates, key=lambda name: _likeness(key, name))
+
+
+def _renamed(
+    key: str, candidates: list[str], taken: set[str], equal: Callable[[str, str], bool] | None
+) -> str:
+    """The name of a key's layer that holds its values, else a free one, else the most like."""
+    free = [n for n in candidates if n not in taken and template(n)[1] == template(key)[1]]
+    same = [name for name in free if equal(key, name)] if equal else []
+    return _most_like(key, same or free or candidates)
 
 
 def _tail(name: str, count: int) -> str:
@@ -206,6 +238,16 @@ def _likeness(key: str, name: str) -> tuple[int, int, int]:
     while tail < min(len(left), len(right)) and left[-1 - tail] == right[-1 - tail]:
         tail += 1
     return tail, len(set(left) & set(right)), -len(right)
+
+
+def layout_of(written: MappingABC[str, Tensor], memory: MappingABC[str, Tensor]) -> dict[str, str]:
+    """match_layout of a folder's tensors and those in memory, values told apart."""
+
+    def equal(key: str, name: str) -> bool:
+        return tensors.same_cast(written[key], memory[name].detach())
+
+    left, right = ({name: tuple(t.shape) for name, t in s.items()} for s in (written, memory))
+    return match_layout(left, right, equal)
 
 
 def unfilled(layout: MappingABC[str, str], memory: MappingABC[str, Tensor]) -> list[str]:

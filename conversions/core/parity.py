@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path
 import tempfile
-from collections.abc import Iterable, Mapping as MappingABC
+from collections.abc import Callable, Iterable, Mapping as MappingABC
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -182,6 +182,20 @@ def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str])
     return {path: name for path, name in found.items() if name}
 
 
+def _holds(
+    plan: Plan, state: MappingABC[str, Tensor], memory: MappingABC[str, Tensor]
+) -> Callable[[str, str], bool]:
+    """Whether a name in memory holds what the rules write under a target key."""
+    made = {target: (move, i) for move in plan.moves for i, target in enumerate(move.targets)}
+
+    def holds(target: str, name: str) -> bool:
+        move, index = made[target]
+        blocks = move.forward(state, {})[index]
+        return len(blocks) == 1 and tensors.same_cast(blocks[0], memory[name].detach())
+
+    return holds
+
+
 def first_divergence(
     family: Family, found: Truth, plan: Plan, state: MappingABC[str, Tensor],
     inputs: MappingABC[str, Tensor], model: Any,
@@ -190,7 +204,9 @@ def first_divergence(
     trace: list[tuple[str, Tensor]] = []
     memory = loading.memory_names(model)
     written = plan.target_shapes({key: tuple(tensor.shape) for key, tensor in state.items()})
-    layout = loading.match_layout(written, {name: tuple(t.shape) for name, t in memory.items()})
+    layout = loading.match_layout(
+        written, {name: tuple(t.shape) for name, t in memory.items()}, _holds(plan, state, memory)
+    )
     with torch.no_grad():
         found.reference.forward(
             as_float32(state), found.architecture, inputs,
