@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import strategies as st
+from hypothesis import Phase, strategies as st
 
 from conversions.core import truth
 
@@ -22,3 +22,6 @@ def architectures(draw: st.DrawFn, family: str) -> dict[str, Any]:
 
 seeds = st.integers(min_value=0, max_value=2**16)
 """Seeds of deterministic weights and inputs."""
+
+AS_DRAWN = (Phase.explicit, Phase.reuse, Phase.generate)
+"""Phases of tests that convert: what they draw is tiny already, and shrinking takes minutes."""

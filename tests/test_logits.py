@@ -25,7 +25,7 @@ def test_tiny_outputs_agree(family: str, note: Any) -> None:
     judge(tiny.converted(family).report["logits"], note)
 
 
-@settings(max_examples=4)
+@settings(max_examples=4, phases=strategies.AS_DRAWN)
 @given(data=st.data(), seed=strategies.seeds, batch=st.integers(1, 3))
 def test_random_architectures_agree(
     family: str, data: Any, seed: int, batch: int, tmp_path_factory: Any, note: Any
