@@ -95,7 +95,7 @@ def items(family: str, name: str) -> list[Item]:
     # every sharded model calls its index the same
     paths = (f"{name}/{file}",) if file.endswith(".index.json") else (f"{name}/{file}", file)
     location = published.name if "://" in published.location else ""
-    return [Item("checkpoint", paths, location), *BESIDE[family]]
+    return [Item("checkpoint", paths, location), *BESIDE.get(family, [])]
 
 
 BESIDE: dict[str, list[Item]] = {
@@ -161,6 +161,8 @@ def measure(
         MissingError: a file is not there.
         ConversionError: the file cannot be converted.
     """
+    if family not in MEASURES:
+        raise MissingError(f"MEASURES of tests/published.py has nothing for {family}")
     found = supply.find(items(family, name))
     options = {key: found[key] for key in ("vocab", "codebook") if key in found}
     if "tokenizer" in found:

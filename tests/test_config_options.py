@@ -53,6 +53,8 @@ def test_upstreams_command_line_still_works(
     family: str, tmp_path: Path, uploads: list[Any], monkeypatch: pytest.MonkeyPatch, note: Any
 ) -> None:
     """The very arguments of upstream's script write the folder that ours write."""
+    if family not in UPSTREAM:
+        pytest.skip("UPSTREAM has no command line of upstream's script for this family")
     converted = tiny.converted(family)
     asked: list[tuple[str, str]] = []
 

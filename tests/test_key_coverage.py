@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 import conversions
 from conversions.core import truth
-from conversions.core.keys import expand
+from conversions.core.keys import expand, expand_key
 from conversions.core.mapping import Split, Transpose
 from tests import tiny
 
@@ -39,7 +38,7 @@ def test_targets_are_where_upstream_places_them(variant: tuple[str, str], note: 
     placed = truth.load_golden(family)["targets"].get(name)
     if placed is None:
         pytest.skip("upstream's placement is recorded for one size of each layout only")
-    wanted = {key: json.loads(str(target)) for key, target in expand_targets(placed).items()}
+    wanted = expand_targets(placed)
     mapping = conversions.family(family).mapping
     note("key-coverage", targets=len(wanted))
     assert {key: placement(mapping, key) for key in wanted} == {
@@ -48,19 +47,25 @@ def test_targets_are_where_upstream_places_them(variant: tuple[str, str], note: 
 
 
 def expand_targets(placed: dict[str, Any]) -> dict[str, Any]:
-    """Both sides of `a.{0…2}.x -> b.{0…2}.y` written out, as JSON texts."""
-    from conversions.core.keys import expand_key
-
+    """Both sides of `a.{0…2}.x -> b.{0…2}.y` written out."""
     entries: dict[str, Any] = {}
     for source, target in placed.items():
         keys = expand_key(source)
-        texts = (
-            expand_key(json.dumps(target, ensure_ascii=False))
-            if "…" in json.dumps(target, ensure_ascii=False)
-            else [json.dumps(target)] * len(keys)
-        )
-        entries.update(zip(keys, texts, strict=True))
+        entries.update(zip(keys, spread(target, len(keys)), strict=True))
     return entries
+
+
+def spread(target: Any, count: int) -> list[Any]:
+    """One target for each of `count` sources: braces run along with theirs, in every name."""
+    if isinstance(target, str):
+        names = expand_key(target)
+        return names if len(names) > 1 else names * count
+    if isinstance(target, list):
+        return [list(row) for row in zip(*(spread(part, count) for part in target), strict=True)]
+    if isinstance(target, dict):
+        columns = [spread(part, count) for part in target.values()]
+        return [dict(zip(target, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [target] * count
 
 
 def placement(mapping: Any, key: str) -> Any:
