@@ -226,7 +226,7 @@ def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architectu
         "decoder_attention_heads": decoder_heads,
         "vocabulary": pick("vocabulary", [37, 52, 71]),
         "latent_query_num": pick("latent queries", [1, 3, 7]),
-        "visual_width": visual_heads * pick("visual head size", [3, 5, 8]),
+        "visual_width": visual_heads * pick("visual head size", [7, 9, 12]),
         "visual_mlp_width": pick("visual mlp size", [19, 28, 46]),
         "visual_layers": pick("visual layers", [2, 4, 11]),
         "visual_heads": visual_heads,
