@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from conversions.core import parity
+from conversions.core.mapping import Mapping, Rename
 from tests import strategies, tiny
 
 
@@ -66,3 +67,25 @@ def test_rows_of_a_batch_do_not_mix(family: str, note: Any) -> None:
             and full[name].shape[1:] == value.shape[1:]
         ):
             torch.testing.assert_close(full[name][1:2], value, atol=1e-5, rtol=1e-4)
+
+
+def test_only_modules_that_compute_the_same_are_compared() -> None:
+    """A path whose parameters end up beside others' has no module to be held against."""
+    mapping = Mapping(
+        [
+            Rename("b.{i}.attn.qkv", "l.{i}.attn.weight"),
+            Rename("b.{i}.attn.table", "l.{i}.places.table"),
+            Rename("b.{i}.norm.gain", "l.{i}.norm.weight"),
+        ]
+    )
+    plan = mapping.plan(["b.0.attn.qkv", "b.0.attn.table", "b.0.norm.gain"])
+    layout = {target: target for move in plan.moves for target in move.targets}
+    paths = ("b.0", "b.0.attn", "b.0.norm")
+    assert parity.module_paths(plan, layout, paths) == {"b.0": "l.0", "b.0.norm": "l.0.norm"}
+
+
+def test_a_feature_map_is_compared_with_its_tokens() -> None:
+    """[N, C, H, W] in the model is [N, H * W, C] in the reference, not its numbers in a row."""
+    tokens = torch.arange(24.0).reshape(2, 6, 2)
+    features = tokens.transpose(1, 2).reshape(2, 2, 2, 3)
+    assert torch.equal(parity._like(features, tokens), tokens)

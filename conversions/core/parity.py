@@ -166,20 +166,24 @@ def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str])
     """Source module path -> module in memory, by the parameters below it.
 
     `visual.transformer.resblocks.0.attn` -> `vision_model.encoder.layers.0.self_attn`
+
+    A module that holds parameters of other paths too computes something else: none is better.
     """
     found: dict[str, str] = {}
     for path in dict.fromkeys(paths):
-        names = [
-            layout[target].rpartition(".")[0]
+        own = {
+            layout[target]
             for move in plan.moves
             if any(key == path or key.startswith(f"{path}.") for key in move.sources)
             for target in move.targets
             if target in layout
-        ]
-        if names:
-            common = os.path.commonprefix([name.split(".") for name in names])
-            found[path] = ".".join(common)
-    return {path: name for path, name in found.items() if name}
+        }
+        modules = [name.split(".")[:-1] for name in own]
+        common = ".".join(os.path.commonprefix(modules)) if modules else ""
+        within = (name for name in layout.values() if name.startswith(f"{common}."))
+        if common and own.issuperset(within):
+            found[path] = common
+    return found
 
 
 def _holds(
@@ -259,6 +263,9 @@ def _like(value: Tensor, expected: Tensor) -> Tensor | None:
             if len(order) == value.dim() and value.permute(order).shape == expected.shape:
                 return value.permute(order)
         return None
+    if value.dim() == 4 and expected.dim() == 3:  # a map of features, there flattened to tokens
+        tokens = value.flatten(2).transpose(1, 2)
+        return tokens if tokens.shape == expected.shape else value.reshape(expected.shape)
     return value.reshape(expected.shape)
 
 
