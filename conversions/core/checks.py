@@ -296,6 +296,14 @@ def _where(expected: Tensor, loaded: Tensor) -> str:
     )
 
 
+DISAGREE = {
+    "logits": "reference and converted model disagree: a rule, the config or this release of "
+              "transformers computes something else",
+    "pixels": "reference and image processor disagree: FAMILY's processor() does not say what the "
+              "original's preprocessing does, or this release of transformers does something else",
+}  # fmt: skip
+
+
 def outputs(
     name: str,
     expected: MappingABC[str, Tensor],
@@ -308,14 +316,13 @@ def outputs(
 
     divergence: called on failure only; says in which module the two forwards first part.
     """
-    offenders, worst = [], 0.0
-    for key in expected:
-        if key not in actual:
-            offenders.append(f"{key}: the model has no such output")
-            continue
+    unlike = [key for key in expected if key not in actual]
+    offenders, worst = [f"{key}: the model has no such output" for key in unlike], 0.0
+    for key in (key for key in expected if key in actual):
         left, right = expected[key], actual[key]
         if left.shape != right.shape:
             offenders.append(f"{key}: shape {list(right.shape)}, reference {list(left.shape)}")
+            unlike.append(key)
             continue
         difference = tensors.largest_difference(left, right)
         floating = left.is_floating_point()
@@ -326,10 +333,12 @@ def outputs(
     if offenders and divergence is not None:
         offenders.append(divergence())
     suffix = f" ({where})" if where else ""
+    figure = f"largest difference {worst:.2g}{suffix}"
+    if unlike:
+        figure = f"of {len(expected)} outputs {len(unlike)} absent or of another shape{suffix}"
     return judge(
-        name, offenders, f"largest difference {worst:.2g}{suffix}",
-        f"reference and converted model disagree{suffix}: a rule, the config or this release "
-        "of transformers computes something else", worst=worst,
+        name, offenders, figure, f"{DISAGREE.get(name, DISAGREE['logits'])}{suffix}",
+        worst=None if unlike else worst,
     )  # fmt: skip
 
 
