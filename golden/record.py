@@ -42,6 +42,9 @@ ORDER = ("family", "title", "provenance", "published", "published_values", "targ
          "known_defects")  # fmt: skip
 """Sections a reader looks for first; then what else is typed in; then what is recorded."""
 
+TYPED_IN = ("family", "title", "provenance", "published", "targets", "configs", "known_defects")
+"""What has to be there before anything can be recorded: facts from elsewhere."""
+
 TOLERANCE = 1e-11
 SPREAD = 8
 WIDTH = 100
@@ -263,11 +266,29 @@ def _is_long(value: Any, line: str, depth: int) -> bool:
     return depth <= 2 or len(line) > WIDTH
 
 
+def typed_in(path: Path) -> tuple[str, Json]:
+    """A golden file as text and document.
+
+    Raises:
+        SystemExit: it is not there, not JSON, or lacks facts; the message says which.
+    """
+    name = f"golden/{path.name}"
+    if not path.exists():
+        raise SystemExit(f"{name}: not there; type in its facts first: {', '.join(TYPED_IN)}")
+    text = path.read_text(encoding="utf-8")
+    try:
+        document: Json = json.loads(text)
+    except ValueError as error:
+        raise SystemExit(f"{name}: not JSON: {error}") from None
+    if absent := [key for key in TYPED_IN if key not in document]:
+        raise SystemExit(f"{name}: these facts are to be typed in first: {', '.join(absent)}")
+    return text, document
+
+
 def rewrite(family: str, check: bool, show: Any) -> bool:
     """Record one family, or with `check` only compare; whether its file was right before."""
     path = truth.golden_root() / f"{family}.json"
-    before = path.read_text(encoding="utf-8")
-    document = json.loads(before)
+    before, document = typed_in(path)
     fresh = renewed(document, truth.load_reference(family))
     if layout(fresh) == before:
         show.print(f"{family}: nothing changed")
@@ -292,7 +313,7 @@ def _show(family: str, changed: list[tuple[str, Any, Any]], console: Any) -> Non
     if table.rows:
         console.print(table)
     for path in new[:20]:
-        console.print(f"  + {path}", markup=False, highlight=False)
+        console.print(f"  + {path}", markup=False, highlight=False, soft_wrap=True)
     if len(new) > 20:
         console.print(f"  + {len(new) - 20} more new values")
     if not changed:

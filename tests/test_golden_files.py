@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +131,18 @@ def test_any_edit_breaks_the_seal(family: str) -> None:
     """Whatever section is edited, the digest no longer fits."""
     for changed in edits(truth.load_golden(family)):
         assert changed["digest"] != record.digest(changed)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "not there; type in its facts first: family, title"), ("{", "not JSON"),
+     ('{"family": "new", "title": "New"}', "typed in first: provenance, published, targets")],
+)  # fmt: skip
+def test_a_golden_file_without_facts_says_what_to_type_in(
+    text: str | None, said: str, tmp_path: Path
+) -> None:
+    """Recording a new family before its facts are there names what is missing."""
+    if text is not None:
+        (tmp_path / "new.json").write_text(text)
+    with pytest.raises(SystemExit, match=f"golden/new.json: .*{said}"):
+        record.typed_in(tmp_path / "new.json")
