@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -62,7 +63,8 @@ def _families() -> list[str]:
 
 def _add(rows: dict[tuple[str, str], Row], family: str, outcome: str, report: Any) -> None:
     notes = _merged([value for name, value in report.user_properties if name == "check"])
-    notes = notes or [entry(_file_check(report.nodeid), None, {})]
+    named = _failed_checks(report) or [_file_check(report.nodeid)]
+    notes = notes or [entry(check, None, {}) for check in named]
     for noted in notes:
         row = rows.setdefault((family, noted["check"]), Row())
         row.outcomes[outcome] += 1
@@ -72,6 +74,13 @@ def _add(rows: dict[tuple[str, str], Row], family: str, outcome: str, report: An
         row.values.update(noted["values"])
         if outcome in ("failed", "known defect"):
             row.problems.append(_problem(report, outcome))
+
+
+def _failed_checks(report: Any) -> list[str]:
+    """The checks that a refused conversion names, where a test got no further than that."""
+    crash = getattr(getattr(report, "longrepr", None), "reprcrash", None)
+    told = re.search(r"checks? failed: ([a-z, -]+)", getattr(crash, "message", ""))
+    return told[1].strip().split(", ") if told else []
 
 
 def _merged(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:

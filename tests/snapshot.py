@@ -19,7 +19,7 @@ from torch import Tensor
 
 from conversions.core import configs, conversion, loading, parity, tensors
 from conversions.core.conversion import Opened, Request
-from conversions.core.folder import open_tensors
+from conversions.core.folder import ModelFolder, open_tensors
 from conversions.core.keys import collapse, collapse_keys, template
 from tests import tiny
 
@@ -36,6 +36,14 @@ def request_with_vocabulary(family: str, folder: Path) -> Request:
         options |= {"vocab": str(file)} if "vocab" in known else {"tokenizer": str(folder)}
     config = reference.config(reference.TINY)
     return tiny.make_request(family, checkpoint, config, options, checks="all")
+
+
+def write_unchecked(request: Request, folder: Path) -> None:
+    """The folder of a conversion without its checks: what fails in a release is observed too."""
+    with conversion.opened(request) as source, ModelFolder(folder) as made:
+        made.write_tensors(conversion.pieces(source), request.max_shard_size)
+        conversion.write_documents(made, source)
+        made.commit()
 
 
 def snapshot(request: Request, folder: Path) -> Json:

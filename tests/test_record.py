@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from conversions.core import conversion
+from conversions.core.regression import observed
 from tests import behaviour, record, snapshot, tiny
 
 
 def test_what_this_release_makes_of_the_folder(family: str, tmp_path: Any, note: Any) -> None:
     """Layout, config, tensors, outputs, modules, pixels and tokens of the tiny folder are noted."""
     request = snapshot.request_with_vocabulary(family, tmp_path)
-    conversion.convert(request, tmp_path / "model")
+    snapshot.write_unchecked(request, tmp_path / "model")
     seen = snapshot.snapshot(request, tmp_path / "model")
     told = behaviour.answers(
         family, request.family.model_class, tmp_path / "model", tmp_path / "work"
@@ -30,10 +30,22 @@ def test_what_this_release_makes_of_the_folder(family: str, tmp_path: Any, note:
     assert seen["modules"]["eager"] and seen["config"]["read"]
 
 
+def test_traced_modules_agree_with_the_reference(family: str, tmp_path: Any, note: Any) -> None:
+    """In eager attention every traced module computes the original's, so the first that
+    does not is where a release went wrong."""
+    request = snapshot.request_with_vocabulary(family, tmp_path)
+    snapshot.write_unchecked(request, tmp_path / "model")
+    modules = snapshot.snapshot(request, tmp_path / "model")["modules"]["eager"]
+    wrong = {path: observed.off(entry) for path, entry in modules.items()}
+    note("record", max(wrong.values()))
+    assert len(modules) > 20
+    assert not {path: by for path, by in wrong.items() if by > observed.TOLERANCE}
+
+
 def test_two_snapshots_of_one_release_are_equal(family: str, tmp_path: Any, note: Any) -> None:
     """Nothing in a snapshot but its timings depends on chance."""
     request = snapshot.request_with_vocabulary(family, tmp_path)
-    conversion.convert(request, tmp_path / "model")
+    snapshot.write_unchecked(request, tmp_path / "model")
     first, second = (snapshot.snapshot(request, tmp_path / "model") for _ in range(2))
     note("record")
     assert {**first, "seconds": {}} == {**second, "seconds": {}}

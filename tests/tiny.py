@@ -165,7 +165,7 @@ def converted_anyway(request: Request, output: Path) -> Report:
     except CheckFailed as error:
         with conversion.opened(request) as source, ModelFolder(output) as folder:
             conversion.write_documents(folder, source)
-            folder.write_tensors(conversion.pieces(source))
+            folder.write_tensors(conversion.pieces(source), request.max_shard_size)
             folder.commit()
         return error.report  # type: ignore[attr-defined, no-any-return]
 

@@ -229,8 +229,8 @@ def divergences(family: str, left: Record, right: Record) -> Iterable[Divergence
             ]
             against = "left"
         else:
-            apart = tuple(n for n, entry in outputs.items() if _wrong(entry) > TOLERANCE)
-            pairs = [(path, _wrong(after[path])) for path in after]
+            apart = tuple(n for n, entry in outputs.items() if off(entry) > TOLERANCE)
+            pairs = [(path, off(after[path])) for path in after]
             against = "original"
         if not apart:
             continue
@@ -241,7 +241,7 @@ def divergences(family: str, left: Record, right: Record) -> Iterable[Divergence
         yield Divergence(family, attention, path, place, drift, against, apart)
 
 
-def _wrong(entry: Any) -> float:
+def off(entry: Any) -> float:
     """A described tensor's difference to the reference, per unit of scale."""
     if not isinstance(entry, dict) or "difference" not in entry:
         return 0.0
@@ -257,7 +257,7 @@ def drifts_of(records: Iterable[Record]) -> dict[str, dict[str, float | None]]:
     for release in reversed(newest_first(by_release)):
         for family in by_release[release].families:
             outputs = by_release[release].section(family, "snapshot", "outputs")
-            found = [_wrong(entry) for side in outputs.values() for entry in side.values()]
+            found = [off(entry) for side in outputs.values() for entry in side.values()]
             drifts.setdefault(family, {})[release] = max(found, default=None)
     return dict(sorted(drifts.items()))
 
