@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def test_targets_are_where_upstream_places_them(variant: tuple[str, str], note: 
     placed = truth.load_golden(family)["targets"].get(name)
     if placed is None:
         pytest.skip("upstream's placement is recorded for one size of each layout only")
-    wanted = expand_targets(placed)
+    wanted = {key: json.loads(text) for key, text in expand_targets(placed).items()}
     mapping = conversions.family(family).mapping
     note("key-coverage", targets=len(wanted))
     assert {key: placement(mapping, key) for key in wanted} == {
@@ -46,12 +47,13 @@ def test_targets_are_where_upstream_places_them(variant: tuple[str, str], note: 
     }
 
 
-def expand_targets(placed: dict[str, Any]) -> dict[str, Any]:
-    """Both sides of `a.{0…2}.x -> b.{0…2}.y` written out."""
-    entries: dict[str, Any] = {}
+def expand_targets(placed: dict[str, Any]) -> dict[str, str]:
+    """Both sides of `a.{0…2}.x -> b.{0…2}.y` written out, as JSON texts."""
+    entries: dict[str, str] = {}
     for source, target in placed.items():
         keys = expand_key(source)
-        entries.update(zip(keys, spread(target, len(keys)), strict=True))
+        texts = map(json.dumps, spread(target, len(keys)))
+        entries.update(zip(keys, texts, strict=True))
     return entries
 
 
