@@ -431,9 +431,9 @@ def _add_compare(commands: Any) -> None:
         "matters; 1: something changed or fails.",
     )
     flag = command.add_argument
-    flag("left", metavar="A", help="a release recorded in reports/ (4.57.6), or a record file")
+    flag("left", metavar="A", help="a recorded release (4.57.6), or a record file")
     flag("right", metavar="B", help="the release to move to, or its record")
-    flag("--reports", metavar="DIR", help="where records lie (default: reports/ here)")
+    flag("--reports", metavar="DIR", help="where records lie (default: reports, releases)")
     flag("--markdown", metavar="FILE", help="write it as Markdown, for a pull request")
     flag("--html", metavar="FILE", help="write it as one self-contained page")
     _add_common(command)

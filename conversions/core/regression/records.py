@@ -12,7 +12,8 @@ from ..errors import ConversionError
 from ..family import Json
 
 FORMAT = 1
-FOLDER = "reports"
+FOLDERS = ("reports", "releases")
+"""Fresh records of this checkout, and those that come with it."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Record:
 
 
 def folders() -> list[Path]:
-    """Where records are looked for: reports/ here, then in the checkout this package is in."""
+    """Where records are looked for: here, then in the checkout this package is in."""
     checkout = Path(__file__).resolve().parents[3]
-    return list(dict.fromkeys([Path.cwd() / FOLDER, checkout / FOLDER]))
+    return list(dict.fromkeys(root / name for root in (Path.cwd(), checkout) for name in FOLDERS))
 
 
 def load(name: str, places: Sequence[Path] | None = None) -> Record:
@@ -49,14 +50,16 @@ def load(name: str, places: Sequence[Path] | None = None) -> Record:
     """
     if Path(name).is_file():
         return read(Path(name))
-    found = {path.stem: path for place in places or folders() for path in _files(place)}
+    found: dict[str, Path] = {}
+    for path in (path for place in places or folders() for path in _files(place)):
+        found.setdefault(path.stem, path)
     fitting = [stem for stem in newest_first(found) if stem == name or stem.startswith(f"{name}.")]
     if fitting:
         return read(found[name] if name in found else found[fitting[0]])
     raise ConversionError(
         f"no record of {name}",
         [f"recorded: {', '.join(reversed(newest_first(found))) or 'none'}"],
-        f"make one under that release: pytest --record {FOLDER}/{name}.json (tox run -e tf{name})",
+        f"make one under that release: pytest --record {FOLDERS[0]}/{name}.json (tox run -e tf{name})",
     )
 
 
