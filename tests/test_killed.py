@@ -34,9 +34,10 @@ def child():
     return pid
 
 def wait_for_partial(pid):
-    while not any(p.name != output.name for p in output.parent.iterdir()):
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            raise SystemExit("the conversion ended before it began to write")
+    deadline = time.monotonic() + 60
+    while not any(f"-{pid}-" in p.name for p in output.parent.iterdir()):
+        if time.monotonic() > deadline or os.waitpid(pid, os.WNOHANG)[0]:
+            raise SystemExit("the conversion did not begin to write")
         time.sleep(0.0005)
 
 def conversion():
@@ -72,10 +73,7 @@ for number in range(times):
     if number % 5 == 0:
         time.sleep(before * chance.random())
     else:
-        left_by_others = set(output.parent.iterdir())
-        deadline = time.monotonic() + 30
-        while set(output.parent.iterdir()) <= left_by_others and time.monotonic() < deadline:
-            time.sleep(0.0005)
+        wait_for_partial(pid)
         time.sleep(after * chance.random())
     os.kill(pid, signal.SIGKILL)
     killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
