@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .core.inspection import Inspection
     from .core.regression.bisect import Progress as BisectProgress
     from .core.regression.compare import Comparison
+    from .core.regression.sections import Section
     from .core.report import Report
 
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim", "known-defect": "yellow"}
@@ -462,12 +463,62 @@ def _recorded_defects() -> dict[str, Any]:
     return {name: truth.load_golden(name).get("known_defects", []) for name in families()}
 
 
+LEVELS = {"broken": "bold red", "changed": "yellow", "mended": "green", "same": "dim"}
+
+
 def _print_comparison(found: Comparison) -> None:
-    from .core.regression.terminal import renderables
+    from rich.text import Text
+
+    from .core.regression.sections import in_text
 
     console = _console()
-    for renderable in renderables(found, console.width):
-        console.print(renderable, highlight=False)
+    console.print(Text(found.verdict, LEVELS["mended" if found.level == "same" else found.level]))
+    if found.actions:
+        console.print(Text("\nWhat to do", "bold"))
+        _print_rows(console, [(" -", action) for action in found.actions])
+    for row in found.broken:
+        for message in row.messages:
+            console.print(Text(message, "red"))
+    for section in in_text(found):
+        console.print(Text(f"\n{section.title}", "bold"))
+        compact = section.title == "Checks" or console.width >= 100
+        (_print_section if compact else _print_stacked)(console, section)
+        if section.note:
+            console.print(Text(section.note, "dim"))
+
+
+def _print_rows(console: Console, rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    listing = Table.grid(padding=(0, 1))
+    for row in rows:
+        listing.add_row(*map(Text, row))
+    console.print(listing)
+
+
+def _print_section(console: Console, section: Section) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in section.columns:
+        table.add_column(Text(column), overflow="fold")
+    for row, level in zip(section.rows, section.levels, strict=True):
+        style = "" if level == "changed" else LEVELS[level]
+        table.add_row(*(Text(cell, style if i in (1, 2) else "") for i, cell in enumerate(row)))
+    console.print(table)
+
+
+def _print_stacked(console: Console, section: Section) -> None:
+    """Rows as paragraphs: six columns do not fit into eighty characters."""
+    from rich.text import Text
+
+    for row, level in zip(section.rows, section.levels, strict=True):
+        head = ", ".join(cell for cell in row[:2] if cell)
+        console.print(Text(head, "" if level == "changed" else LEVELS[level]))
+        named = zip(section.columns[2:], row[2:], strict=True)
+        _print_rows(console, [("", f"{name}: {cell}") for name, cell in named if cell])
 
 
 def _add_bisect(commands: Any) -> None:

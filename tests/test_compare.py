@@ -14,7 +14,7 @@ import pytest
 
 from conversions import cli
 from conversions.core.errors import ConversionError
-from conversions.core.regression import compare, html, markdown, records, sections, terminal
+from conversions.core.regression import compare, html, markdown, records, sections
 from tests import made_up
 
 DEFECT = {"check": "logits", "versions": ">=2", "where": "x", "what": "it is causal",
@@ -92,7 +92,9 @@ def test_outputs_that_lose_their_meaning_are_told(value: Any, tmp_path: Path) ->
         else:
             family["snapshot"]["outputs"]["eager"]["logits"]["values"][0] = value
 
-    assert compared(tmp_path, change).level == "changed"
+    found = compared(tmp_path, change)
+    assert found.level == "changed"
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["level"] == "changed"
 
 
 def test_moved_layers_are_one_line(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_page_stands_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_terminal_keeps_to_its_width(width: int, tmp_path: Path) -> None:
+def test_terminal_keeps_to_its_width(width: int, tmp_path: Path, monkeypatch: Any) -> None:
     """No line is wider than the terminal, at 80 and at 120 columns."""
     from rich.console import Console
 
@@ -205,8 +207,8 @@ def test_terminal_keeps_to_its_width(width: int, tmp_path: Path) -> None:
 
     found = compared(tmp_path, change, {"toy": [{**DEFECT, "what": "a long story " * 12}]})
     console = Console(width=width, record=True, file=io.StringIO())
-    for renderable in terminal.renderables(found, width):
-        console.print(renderable)
+    monkeypatch.setattr(cli, "_console", lambda: console)
+    cli._print_comparison(found)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     assert any("a long story" in line for line in lines)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ..family import Json
 from . import observed
@@ -116,6 +117,10 @@ class Comparison:
         return done
 
     def to_json(self) -> Json:
+        """Plain values; JSON knows no infinity, so that one becomes text."""
+        return _finite(self._entries())  # type: ignore[no-any-return]
+
+    def _entries(self) -> Json:
         return {
             "left": self.left, "right": self.right, "level": self.level, "verdict": self.verdict,
             "checks": [{**asdict(row), "level": row.level} for row in self.checks],
@@ -137,6 +142,14 @@ ADVICE = {
     "tokens": "the tokenizer gives other ids",
     "folder": "the converter writes other bytes: convert again, or ask why",
 }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _advice(workaround: str) -> str:

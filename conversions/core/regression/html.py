@@ -7,7 +7,7 @@ from html import escape
 
 from .compare import Comparison
 from .plot import drift_plot
-from .sections import Section, check_rows, fraction, level_of, sections, shown
+from .sections import CHECKS, Section, check_rows, fraction, level_of, sections, shown
 
 CSS = """
 :root { color-scheme: light dark; --text: #1c2127; --soft: #5b6570; --line: #d8dee4; --page: #fff;
@@ -76,7 +76,7 @@ def to_html(found: Comparison) -> str:
         *_plot(found.drifts, (found.left, found.right)),
     ]
     for section in sections(found):
-        body += _checks(found, section) if section.title == "Checks" else _section(section)
+        body += _checks(found, section) if section.title == CHECKS else _section(section)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -59,7 +59,8 @@ def load(name: str, places: Sequence[Path] | None = None) -> Record:
     raise ConversionError(
         f"no record of {name}",
         [f"recorded: {', '.join(reversed(newest_first(found))) or 'none'}"],
-        f"make one under that release: pytest --record {FOLDERS[0]}/{name}.json (tox run -e tf{name})",
+        f"make one under that release: pytest --record {FOLDERS[0]}/{name}.json, "
+        f"or tox run -e tf{name}",
     )
 
 

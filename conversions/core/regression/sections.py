@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .compare import CheckRow, Comparison, Defect
 from .observed import TOLERANCE, Difference
@@ -13,6 +13,9 @@ EXACT = 1e-9
 """Where the log scale begins: below lies what float32 cannot tell from nothing."""
 WORST = 1e2
 """Where it ends."""
+BAR = 11
+"""Characters of a bar: one for each power of ten."""
+CHECKS = "Checks"
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,32 @@ def _checks(found: Comparison) -> Section:
     quiet = sum(1 for row in found.checks) - len(rows)
     note = f"Drift: largest difference to the original; {TOLERANCE:g} is the tolerance."
     return Section(
-        "Checks", ("family", "check", *sides), tuple(cells), tuple(map(level_of, rows)),
+        CHECKS, ("family", "check", *sides), tuple(cells), tuple(map(level_of, rows)),
         f"{note} {quiet} more checks are alike on both sides." if quiet else note,
     )  # fmt: skip
+
+
+def in_text(found: Comparison) -> list[Section]:
+    """The sections for a terminal: one status and a bar of characters for each check."""
+    return [_checks_in_text(found) if s.title == CHECKS else s for s in sections(found)]
+
+
+def _checks_in_text(found: Comparison) -> Section:
+    rows = []
+    for row in check_rows(found):
+        status = row.right if row.left == row.right else f"{row.left} -> {row.right}"
+        drifts = (shown(row.left_worst), shown(row.right_worst), _bar(row.right_worst))
+        rows.append((row.family, row.check, status, *drifts))
+    columns = ("family", "check", "", found.left, found.right, "exact … 1e2")
+    return replace(_checks(found), columns=columns, rows=tuple(rows))
+
+
+def _bar(worst: float | None) -> str:
+    place = fraction(worst)
+    if place is None:
+        return ""
+    filled = round(place * BAR)
+    return "█" * filled + "·" * (BAR - filled)
 
 
 def _divergences(found: Comparison) -> Section:
