@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import record, tiny
+from tests import matrix, record, tiny
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 settings.register_profile("dev", max_examples=6, deadline=None, suppress_health_check=_SLOW)
@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--image", type=Path, help="the COCO picture 000000039769.jpg")
     group.addoption("--record", type=Path, help="write the machine-readable record of this run")
+    group.addoption("--matrix", type=Path, help="run all checks on every fault; write the matrix")
     group.addoption("--folders", type=Path, help="leave the tiny folders here, and load those of other releases")  # fmt: skip
 
 
@@ -68,5 +69,7 @@ def pytest_terminal_summary(
 ) -> None:
     table = record.collect(terminalreporter.stats)
     record.show(table, terminalreporter.write_line)
+    if config.getoption("--matrix"):
+        matrix.write(config.getoption("--matrix"), terminalreporter.stats)
     if config.getoption("--record"):
         record.write(config.getoption("--record"), table)

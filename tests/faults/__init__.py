@@ -11,10 +11,11 @@ between from_pretrained and the forward. Then the checks of the product judge it
 
 from __future__ import annotations
 
-from tests.faults import code, converter, documents, files, tensors
-from tests.faults.bench import Bench, Fault, bench, blueprint, outcome
+from tests.faults import code, converter, documents, files, harmless, tensors
+from tests.faults.bench import EVERYTHING, Act, Bench, Fault, bench, blueprint, outcome
 
-__all__ = ["Bench", "Fault", "bench", "blueprint", "catalogue", "outcome"]
+__all__ = ["EVERYTHING", "Bench", "Fault", "bench", "blueprint", "catalogue", "harmless_changes",
+           "outcome"]  # fmt: skip
 
 
 def catalogue(family: str) -> list[Fault]:
@@ -36,3 +37,8 @@ def catalogue(family: str) -> list[Fault]:
     names = [fault.name for fault in found]
     assert len(set(names)) == len(names), [n for n in names if names.count(n) > 1]
     return found
+
+
+def harmless_changes(family: str) -> dict[str, Act]:
+    """Name -> what must pass every check."""
+    return dict(harmless.changes(blueprint(family)))

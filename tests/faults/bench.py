@@ -97,7 +97,15 @@ class Bench:
         request = self.converted.request(checks="all")
         wrong = replace(request, family=replace(self.family, **changes))
         with only(wanted):
-            return list(conversion.convert(wrong, None).checks)
+            return converted(wrong)
+
+
+def converted(request: conversion.Request) -> list[Check]:
+    """The checks of a conversion that leaves nothing, whether they fail or not."""
+    try:
+        return list(conversion.convert(request, None).checks)
+    except CheckFailed as error:
+        return list(error.report.checks)  # type: ignore[attr-defined]
 
 
 COSTLY = {
@@ -151,8 +159,6 @@ def outcome(fault: Fault, everything: bool = False) -> list[Check]:
     wanted = EVERYTHING if everything else fault.wanted
     try:
         return list(fault.act(bench(fault.family), wanted))
-    except CheckFailed as error:
-        return list(error.report.checks)  # type: ignore[attr-defined]
     except ConversionError as error:
         lines = (error.summary, *error.details)
         return [Check("refused", "failed", type(error).__name__, details=lines)]

@@ -138,7 +138,7 @@ def _another_epsilon(name: str) -> Alter:
     return alter
 
 
-def _with_output(name: str, change: Callable[[Tensor, Any], Tensor]) -> Alter:
+def with_output(name: str, change: Callable[[Tensor, Any], Tensor]) -> Alter:
     """A module's first output, changed; its first positional input is at hand."""
 
     def hook(part: Any, args: Any, output: Any) -> Any:
@@ -155,7 +155,7 @@ def _with_output(name: str, change: Callable[[Tensor, Any], Tensor]) -> Alter:
 
 def _skipped(name: str) -> Alter:
     """The module gives back what it gets."""
-    return _with_output(name, lambda output, args: args[0] if args else output)
+    return with_output(name, lambda output, args: args[0] if args else output)
 
 
 def _exchanged_modules(first: str, second: str) -> Alter:
@@ -286,9 +286,9 @@ def transformers_faults(plan: Blueprint) -> Iterator[Entry]:
     for where, name in first_modules(model, is_layer):
         yield f"layer-skipped@{where}", _at(_skipped(name))
         yield f"residual-dropped@{where}", _at(
-            _with_output(name, lambda out, args: out - args[0] if args else out.neg()))  # fmt: skip
-        yield f"downcast@{where}", _at(_with_output(name, lambda out, args: out.half().float()))
-        yield f"tokens-shifted@{where}", _at(_with_output(name, _shifted_tokens))
+            with_output(name, lambda out, args: out - args[0] if args else out.neg()))  # fmt: skip
+        yield f"downcast@{where}", _at(with_output(name, lambda out, args: out.half().float()))
+        yield f"tokens-shifted@{where}", _at(with_output(name, _shifted_tokens))
     yield from _norms_exchanged(model)
     for where, name in first_modules(
         model,

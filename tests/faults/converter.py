@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping as MappingABC, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import conversions
-from conversions.core import conversion, truth
+from conversions.core import checks, truth
 from conversions.core.checks import Check
 from conversions.core.mapping import Drop, Mapping, Move, Plan, Rename, Rule, Split, Transpose
-from tests import tiny
+from tests import test_key_coverage, tiny
 from tests.faults.bench import (
     DIVERGES,
     ROLES,
@@ -24,6 +25,7 @@ from tests.faults.bench import (
     Bench,
     Blueprint,
     Entry,
+    converted,
     only,
     scratch,
     tower,
@@ -42,6 +44,9 @@ class Misplaced(Mapping):
         plan = super().plan(keys)
         moves = [replace(m, targets=tuple(map(self.place, m.targets))) for m in plan.moves]
         return Plan(tuple(moves), plan.coverage)
+
+    def rename_key(self, key: str) -> tuple[str, ...]:
+        return tuple(map(self.place, super().rename_key(key)))
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,29 @@ class Twisted(Rename):
 
 
 def _with_mapping(mapping: Mapping) -> Act:
-    return lambda bench, wanted: bench.convert(wanted, mapping=mapping)
+    def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
+        found = bench.convert(wanted, mapping=mapping)
+        return [*found, targets(bench.family.name, mapping)]
+
+    return act
+
+
+@cache
+def _placements(family: str) -> dict[str, Any]:
+    """Where golden/ says that each key of one published size goes."""
+    placed = next(iter(truth.load_golden(family)["targets"].values()))
+    return {k: json.loads(v) for k, v in test_key_coverage.expand_targets(placed).items()}
+
+
+def targets(family: str, mapping: Mapping) -> Check:
+    """The suite's own check of a mapping against the targets that golden/ records."""
+    offenders = []
+    for key, wanted in _placements(family).items():
+        wanted = test_key_coverage.normal(wanted)
+        found = test_key_coverage.placement(mapping, key) if mapping.match(key) else "no rule"
+        if found != wanted:
+            offenders.append(f"{key}: golden has {wanted}, the rules say {found}")
+    return checks.judge("targets", offenders, f"{len(offenders)} targets differ")
 
 
 SAME_RULES = ("exact-values", "round-trip", "parameter-sums", "key-coverage")
@@ -81,10 +108,10 @@ def _misplaced(plan: Blueprint, name: str, place: Callable[[str], str]) -> Itera
     if fits:
         yield (
             name,
-            {"act": act, "seen_by": ("logits",), "blind": SAME_RULES, "says": DIVERGES},
+            {"act": act, "seen_by": ("logits", "targets"), "blind": SAME_RULES, "says": DIVERGES},
         )
     else:
-        yield name, {"act": act, "seen_by": ("strict-load",), "says": "mismatched: "}
+        yield name, {"act": act, "seen_by": ("strict-load", "targets"), "says": "mismatched: "}
 
 
 def _swap(first: str, second: str, within: str = "") -> Callable[[str], str]:
@@ -204,7 +231,8 @@ def _rule_faults(plan: Blueprint) -> Iterator[Entry]:
                                  ("rotated", (*rule.parts[1:], rule.parts[0]))):  # fmt: skip
                 act = _changed_rule(plan, rule, replace(rule, parts=parts))
                 yield f"split-{label}-{moves[0].sources[0]}", {
-                    "act": act, "seen_by": ("logits",), "blind": SAME_RULES, "says": DIVERGES,
+                    "act": act, "seen_by": ("logits", "targets"), "blind": SAME_RULES,
+                    "says": DIVERGES,
                 }  # fmt: skip
         if isinstance(rule, Transpose):
             act = _changed_rule(plan, rule, Rename(rule.source, rule.target))
@@ -317,10 +345,10 @@ def _confused_layers(plan: Blueprint) -> Iterator[Entry]:
             wrong = Misplaced(plan.mapping.rules, place)
             family = replace(request.family, mapping=wrong)
             with only(wanted):
-                return conversion.convert(replace(request, family=family), None).checks
+                return [*converted(replace(request, family=family)), targets(plan.family, wrong)]
 
     yield f"layers-1-and-10-confused@{within}", {
-        "act": act, "seen_by": ("logits",), "blind": SAME_RULES, "says": DIVERGES
+        "act": act, "seen_by": ("logits", "targets"), "blind": SAME_RULES, "says": DIVERGES,
     }  # fmt: skip
 
 
@@ -337,7 +365,7 @@ def _with_state(edit: Callable[[dict[str, Tensor]], None]) -> Act:
                 bench.family.name, checkpoint, bench.converted.config, options, checks="all"
             )
             with only(wanted):
-                return conversion.convert(request, None).checks
+                return converted(request)
 
     return act
 
