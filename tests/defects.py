@@ -83,10 +83,7 @@ def shows(defect: Defect, on: Stage) -> bool:
 def rows_are_zero(on: Stage, defect: Defect) -> bool:
     """Some of the rows it names are zero in memory and not in the folder."""
     written, memory = open_tensors(on.folder), loading.memory_names(on.model())
-    layout = loading.match_layout(
-        {key: tuple(t.shape) for key, t in written.items()},
-        {name: tuple(t.shape) for name, t in memory.items()},
-    )
+    layout = loading.layout_of(written, memory)
     return any(
         bool(written[key][row].any()) and not bool(memory[layout[key]].detach()[row].any())
         for key in defect["tensors"]
@@ -124,6 +121,15 @@ def placeholder_image_processor(on: Stage, defect: Defect) -> bool:
 def unrecognised_image_processor(on: Stage, defect: Defect) -> bool:
     told = behaviour.answered(lambda: type(parity.load_image_processor(on.folder)).__name__)
     return "Unrecognized" in str(told)
+
+
+def grey_is_refused(on: Stage, defect: Defect) -> bool:
+    """A picture of one channel, which the processor would have to convert."""
+    grey = parity.sample_image(151, 117).convert(defect["modes"][0])
+    processor = parity.load_image_processor
+    return "Unsupported number" in on.says(
+        lambda *place: str(processor(on.folder)(grey, return_tensors="np").keys())
+    )
 
 
 def crop_without_fraction(on: Stage, defect: Defect) -> bool:
@@ -218,6 +224,8 @@ def asked(question: str, wrong: Callable[[str], bool]) -> Callable[[Stage, Defec
 DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] = {
     ("convnextv2", "pixels", "odd_crop"): odd_crop,
     ("convnextv2", "pixels", "top_level_auto_image_processor"): placeholder_image_processor,
+    ("convnextv2", "pixels", "grey_pictures"): grey_is_refused,
+    ("flava", "pixels", "grey_pictures"): grey_is_refused,
     ("convnextv2", "pixels", "crop_pct_null"): crop_without_fraction,
     ("convnextv2", "pixels", "unrecognised_without_torchvision"): unrecognised_image_processor,
     ("flava", "pixels", "unrecognised_without_torchvision"): unrecognised_image_processor,

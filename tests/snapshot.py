@@ -89,10 +89,7 @@ def loading_of(loaded: loading.Loaded) -> dict[str, list[str]]:
 def layout_of(model: Any, folder: Path) -> Json:
     """Keys that are named otherwise in memory, layers collapsed; names that nothing fills."""
     memory = loading.memory_names(model)
-    layout = loading.match_layout(
-        {key: tuple(t.shape) for key, t in open_tensors(folder).items()},
-        {name: tuple(t.shape) for name, t in memory.items()},
-    )
+    layout = loading.layout_of(open_tensors(folder), memory)
     moved = collapse({key: _target(key, name) for key, name in layout.items() if key != name})
     return {"layout": moved, "unfilled": collapse_keys(loading.unfilled(layout, memory))}
 
@@ -115,10 +112,7 @@ def config_of(source: Opened, folder: Path) -> Json:
 def tensors_of(model: Any, folder: Path) -> dict[str, str]:
     """Folder key -> fingerprint of the tensor that is in memory after loading."""
     memory = loading.memory_names(model)
-    layout = loading.match_layout(
-        {key: tuple(t.shape) for key, t in open_tensors(folder).items()},
-        {name: tuple(t.shape) for name, t in memory.items()},
-    )
+    layout = loading.layout_of(open_tensors(folder), memory)
     return {key: fingerprint(memory[name].detach()) for key, name in layout.items()}
 
 
@@ -138,10 +132,7 @@ def forward_of(source: Opened, found: parity.Truth, model: Any, folder: Path) ->
     state = parity.as_float32(source.state)
     trace: list[tuple[str, Tensor]] = []
     memory = loading.memory_names(model)
-    layout = loading.match_layout(
-        {key: tuple(t.shape) for key, t in open_tensors(folder).items()},
-        {name: tuple(t.shape) for name, t in memory.items()},
-    )
+    layout = loading.layout_of(open_tensors(folder), memory)
     with torch.no_grad():
         expected = found.reference.forward(
             state, found.architecture, inputs, 

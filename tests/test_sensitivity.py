@@ -35,10 +35,7 @@ class Watch:
         folder = bench.converted.folder
         self.model = loading.load_model(folder, self.family.model_class, "eager").model
         self.memory = loading.memory_names(self.model)
-        shapes = {name: tuple(tensor.shape) for name, tensor in self.memory.items()}
-        self.layout = loading.match_layout(
-            {key: tuple(tensor.shape) for key, tensor in self.written.items()}, shapes
-        )
+        self.layout = loading.layout_of(self.written, self.memory)
         state = parity.as_float32(bench.source.state)
         expected = found.reference.forward(state, found.architecture, self.inputs)
         self.expected = parity.masked(expected, self.inputs)
