@@ -429,7 +429,7 @@ def _add_compare(commands: Any) -> None:
         "compare",
         help="what changes between two transformers releases, from records of the suite",
         description="Compare two records of `pytest --record FILE`. Exit 0: nothing changed that "
-        "matters; 1: something changed or fails.",
+        "matters; 1: something changed or fails; 2: a record is not there or none.",
     )
     flag = command.add_argument
     flag("left", metavar="A", help="a recorded release (4.57.6), or a record file")
@@ -445,7 +445,12 @@ def _compare(args: argparse.Namespace) -> int:
     from .core.regression import compare, html, markdown, records
 
     places = [Path(args.reports)] if args.reports else records.folders()
-    left, right = (records.load(name, places) for name in (args.left, args.right))
+    try:
+        left, right = (records.load(name, places) for name in (args.left, args.right))
+    except ConversionError as error:
+        # not 1, which says that something changed
+        _complain(str(error))
+        return 2
     found = compare.compare(left, right, _recorded_defects(), records.every(places))
     for file, render in ((args.markdown, markdown.to_markdown), (args.html, html.to_html)):
         if file:

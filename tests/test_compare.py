@@ -242,7 +242,7 @@ def test_versions_name_records(tmp_path: Path, capsys: Any) -> None:
     assert records.load("2.0", [tmp_path]).release == "2.0"
     assert records.load("2", [tmp_path]).release == "2.0.3"
     assert [r.release for r in records.every([tmp_path])] == ["1.0", "2.0", "2.0.3", "10.0"]
-    assert cli.main(["compare", "1.0", "3.0", "--reports", str(tmp_path)]) == 1
+    assert cli.main(["compare", "1.0", "3.0", "--reports", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "no record of 3.0" in error and "10.0" in error and "--record reports/3.0.json" in error
 
