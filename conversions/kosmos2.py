@@ -114,9 +114,11 @@ def generation(config: Json, source: Source) -> Json:
 def processor(config: Json, source: Source) -> Processor:
     """The square that the original warps images to, and its tokens."""
     text, size = config["text_config"], config["vision_config"]["image_size"]
-    notes = ["transformers 5 reads decoding defaults for this model from no file: pass "
-             f"no_repeat_ngram_size={text['no_repeat_ngram_size']} to generate(), or set once, "
-             "after loading, model.text_model.generation_config = model.generation_config"]
+    notes = [
+        "transformers 5 reads decoding defaults for this model from no file: pass "
+        f"no_repeat_ngram_size={text['no_repeat_ngram_size']} to generate(), or set once, "
+        "after loading, model.text_model.generation_config = model.generation_config"
+    ]
     if (latents := config["latent_query_num"]) != 64:
         notes.append(f"the processor counts on 64 image tokens: pass num_image_tokens={latents}")
     # the processor's own default keeps the proportions and crops
