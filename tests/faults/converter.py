@@ -101,6 +101,8 @@ SAME_RULES = ("exact-values", "round-trip", "parameter-sums", "key-coverage")
 def _misplaced(plan: Blueprint, name: str, place: Callable[[str], str]) -> Iterator[Entry]:
     """Values land in the wrong tensors: only the reference forward, or the shapes, can tell."""
     moved = {key: place(key) for key in plan.targets}
+    if not set(moved.values()) <= set(plan.targets):
+        return  # a query with a bias beside a key without: there is nothing to exchange
     if all(key == target for key, target in moved.items()):
         return
     fits = all(plan.targets[target] == plan.targets[key] for key, target in moved.items())
