@@ -60,7 +60,8 @@ td.drift { min-width: 9rem; width: 20%; } td.drift svg { height: 1rem; margin-to
 }
 @media print { :root { --text: #000; --soft: #444; --line: #bbb; --page: #fff; --panel: #fff;
     --broken: #8c1d18; --changed: #6b4600; --mended: #14532b; }
-  body { max-width: none; padding: 0; font-size: 10pt; } h2 { break-after: avoid; }
+  body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 8.5pt; }
+  h2, h2 + p { break-after: avoid; }
   tr, li, .verdict, svg { break-inside: avoid; } }
 """
 
