@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--image", type=Path, help="the COCO picture 000000039769.jpg")
     group.addoption("--record", type=Path, help="write the machine-readable record of this run")
     group.addoption("--matrix", type=Path, help="run all checks on every fault; write the matrix")
-    group.addoption("--folders", type=Path, help="leave the tiny folders here, and load those of other releases")  # fmt: skip
+    group.addoption("--folders", type=Path, help="tiny folders of every release: written, loaded")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
