@@ -12,10 +12,20 @@ between from_pretrained and the forward. Then the checks of the product judge it
 from __future__ import annotations
 
 from tests.faults import code, converter, documents, files, harmless, tensors
-from tests.faults.bench import EVERYTHING, Act, Bench, Fault, bench, blueprint, outcome
+from tests.faults.bench import (
+    EVERYTHING,
+    Act,
+    Bench,
+    Fault,
+    bench,
+    blueprint,
+    converted,
+    only,
+    outcome,
+)  # fmt: skip
 
-__all__ = ["EVERYTHING", "Bench", "Fault", "bench", "blueprint", "catalogue", "harmless_changes",
-           "outcome"]  # fmt: skip
+__all__ = ["EVERYTHING", "Bench", "Fault", "bench", "blueprint", "catalogue", "converted",
+           "harmless_changes", "only", "outcome"]  # fmt: skip
 
 
 def catalogue(family: str) -> list[Fault]:
