@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,42 +19,27 @@ settings.register_profile("thorough", parent=settings.get_profile("dev"), max_ex
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
+OPTIONS = {
+    "--checkpoints": "folder with real published files, under their published names",
+    "--image": "the COCO picture 000000039769.jpg",
+    "--record": "write the machine-readable record of this run",
+    "--matrix": "run all checks on every fault; write the matrix",
+    "--folders": "tiny folders of every release: written here, and loaded from here",
+}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conversions")
-    group.addoption(
-        "--checkpoints",
-        type=Path,
-        help="folder with real published files, under their published names",
-    )
-    group.addoption(
-        "--download", action="store_true", help="fetch real published files that are not there"
-    )
-    group.addoption("--image", type=Path, help="the COCO picture 000000039769.jpg")
-    group.addoption("--record", type=Path, help="write the machine-readable record of this run")
-    group.addoption("--matrix", type=Path, help="run all checks on every fault; write the matrix")
-    group.addoption("--folders", type=Path, help="tiny folders of every release: written, loaded")
+    for flag, purpose in OPTIONS.items():
+        group.addoption(flag, type=Path, help=purpose)
+    group.addoption("--download", action="store_true", help="fetch published files not there")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `family` runs once for each, with ids that start with its name."""
-    if "family" in metafunc.fixturenames:
-        metafunc.parametrize(
-            "family", tiny.FAMILIES, ids=[f"{name}-tiny" for name in tiny.FAMILIES]
-        )
-    if "published" in metafunc.fixturenames:
-        metafunc.parametrize(
-            "published", tiny.PUBLISHED, ids=[f"{p[0]}-{p[1]}" for p in tiny.PUBLISHED]
-        )
-    if "variant" in metafunc.fixturenames:
-        metafunc.parametrize(
-            "variant", tiny.VARIANTS, ids=[f"{v[0]}-{v[1]}" for v in tiny.VARIANTS]
-        )
-
-
-@pytest.fixture
-def converted(family: str) -> tiny.Converted:
-    """The family's tiny checkpoint, converted once a process."""
-    return tiny.converted(family)
+    """A test that asks for one of these runs once for each, with ids that start with the family."""
+    for name, values, ids in tiny.PARAMETERS:
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, values, ids=ids)
 
 
 @pytest.fixture
@@ -64,9 +50,7 @@ def note(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     )
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: Any) -> None:
     table = record.collect(terminalreporter.stats)
     record.show(table, terminalreporter.write_line)
     if config.getoption("--matrix"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import Phase, strategies as st
+from hypothesis import Phase, settings, strategies as st
 
 from conversions.core import truth
 
@@ -25,3 +25,9 @@ seeds = st.integers(min_value=0, max_value=2**16)
 
 AS_DRAWN = (Phase.explicit, Phase.reuse, Phase.generate)
 """Phases of tests that convert: what they draw is tiny already, and shrinking takes minutes."""
+
+
+def examples(count: int, **more: Any) -> settings:
+    """`count` examples under the fast profiles, the profile's own number under `thorough`."""
+    thorough = settings.default.max_examples > 20
+    return settings(max_examples=settings.default.max_examples if thorough else count, **more)

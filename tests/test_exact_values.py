@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from conversions.core import checks
 from tests import strategies, tiny
@@ -45,7 +45,7 @@ def test_dtype_asked_for_is_written(family: str, dtype: str, tmp_path: Path, not
     assert converted.report["exact-values"].status == "passed"
 
 
-@settings(max_examples=4, phases=strategies.AS_DRAWN)
+@strategies.examples(4, phases=strategies.AS_DRAWN)
 @given(data=st.data())
 def test_two_runs_write_the_same_bytes(
     family: str, data: Any, tmp_path_factory: Any, note: Any

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from conversions.core import parity
 from conversions.core.mapping import Mapping, Rename
@@ -26,7 +26,7 @@ def test_tiny_outputs_agree(family: str, note: Any) -> None:
     judge(tiny.converted(family).report["logits"], note)
 
 
-@settings(max_examples=4, phases=strategies.AS_DRAWN)
+@strategies.examples(4, phases=strategies.AS_DRAWN)
 @given(data=st.data(), seed=strategies.seeds, batch=st.integers(1, 3))
 def test_random_architectures_agree(
     family: str, data: Any, seed: int, batch: int, tmp_path_factory: Any, note: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import conversions
 from conversions.core import truth
@@ -17,7 +17,7 @@ def keys_of(family: str, arch: dict[str, Any]) -> list[str]:
     return list(truth.load_reference(family).manifest(arch))
 
 
-@settings(max_examples=10)
+@strategies.examples(10)
 @given(data=st.data())
 def test_one_rule_a_key(family: str, data: Any, note: Any) -> None:
     """Every key of every architecture is claimed by exactly one pattern, and no rule stays idle."""
@@ -30,7 +30,7 @@ def test_one_rule_a_key(family: str, data: Any, note: Any) -> None:
     assert not mapping.plan(keys).coverage
 
 
-@settings(max_examples=10)
+@strategies.examples(10)
 @given(data=st.data())
 def test_renaming_is_injective_and_inverts(family: str, data: Any, note: Any) -> None:
     """No target is filled twice, and every target leads back to its source."""
@@ -44,7 +44,7 @@ def test_renaming_is_injective_and_inverts(family: str, data: Any, note: Any) ->
             assert mapping.source_keys(target) == move.sources
 
 
-@settings(max_examples=10)
+@strategies.examples(10)
 @given(data=st.data(), chance=st.randoms(use_true_random=False))
 def test_order_of_keys_is_irrelevant(family: str, data: Any, chance: Any, note: Any) -> None:
     """A shuffled checkpoint makes the same set of moves."""
@@ -56,7 +56,7 @@ def test_order_of_keys_is_irrelevant(family: str, data: Any, chance: Any, note: 
     assert set(mapping.plan(shuffled).moves) == set(mapping.plan(keys).moves)
 
 
-@settings(max_examples=20)
+@strategies.examples(20)
 @given(data=st.data())
 def test_perturbed_keys_are_refused(family: str, data: Any, note: Any) -> None:
     """A key with a letter changed, added or cut is not claimed in silence."""
@@ -73,7 +73,7 @@ def test_perturbed_keys_are_refused(family: str, data: Any, note: Any) -> None:
     assert mapping.plan(changed).coverage, (key, perturbed)
 
 
-@settings(max_examples=20)
+@strategies.examples(20)
 @given(data=st.data())
 def test_a_missing_key_is_asked_for(family: str, data: Any, note: Any) -> None:
     """A checkpoint that lacks one key is incomplete, and the key is named or its rule is."""

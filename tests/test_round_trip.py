@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from conversions.core import checks
 from conversions.core.tensors import same_bits
@@ -35,7 +35,7 @@ def test_two_exchanged_tensors_are_named(family: str, note: Any) -> None:
     assert {line.partition(":")[0] for line in check.details} == {*first.sources, *second.sources}
 
 
-@settings(max_examples=4, phases=strategies.AS_DRAWN)
+@strategies.examples(4, phases=strategies.AS_DRAWN)
 @given(data=st.data(), seed=strategies.seeds)
 def test_random_architectures_come_back(
     family: str, data: Any, seed: int, tmp_path_factory: Any, note: Any

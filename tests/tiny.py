@@ -41,6 +41,12 @@ PUBLISHED = [
     for published, entry in section(name, "published").items()
     if entry.get("expected")
 ]
+PARAMETERS = (
+    ("family", FAMILIES, [f"{name}-tiny" for name in FAMILIES]),
+    ("published", PUBLISHED, [f"{family}-{name}" for family, name in PUBLISHED]),
+    ("variant", VARIANTS, [f"{family}-{size}" for family, size in VARIANTS]),
+)
+"""What tests may ask for by name: argument, values, ids."""
 
 
 def only(*families: str) -> pytest.MarkDecorator:
