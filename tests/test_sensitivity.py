@@ -12,6 +12,7 @@ from torch import Tensor
 from conversions.core import checks, loading, parity
 from golden import values
 from tests import faults, tiny
+from tests.faults.bench import invisible
 
 
 def noisy(key: str, tensor: Tensor, size: float) -> Tensor:
@@ -53,7 +54,7 @@ class Watch:
 
 def listed(family: str, section: str, keys: Iterable[str]) -> set[str]:
     """Keys that golden/ lists as beyond what outputs show."""
-    patterns = tiny.section(family, "invisible").get(section, {})
+    patterns = invisible(family).get(section, {})
     return {key for key in keys if any(re.fullmatch(pattern, key) for pattern in patterns)}
 
 

@@ -108,19 +108,28 @@ def _one_attention(
             details=(f"{attention}: {type(error).__name__}: {error}",),
             advice="the model cannot run",
         )
-        return _excused(family, failed, attention, tuple(expected))
+        return _excused(family, failed, attention, lambda columns: tuple(expected))
 
     def divergence() -> str:
         return first_divergence(family, found, plan, state, inputs, model)
 
     check = checks.outputs("logits", expected, actual, where=attention, divergence=divergence)
-    wrong = tuple(name for name in expected if _differs(expected[name], actual.get(name)))
+
+    def wrong(columns: MappingABC[str, list[int]]) -> tuple[str, ...]:
+        return tuple(
+            name for name in expected
+            if _differs(expected[name], actual.get(name), columns.get(name, []))
+        )  # fmt: skip
+
     return _excused(family, check, attention, wrong)
 
 
-def _differs(left: Tensor, right: Tensor | None) -> bool:
-    if right is None:
+def _differs(left: Tensor, right: Tensor | None, without: list[int]) -> bool:
+    """Whether two outputs differ beyond these columns of the last dimension."""
+    if right is None or left.shape != right.shape:
         return True
+    keep = [i for i in range(left.shape[-1] if without else 0) if i not in without]
+    left, right = (x[..., keep] if without else x for x in (left, right))
     return not checks.outputs("", {"": left}, {"": right}).passed
 
 
@@ -148,13 +157,23 @@ def known_defects(family: str, check: str) -> list[Json]:
     ]
 
 
-def _excused(family: Family, check: Check, attention: str, wrong: Iterable[str]) -> Check:
-    """A failed check becomes known-defect when one recorded defect explains every wrong output."""
+def _excused(
+    family: Family, check: Check, attention: str,
+    wrong: Callable[[MappingABC[str, list[int]]], Iterable[str]],
+) -> Check:  # fmt: skip
+    """A failed check becomes known-defect when one recorded defect explains every wrong output.
+
+    wrong: the outputs that differ, given columns of some that do not count. A defect that names
+    `columns` explains nothing in the others.
+    """
     if check.passed:
         return check
     for defect in known_defects(family.name, check.name):
         fits = defect.get("attention") in (None, attention)
-        if fits and set(wrong) <= set(defect.get("outputs") or wrong):
+        named = set(defect.get("outputs", []))
+        columns = {name: defect["columns"] for name in named} if "columns" in defect else {}
+        found = set(wrong(columns))
+        if fits and (not found if columns else found <= (named or found)):
             return replace(
                 check, status="known-defect",
                 advice=f"{defect['what']}; {defect['workaround']}",

@@ -139,9 +139,10 @@ def _another_epsilon(name: str) -> Alter:
 
 
 def with_output(name: str, change: Callable[[Tensor, Any], Tensor]) -> Alter:
-    """A module's first output, changed; its first positional input is at hand."""
+    """A module's first output, changed; its inputs are at hand, however they were passed."""
 
-    def hook(part: Any, args: Any, output: Any) -> Any:
+    def hook(part: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        args = (*args, *kwargs.values())
         if isinstance(output, Tensor):
             return change(output, args)
         if isinstance(output, tuple):
@@ -150,7 +151,7 @@ def with_output(name: str, change: Callable[[Tensor, Any], Tensor]) -> Alter:
         output[first] = change(output[first], args)
         return output
 
-    return lambda model: module(model, name).register_forward_hook(hook) and None
+    return lambda model: module(model, name).register_forward_hook(hook, with_kwargs=True) and None
 
 
 def _skipped(name: str) -> Alter:
