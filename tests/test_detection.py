@@ -51,7 +51,8 @@ def test_harmless_change(family_name: str, change: str, note: Any) -> None:
     found = act(faults.bench(family_name), faults.EVERYTHING - {"portability"})
     note("detection")
     assert found and not [check for check in found if not check.passed], texts(found)
-    assert next(check for check in found if check.name == "logits").status == "passed"
+    # not flagged: as before, be it the release's own known defect
+    assert next(check for check in found if check.name == "logits").passed
 
 
 def test_unharmed_twin_passes(family: str, note: Any) -> None:
