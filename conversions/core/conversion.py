@@ -350,19 +350,24 @@ def run_checks(source: Opened, folder: Path, begun: Callable[[], list[Check]]) -
     labels = {key: str(spec) for key, spec in source.manifest.items()}
     results = [checks.key_coverage(source.plan, source.request.family.mapping, labels)]
     written = open_tensors(folder)
-    plan, state, options = source.plan, source.state, source.request.options
-    files = {companion.prefix: companion.option for companion in source.request.family.companions}
-    # both cores: what these do releases the interpreter's lock
-    with tensors.one_thread(), ThreadPoolExecutor(2) as pool:
-        running = [
-            pool.submit(checks.parameter_sums, plan, state, _known(source, written), files),
-            pool.submit(checks.exact_values, plan, state, written, options),
-            pool.submit(checks.round_trip, plan, state, written),
-        ]
+    # beside the thread that still hashes: what these do releases the interpreter's lock
+    with tensors.one_thread(), ThreadPoolExecutor(1) as pool:
+        values = pool.submit(_value_checks, source, written)
         results += [_with_documents(source, folder, check) for check in begun()]
-        results += [one.result() for one in running]
+        results += values.result()
     results += _model_checks(source, folder, written) if source.builds_model else _not_built(source)
     return sorted(results, key=lambda check: checks.NAMES.index(check.name))
+
+
+def _value_checks(source: Opened, written: dict[str, Tensor]) -> list[Check]:
+    """exact-values, round-trip and parameter-sums: many of the pairs they ask for are the same."""
+    plan, state, same = source.plan, source.state, tensors.Compared(source.state, written)
+    files = {companion.prefix: companion.option for companion in source.request.family.companions}
+    return [
+        checks.exact_values(plan, state, written, source.request.options, same),
+        checks.round_trip(plan, state, written, same),
+        checks.parameter_sums(plan, state, _known(source, written), files, same),
+    ]
 
 
 def _with_documents(source: Opened, folder: Path, check: Check) -> Check:
