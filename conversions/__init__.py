@@ -9,6 +9,7 @@ Nothing heavy is imported before the first conversion.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 import tempfile
@@ -108,19 +109,24 @@ def convert(
     """
     from dataclasses import replace
 
-    from .core import conversion
+    from .core.beside import early
 
-    request = _request(
-        family, checkpoint, config, dtype, weights, max_shard_size, checks, progress, options
-    )
     target = Path(output) if output is not None else None
-    if push_to_hub is None:
-        return conversion.convert(request, target, overwrite)
-    from .core import hub
+    with contextlib.ExitStack() as stack:
+        beside = early(family, checkpoint, checks)  # before torch is imported here
+        if beside is not None:
+            stack.enter_context(beside)
+        from .core import conversion
 
-    with tempfile.TemporaryDirectory() as directory:
-        folder = target or Path(directory) / "model"
-        report = conversion.convert(request, folder, overwrite)
+        request = _request(
+            family, checkpoint, config, dtype, weights, max_shard_size, checks, progress, options
+        )
+        if push_to_hub is None:
+            return conversion.convert(request, target, overwrite, beside)
+        from .core import hub
+
+        folder = target or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+        report = conversion.convert(request, folder, overwrite, beside)
         url = hub.push(folder, push_to_hub)
     return replace(report, output=target, pushed_to=url)
 

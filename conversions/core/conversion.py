@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping as MappingABC, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import checks, configs, loading, parity, release, selection, tensors
+from .beside import BUILD_LIMIT, Beside, imported_here
 from .checkpoint import Checkpoint, Progress, open_checkpoint
 from .checks import Check
 from .errors import CheckFailed, ConfigError, ConversionError, CoverageError, WrongCheckpointError
@@ -22,9 +23,6 @@ from .family import Family, Json, Manifest, Processor, Published, Source
 from .folder import ModelFolder, Piece, open_tensors
 from .mapping import Drop, Expand, Plan, summarise
 from .report import Report
-
-BUILD_LIMIT = 512 << 20
-"""Bytes of weights up to which `--checks auto` builds the model itself."""
 
 DTYPES = {
     "float32": torch.float32, "float16": torch.float16,
@@ -260,10 +258,13 @@ def pieces(opened: Opened) -> list[Piece]:
     return found
 
 
-def convert(request: Request, output: Path | None, overwrite: bool = False) -> Report:
+def convert(
+    request: Request, output: Path | None, overwrite: bool = False, beside: Beside | None = None
+) -> Report:
     """Convert, check everything on the temporary folder, then rename it into place.
 
-    output None converts and checks, and writes nothing that stays.
+    output None converts and checks, and writes nothing that stays. beside: a process that was
+    started already for what needs transformers.
 
     Raises:
         CheckFailed: a check failed (`.report` has all of them); nothing stays behind.
@@ -273,14 +274,18 @@ def convert(request: Request, output: Path | None, overwrite: bool = False) -> R
     with (
         opened(request) as source,
         ModelFolder(output, overwrite=overwrite, keep=source.files) as folder,
+        contextlib.ExitStack() as stack,
     ):
         integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
         write_documents(folder, source)
         planned = pieces(source)
-        begun = begin_release_checks(source, folder.path, {p.name: p.shape for p in planned})
+        shapes = {piece.name: piece.shape for piece in planned}
+        release_checks = stack.enter_context(
+            begun_release_checks(source, folder.path, shapes, beside)
+        )
         with tensors.one_thread():
             folder.write_tensors(planned, request.max_shard_size, request.progress)
-        results = run_checks(source, folder.path, begun)
+        results = run_checks(source, folder.path, release_checks)
         files = [file for one in integrity for file in one.result()]
         report = make_report(source, output, results, files)
         folder.write_json("conversion.json", report.to_json(with_output=False))
@@ -307,7 +312,8 @@ def verify(request: Request, folder: Path) -> Report:
     with opened(request) as source:
         integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
         shapes = {key: tuple(tensor.shape) for key, tensor in open_tensors(folder).items()}
-        results = run_checks(source, folder, begin_release_checks(source, folder, shapes))
+        with begun_release_checks(source, folder, shapes) as release_checks:
+            results = run_checks(source, folder, release_checks)
         files = [file for one in integrity for file in one.result()]
         return make_report(source, folder, results, files)
 
@@ -330,22 +336,36 @@ def failure(report: Report) -> CheckFailed:
     return error
 
 
-def begin_release_checks(
-    source: Opened, folder: Path, shapes: MappingABC[str, tuple[int, ...]]
-) -> Callable[[], list[Check]]:
-    """Start what transformers can say without the weights; small models: in place."""
+@contextlib.contextmanager
+def begun_release_checks(
+    source: Opened,
+    folder: Path,
+    shapes: MappingABC[str, tuple[int, ...]],
+    beside: Beside | None = None,
+) -> Iterator[Callable[[], list[Check]]]:
+    """What transformers can say without the weights, begun; the function waits for the results.
+
+    In another process for models that are not built, unless transformers is imported here.
+    """
     family = source.request.family
     manifest = {key: (spec.dtype, spec.shape) for key, spec in source.manifest.items()}
     subject = release.Subject(
         family.name, family.model_class, str(folder), shapes, configs.flatten(source.config),
         manifest, source.hints,
     )  # fmt: skip
-    if source.builds_model:
-        return lambda: [release.config_read_back(subject), *release.processor(subject)]
-    return release.start(subject)
+    if source.builds_model:  # strict-load is judged by the model itself
+        yield lambda: [release.config_read_back(subject), *release.processor(subject)]
+    elif imported_here():
+        yield lambda: release.weightless(subject)
+    else:
+        with beside or Beside(family.name) as other:
+            other.ask(asdict(subject))
+            yield lambda: [Check.from_json(entry) for entry in other.answer()]
 
 
-def run_checks(source: Opened, folder: Path, begun: Callable[[], list[Check]]) -> list[Check]:
+def run_checks(
+    source: Opened, folder: Path, release_checks: Callable[[], list[Check]]
+) -> list[Check]:
     """Every check of the vocabulary on a folder; what cannot run says why."""
     labels = {key: str(spec) for key, spec in source.manifest.items()}
     results = [checks.key_coverage(source.plan, source.request.family.mapping, labels)]
@@ -353,7 +373,7 @@ def run_checks(source: Opened, folder: Path, begun: Callable[[], list[Check]]) -
     # beside the thread that still hashes: what these do releases the interpreter's lock
     with tensors.one_thread(), ThreadPoolExecutor(1) as pool:
         values = pool.submit(_value_checks, source, written)
-        results += [_with_documents(source, folder, check) for check in begun()]
+        results += [_with_documents(source, folder, check) for check in release_checks()]
         results += values.result()
     results += _model_checks(source, folder, written) if source.builds_model else _not_built(source)
     return sorted(results, key=lambda check: checks.NAMES.index(check.name))

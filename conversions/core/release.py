@@ -1,21 +1,18 @@
 """What the installed transformers makes of a folder without loading its weights.
 
-strict-load on names and shapes, config, pixels and tokens. Importing transformers' models takes
-seconds and over a hundred megabytes, so a conversion too large to be built has this done by a
-process beside it, while its own streams the tensors; where transformers is imported already,
-it is done in place.
+strict-load on names and shapes, config, pixels and tokens. A conversion too large for its model
+to be built has this done by a process beside it (beside.py), while its own streams the tensors;
+where transformers' models are imported already, it is done in place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import subprocess
 import sys
-from collections.abc import Callable, Mapping as MappingABC
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping as MappingABC
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from . import checks
 from .checks import Check
@@ -106,45 +103,24 @@ def weightless(subject: Subject) -> list[Check]:
     return [strict_load(subject), config_read_back(subject), *processor(subject)]
 
 
-def start(subject: Subject) -> Callable[[], list[Check]]:
-    """Begin the checks of this module; the function returned waits for their results.
-
-    In another process, unless transformers' models are imported here already.
-    """
-    if "transformers.modeling_utils" in sys.modules:
-        return lambda: weightless(subject)
-    package_root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH", ""))))
-    child = subprocess.Popen(
-        [sys.executable, "-m", "conversions.core.release"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
-    assert child.stdin is not None
-    child.stdin.write(json.dumps(asdict(subject)).encode())
-    child.stdin.close()
-    child.stdin = None
-    return lambda: _result(child)
-
-
-def _result(child: subprocess.Popen[bytes]) -> list[Check]:
-    """The child's checks.
-
-    Raises:
-        ConversionError: it ended without any; its last words are in the message.
-    """
-    printed, complaints = child.communicate()
-    if child.returncode:
-        lines = complaints.decode(errors="replace").strip().splitlines()[-3:]
-        raise ConversionError("the checks that need transformers could not run", lines)
-    return [Check.from_json(entry) for entry in json.loads(printed.splitlines()[-1])]
-
-
 def main() -> None:
     """The other process: a Subject on standard input, checks as a JSON line on standard output."""
-    entry: dict[str, Any] = json.loads(sys.stdin.read())
-    results = weightless(Subject(**entry))
+    _import_models(sys.argv[1:])
+    question = sys.stdin.read()
+    if not question:  # the conversion was refused or killed before it asked
+        return
+    results = weightless(Subject(**json.loads(question)))
     sys.stdout.write("\n" + json.dumps([check.to_json() for check in results]) + "\n")
+
+
+def _import_models(names: list[str]) -> None:
+    """Import the families' model classes, which is most of the work, before being asked."""
+    from .. import families
+    from . import loading
+
+    for family in (known for name, known in families().items() if name in names):
+        with contextlib.suppress(ConversionError):  # strict-load will say it
+            loading.model_class(family.model_class)
 
 
 if __name__ == "__main__":
