@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -180,6 +182,46 @@ def test_shards_come_with_an_index_that_reads_back(tmp_path: Path) -> None:
     found = open_tensors(tmp_path / "model")
     assert found.keys() == tensors.keys()
     assert all(identical(found[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_room_that_cannot_be_reserved_is_an_error_before_any_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A disk too full is told at once, with what to do, and leaves nothing."""
+    monkeypatch.setattr(folder_module, "_FALLOCATE", refusing(code))
+
+    def unread() -> tuple[Tensor, ...]:
+        raise AssertionError("a tensor was read for a file that has no room")
+
+    with (
+        pytest.raises(OutputError, match=re.escape(os.strerror(code))) as caught,
+        ModelFolder(tmp_path / "model") as folder,
+    ):
+        folder.write_tensors([Piece("t", torch.float32, (4,), unread)], GB)
+    assert caught.value.hint and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["unsupported", "no such function"])
+def test_file_systems_without_reservation_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """Neither reserving room nor mapping pages ahead is needed to write."""
+    refuse = refusing(errno.EOPNOTSUPP) if missing == "unsupported" else None
+    monkeypatch.setattr(folder_module, "_FALLOCATE", refuse)
+    monkeypatch.setattr(folder_module, "_MADVISE", refuse)
+    write(tmp_path / "model", piece("t", torch.arange(6)))
+    assert identical(open_tensors(tmp_path / "model")["t"], torch.arange(6))
+
+
+def refusing(code: int) -> Callable[..., int]:
+    """A function of the C library that fails with this error."""
+
+    def function(*arguments: int) -> int:
+        ctypes.set_errno(code)
+        return -1
+
+    return function
 
 
 def test_blocks_are_asked_for_once_and_in_turn(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ from .errors import ConversionError
 BUILD_LIMIT = 512 << 20
 """Bytes of weights up to which `--checks auto` builds the model itself."""
 
+# The collector would go through everything imported over and over, for a sixth of the time.
+_PROGRAM = "import gc; gc.disable(); from conversions.core import release; release.main()"
+
 
 def imported_here() -> bool:
     """Whether transformers' models are imported in this process already."""
@@ -36,7 +39,7 @@ class Beside:
         package_root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH", ""))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "conversions.core.release", family],
+            [sys.executable, "-c", _PROGRAM, family],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
         )  # fmt: skip

@@ -43,9 +43,11 @@ Progress = Callable[[str, int, int], None]
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-# One write call. Measured on a 1 GB tensor: 256 KiB to 1 MiB are equally fast; smaller ones pay
-# for calls, larger ones fall out of the processor's cache between page fault and copy.
-_WRITE_BYTES = 512 << 10
+# One write call, and what is reported as progress at once. Measured on ext4 with 2.6 GB: 128 KiB
+# take 0.7 s. Smaller ones pay for calls; for larger ones the kernel wants larger free blocks of
+# memory, which in a virtual machine the host often has to provide first (0.7 s to 4 s).
+_WRITE_BYTES = 128 << 10
+_WINDOW_BYTES = 4 << 20
 # What is not laid out as it is written (transposed, split along other dimensions, of another
 # dtype) passes through one buffer of this size, however large the tensor is.
 _BUFFER_BYTES = 4 << 20
@@ -239,6 +241,52 @@ def _runs(tensor: Tensor, dtype: torch.dtype, buffer: Tensor) -> Iterator[Tensor
         for start in range(0, length, max(rows, 1)):
             part = tensor.narrow(0, start, min(rows, length - start)) if rows else tensor[start]
             yield from _runs(part, dtype, buffer)
+
+
+_LINUX = sys.platform == "linux"
+
+
+def _c_library(name: str, *arguments: Any) -> Callable[..., int] | None:
+    """A function of Linux's C library; None on other systems."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None) if _LINUX else None
+    if function is not None:
+        function.argtypes = arguments
+    return function
+
+
+_MADVISE = _c_library("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_FALLOCATE = _c_library("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_MADV_POPULATE_READ = 22  # Linux 5.14; mmap.madvise has no name for it
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Room on the disk for a file that is about to be written: a quarter faster on ext4.
+
+    Not os.posix_fallocate: where a file system cannot reserve, it would write zeros instead.
+
+    Raises:
+        OSError: there is no room; a file system that cannot tell is no error.
+    """
+    if _FALLOCATE is None or _FALLOCATE(descriptor, 0, 0, size) == 0:
+        return
+    code = ctypes.get_errno()
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        raise OSError(code, os.strerror(code))
+
+
+def _populate(content: memoryview) -> None:
+    """Map the pages of a memory-mapped file that are about to be written from.
+
+    A write that meets an unmapped page zeroes the rest of its destination, maps a few pages and
+    starts again. Where this fails, the write does as well as it can, or says what is wrong.
+    """
+    if _MADVISE is None or not len(content):
+        return
+    import numpy
+
+    address = numpy.frombuffer(content, numpy.uint8).ctypes.data
+    start = address - address % mmap.PAGESIZE
+    _MADVISE(start, address + len(content) - start, _MADV_POPULATE_READ)
 
 
 def _memory(tensor: Tensor) -> memoryview:
@@ -534,16 +582,11 @@ class ModelFolder:
             self.write_json(INDEX_FILE, _index(files))
 
     def _write_shard(self, name: str, pieces: list[Piece], buffer: Tensor) -> Iterator[int]:
-        """Write one file; yields the tensor bytes of every write."""
+        """Write one file; yields the tensor bytes written since it last did."""
         with _explained(f"cannot write {name}"):
             descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            for _ in self._write(descriptor, name, memoryview(header(pieces))):
-                pass
-            for piece in pieces:
-                for block in _blocks(piece):
-                    for run in _runs(block, piece.dtype, buffer):
-                        yield from self._write(descriptor, name, _memory(run))
+            yield from self._write_pieces(descriptor, name, pieces, buffer)
         except BaseException:
             os.close(descriptor)
             raise
@@ -552,13 +595,28 @@ class ModelFolder:
         else:
             self._flushes.append(_Flush(descriptor))
 
+    def _write_pieces(
+        self, descriptor: int, name: str, pieces: list[Piece], buffer: Tensor
+    ) -> Iterator[int]:
+        beginning = header(pieces)
+        with _explained(f"cannot write {name}"):
+            _reserve(descriptor, len(beginning) + sum(piece.bytes for piece in pieces))
+        for _ in self._write(descriptor, name, memoryview(beginning)):
+            pass
+        for piece in pieces:
+            for block in _blocks(piece):
+                for run in _runs(block, piece.dtype, buffer):
+                    yield from self._write(descriptor, name, _memory(run))
+
     def _write(self, descriptor: int, name: str, content: memoryview) -> Iterator[int]:
-        done = 0
-        while done < len(content):
+        for start in range(0, len(content), _WINDOW_BYTES):
+            window = content[start : start + _WINDOW_BYTES]
+            _populate(window)
+            done = 0
             with _explained(f"cannot write {name}"):
-                size = os.write(descriptor, content[done : done + _WRITE_BYTES])
-            done += size
-            yield size
+                while done < len(window):
+                    done += os.write(descriptor, window[done : done + _WRITE_BYTES])
+            yield done
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, keys in the order given."""

@@ -121,7 +121,3 @@ def _import_models(names: list[str]) -> None:
     for family in (known for name, known in families().items() if name in names):
         with contextlib.suppress(ConversionError):  # strict-load will say it
             loading.model_class(family.model_class)
-
-
-if __name__ == "__main__":
-    main()

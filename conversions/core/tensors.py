@@ -68,9 +68,11 @@ def pieces(tensor: Tensor) -> Iterator[Tensor]:
 def sum64(tensor: Tensor, absolute: bool = False) -> float:
     """Sum in float64 (of magnitudes when `absolute`); NaN or infinite when some element is."""
     total = 0.0
+    # one buffer for all pieces: the allocator would give every one of its own back to the system
+    buffer = torch.empty(min(tensor.numel(), PIECE), dtype=torch.float64)
     for piece in pieces(tensor):
-        numbers = piece.to(torch.float64)
-        total += float((numbers.abs() if absolute else numbers).sum())
+        numbers = buffer[: piece.numel()].copy_(piece)
+        total += float((numbers.abs_() if absolute else numbers).sum())
     return total
 
 
