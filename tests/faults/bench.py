@@ -90,9 +90,11 @@ class Bench:
         if not wanted & MODEL:
             source = replace(source, request=replace(source.request, checks="files"))
         shapes = {key: tuple(tensor.shape) for key, tensor in open_tensors(folder).items()}
-        with only(wanted):
-            begun = conversion.begin_release_checks(source, folder, shapes)
-            return conversion.run_checks(source, folder, begun)
+        with (
+            only(wanted),
+            conversion.begun_release_checks(source, folder, shapes) as release_checks,
+        ):
+            return conversion.run_checks(source, folder, release_checks)
 
     def convert(self, wanted: frozenset[str] = EVERYTHING, **changes: Any) -> list[Check]:
         """A conversion with a family that is wrong in something; what its checks say."""
