@@ -12,6 +12,7 @@ with the recorded one to 1e-11 keeps its text, so that another processor rewrite
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import math
@@ -198,9 +199,18 @@ def _settled(old: Any, new: Any) -> Any:
 
 def seal(reference: ModuleType) -> str:
     """sha256 of the code that the numbers come from: the reference and what it imports."""
-    root = truth.golden_root()
-    code = [Path(str(reference.__file__)), root / "reference" / "_layers.py", root / "values.py"]
+    file = Path(str(reference.__file__))
+    code = [file, *_siblings(file), truth.golden_root() / "values.py"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
+
+
+def _siblings(file: Path) -> list[Path]:
+    """The files beside a reference that it imports: `from ._layers import gelu` -> _layers.py."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module} if node.module else {alias.name for alias in node.names}
+    return [file.with_name(f"{name}.py") for name in sorted(found)]
 
 
 def digest(document: Json) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -53,6 +54,18 @@ def test_code_is_the_recorded_one(family: str) -> None:
     """The reference, and what it imports, are unchanged since the values were recorded."""
     seal = record.seal(truth.load_reference(family))
     assert truth.load_golden(family)["provenance"]["code"] == seal
+
+
+def test_code_is_all_of_it(family: str) -> None:
+    """The seal covers every file of golden/reference that the reference has really imported."""
+    reference = truth.load_reference(family)
+    package = f"{reference.__name__.rpartition('.')[0]}."
+    used = {
+        str(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", ""))
+        for value in vars(reference).values()
+    }
+    beside = {name.removeprefix(package) for name in used if name.startswith(f"{package}_")}
+    assert beside <= {path.stem for path in record._siblings(Path(str(reference.__file__)))}
 
 
 def test_record_would_rewrite_nothing(family: str) -> None:

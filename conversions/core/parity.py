@@ -371,7 +371,7 @@ def tokens(found: Truth, folder: Path) -> Check:
     """The folder's tokenizer against the original's, on the reference's example texts."""
     reference = found.reference
     if not hasattr(reference, "tokenize"):
-        return checks.skipped("tokens", "the reference has no tokenizer of its own")
+        return checks.skipped("tokens", "the reference has no tokenize()")
     vocabulary = next((p for name in ("vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
                        if (p := folder / name).exists()), None)  # fmt: skip
     if vocabulary is None:
