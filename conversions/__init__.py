@@ -127,7 +127,11 @@ def convert(
 
         folder = target or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
         report = conversion.convert(request, folder, overwrite, beside)
-        url = hub.push(folder, push_to_hub)
+        try:
+            url = hub.push(folder, push_to_hub)
+        except ConversionError as error:
+            stays = [f"the converted folder is complete and stays at {target}"] if target else []
+            raise ConversionError(error.summary, [*error.details, *stays], error.hint) from None
     return replace(report, output=target, pushed_to=url)
 
 

@@ -6,15 +6,17 @@ Exit codes: 0 converted and every check passed; 1 refused or a check failed; 2 u
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, convert, families, inspect, verify
-from .core.errors import ConversionError
+from .core.errors import ConversionError, plain
 from .core.family import Family
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim", "known-defe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = parser().parse_args(arguments)
+    _open_streams()
+    args = _parsed(arguments)
     try:
         return int(args.run(args))
     except ConversionError as error:
@@ -53,19 +56,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _open_streams() -> None:
+    """Streams that are closed, or cannot write every character, are no reason to fail."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; empty ones, of a script's unset variable, are no names of anything."""
+    top = parser()
+    args = top.parse_args(arguments)
+    names = ("checkpoint", "output", "config", "model")
+    if empty := [f"--{name}" for name in names if getattr(args, name, None) == ""]:
+        top.error(f"empty: {', '.join(empty)} (an unset variable?)")
+    return args
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """What was done stays done, and keeps its exit code, when nobody reads what is printed."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            _complain(f"the report could not be printed: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _refused(args: argparse.Namespace, error: ConversionError) -> int:
     report = getattr(error, "report", None)
-    if getattr(args, "json", False):
-        entry = report.to_json() if report is not None else {"passed": False}
-        print(json.dumps({**entry, "error": str(error)}, indent=2, ensure_ascii=False))
-    elif report is not None:
-        _print_checks(_console(), report)
+    with _printing():
+        if getattr(args, "json", False):
+            entry = report.to_json() if report is not None else {"passed": False}
+            print(json.dumps({**entry, "error": str(error)}, indent=2, ensure_ascii=False))
+        elif report is not None:
+            _print_checks(_console(), report)
     _complain(str(error))
     return 1
 
 
 def _complain(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody listens; the exit code says it
+        print(f"error: {plain(message)}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -220,7 +256,8 @@ def _convert(args: argparse.Namespace) -> int:
         checks=args.checks, push_to_hub=_repository(args), progress=_progress(),
         **_family_options(args),
     )  # fmt: skip
-    _show(args, report)
+    with _printing():
+        _show(args, report)
     return 0
 
 
@@ -247,7 +284,8 @@ def _verify(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if not report.passed:
         raise failure(report)
-    _show(args, report)
+    with _printing():
+        _show(args, report)
     return 0
 
 
@@ -280,6 +318,20 @@ def _console() -> Console:
     return Console(width=200 if wide else None)
 
 
+def _cell(value: Any) -> Any:
+    """A cell without the control characters that a file's keys may hold."""
+    from rich.text import Text
+
+    if isinstance(value, Text):
+        value.plain = _one_line(value.plain)
+        return value
+    return _one_line(value) if isinstance(value, str) else value
+
+
+def _one_line(text: str) -> str:
+    return plain(text).replace("\n", "\\n")
+
+
 def _print_table(console: Console, rows: Sequence[Sequence[Any]]) -> None:
     """Columns without frame, header or trailing blanks."""
     from rich.table import Table
@@ -288,7 +340,7 @@ def _print_table(console: Console, rows: Sequence[Sequence[Any]]) -> None:
     for _ in rows[0] if rows else ():
         table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_cell, row))
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "conversions"
 CORE = sorted((PACKAGE / "core").rglob("*.py"))
 REFERENCES = sorted((ROOT / "golden" / "reference").glob("*.py"))
 NAMES = truth.referenced_families()
-CONVERTERS = [PACKAGE / f"{name}.py" for name in NAMES]
+CONVERTERS = [path for name in NAMES if (path := PACKAGE / f"{name}.py").exists()]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 ORIGINALS = {"fairseq", "dall_e", "timm", "cn_clip", "open_clip", "torchscale", "omegaconf"}

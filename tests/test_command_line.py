@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import conversions
 from conversions import cli
@@ -190,3 +192,49 @@ def test_list_shows_every_family(capsys: Any) -> None:
     assert run("list", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in listed] == list(conversions.families())
+
+
+def piped(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A shell line; $CONVERSIONS in it is the command line in a process of its own."""
+    program = f"{sys.executable} -m conversions"
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False,
+        env={**os.environ, "CONVERSIONS": program, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "printing",
+    ["| head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", ">&- 2>&-", ">/dev/full"],
+    ids=["reader-left", "closed", "disk-full"],
+)
+def test_what_is_done_stays_done_when_it_cannot_be_printed(tmp_path: Path, printing: str) -> None:
+    """A finished conversion exits with 0, however little of its report can be printed."""
+    run = piped(
+        f"$CONVERSIONS convert convnextv2 --checkpoint tiny --checks files --output {tmp_path}/模 "
+        f"{printing}",
+        PYTHONIOENCODING="ascii",
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["模"]
+
+
+@pytest.mark.parametrize("option", ["checkpoint", "output", "config"])
+def test_an_empty_argument_is_a_mistake(option: str, tmp_path: Path, capsys: Any) -> None:
+    """A script's unset variable is refused, instead of standing for the current folder."""
+    given = {"checkpoint": "tiny", "output": str(tmp_path / "model"), option: ""}
+    arguments = [part for name, value in given.items() for part in (f"--{name}", value)]
+    assert run("convert", "convnextv2", *arguments) == 2
+    assert f"--{option}" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_key_cannot_steer_the_terminal(tmp_path: Path, capsys: Any) -> None:
+    """Control characters and line breaks in keys are written out, in errors and by inspect."""
+    key = "a\x1b[31m\nerror: forged"
+    torch.save({"model": {key: torch.ones(2)}}, tmp_path / "file.pt")
+    assert run("convert", "convnextv2", "--checkpoint", tmp_path / "file.pt") == 1
+    assert run("inspect", tmp_path / "file.pt") == 0
+    printed = "".join(capsys.readouterr())
+    assert "\x1b" not in printed and "\\x1b[31m" in printed
+    assert not [line for line in printed.splitlines() if line.startswith("error: forged")]

@@ -20,7 +20,10 @@ def test_one_character_turns_a_test_red(family: str, kind: str, note: Any) -> No
     note("golden-edits", edits=len(sample))
     assert len(sample) == SAMPLE[kind]
     survivors = [edit.where for edit in sample if edits.red(edit) is None]
-    assert not survivors
+    assert not survivors, (
+        f"no test sees these: {survivors}; a config field belongs into `configs` of "
+        f"golden/{family}.json"
+    )
 
 
 def test_unedited_files_are_green(family: str, note: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +37,8 @@ class Watch:
         self.model = loading.load_model(folder, self.family.model_class, "eager").model
         self.memory = loading.memory_names(self.model)
         self.layout = loading.layout_of(self.written, self.memory)
+        for key, name in self.layout.items():  # some releases change values while loading
+            self.memory[name].copy_(self.written[key])
         state = parity.as_float32(bench.source.state)
         expected = found.reference.forward(state, found.architecture, self.inputs)
         self.expected = parity.masked(expected, self.inputs)
@@ -50,6 +52,11 @@ class Watch:
             actual = parity.masked(self.family.outputs(self.model, self.inputs), self.inputs)
         tensor.copy_(before)
         return not checks.outputs("logits", self.expected, actual).passed
+
+
+def twins(key: str, written: Mapping[str, Tensor]) -> set[str]:
+    """Other names in the folder that hold the very values of this one."""
+    return {other for other, t in written.items() if other != key and torch.equal(t, written[key])}
 
 
 def listed(family: str, section: str, keys: Iterable[str]) -> set[str]:
@@ -74,6 +81,9 @@ def test_outputs_see_every_tensor(family: str, note: Any) -> None:
         if not watch.sees(key, permuted(tensor)):
             hidden.add(key)
     note("sensitivity", tensors=len(watch.written), invisible=len(hidden))
+    if parity.known_defects(family, "portability"):  # the tie of two names is lost: one is in use
+        idle = {key for key in hidden if twins(key, watch.written) - hidden}
+        hidden, faint = hidden - idle, faint - idle
     assert hidden == listed(family, "tensors", watch.written)
     unlisted = faint - hidden - listed(family, "faint", watch.written)
     assert not unlisted

@@ -44,17 +44,18 @@ def read_given(location: str | Path | Json | None) -> Json:
         return {}
     if isinstance(location, dict):
         return location
-    path = Path(location)
-    file = path / "config.json" if path.is_dir() else path
+    file = path = Path(location)
     try:
+        file = path / "config.json" if path.is_dir() else path
         given = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"--config {location}: no such file",
             hint="give a JSON file, or a folder with config.json",
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"--config {file}: not readable as JSON", [str(error)]) from None
+    except (OSError, ValueError, RecursionError) as error:
+        where = str(file) if len(str(file)) < 200 else f"{str(file)[:100]}…"
+        raise ConfigError(f"--config {where}: not readable as JSON", [str(error)[:300]]) from None
     if not isinstance(given, dict):
         raise ConfigError(
             f"--config {file}: a JSON object is needed, this is a {type(given).__name__}"
@@ -69,7 +70,8 @@ def build(name: str, parts: Config, given: Json) -> Json:
         ConfigError: every contradiction, or every field that only the user can tell.
     """
     told = flatten(given)
-    lines = [*_contradictions(told, parts.read, "the tensors say"),
+    lines = [*_misshapen(told, flatten(merge(parts.assumed, parts.read, parts.fixed))),
+             *_contradictions(told, parts.read, "the tensors say"),
              *_contradictions(told, parts.fixed, "the original computes with")]  # fmt: skip
     if lines:
         raise ConfigError(
@@ -83,6 +85,16 @@ def build(name: str, parts: Config, given: Json) -> Json:
             unknown, "give them with --config FILE (JSON, nested like config.json)",
         )  # fmt: skip
     return merge(parts.assumed, given, parts.read, parts.fixed)
+
+
+def _misshapen(told: Json, known: Json) -> Iterable[str]:
+    """Objects given for plain values, and plain values given for objects."""
+    for field, value in known.items():
+        if any(name.startswith(f"{field}.") for name in told):
+            yield f"{field}: the config gives an object for a value like {_short(value)}"
+    for field, value in told.items():
+        if value != {} and any(name.startswith(f"{field}.") for name in known):
+            yield f"{field}: the config says {_short(value)} where an object is needed"
 
 
 def _contradictions(told: Json, facts: Json, who: str) -> Iterable[str]:

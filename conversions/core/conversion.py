@@ -21,7 +21,7 @@ from .checks import Check
 from .errors import CheckFailed, ConfigError, ConversionError, CoverageError, WrongCheckpointError
 from .family import Family, Json, Manifest, Processor, Published, Source
 from .folder import ModelFolder, Piece, open_tensors
-from .mapping import Drop, Expand, Plan, summarise
+from .mapping import Coverage, Drop, Expand, Plan, summarise
 from .report import Report
 
 DTYPES = {
@@ -84,6 +84,27 @@ class Opened:
         )
 
     @property
+    def unfloating(self) -> dict[str, str]:
+        """Target key -> dtype, of whole, boolean and complex numbers: they are written as read."""
+        return {
+            target: str(self.state[move.sources[0]].dtype).removeprefix("torch.")
+            for move in self.plan.moves
+            for target in move.targets
+            if not self.state[move.sources[0]].is_floating_point()
+        }
+
+    @property
+    def as_written(self) -> dict[str, Tensor]:
+        """The state with the floating tensors that are written rounded to the dtype written."""
+        rounded = {
+            key: self.state[key].to(self.dtype)
+            for move in self.plan.moves
+            for key in (move.sources if move.targets else ())
+            if self.state[key].is_floating_point()
+        }
+        return {**self.state, **rounded}
+
+    @property
     def builds_model(self) -> bool:
         mode = self.request.checks
         return mode == "all" or (mode == "auto" and self.written_bytes <= BUILD_LIMIT)
@@ -112,7 +133,7 @@ def opened(request: Request) -> Iterator[Opened]:
         state, companions = _with_companions(request, chosen.state, stack)
         manifest = selection.manifest_of(state)
         selection.refuse_known(family, manifest)
-        plan = _plan(family, state, manifest)
+        plan = _plan(family, state, manifest, main.other)
         source = Source(manifest, request.options, request.config, published)
         parts = configs.build(family.name, family.config(source), request.config)
         processor = family.processor(parts, source)
@@ -172,8 +193,12 @@ def _with_companions(
     return joined, checkpoints
 
 
-def _plan(family: Family, state: dict[str, Tensor], manifest: Manifest) -> Plan:
+def _plan(
+    family: Family, state: dict[str, Tensor], manifest: Manifest, other: MappingABC[str, str]
+) -> Plan:
     """Match keys with rules; refuse gaps, impossible shapes and copies that disagree, all at once.
+
+    other: entries of the file that are no tensors -> what they are.
 
     Raises:
         CoverageError, WrongCheckpointError.
@@ -184,7 +209,7 @@ def _plan(family: Family, state: dict[str, Tensor], manifest: Manifest) -> Plan:
     if not coverage.passed:
         raise CoverageError(
             f"{family.name}: {summarise(plan.coverage)}",
-            coverage.details,
+            [*coverage.details, *_no_tensors(plan.coverage, other)],
             f"key-coverage: {coverage.advice}",
         )
     impossible = []
@@ -204,6 +229,16 @@ def _plan(family: Family, state: dict[str, Tensor], manifest: Manifest) -> Plan:
             disagree, "the file is damaged or was edited; there is no right choice between them",
         )  # fmt: skip
     return plan
+
+
+def _no_tensors(coverage: Coverage, other: MappingABC[str, str]) -> list[str]:
+    """Wanted keys that the file does hold, but not as tensors."""
+    missing = [*coverage.missing, *(key for rule in coverage.idle for key in rule.sources)]
+    return [
+        f"{name}: there, but {what}: save the file again with a torch tensor in its place"
+        for name, what in other.items()
+        if any(name == key or name.endswith(f".{key}") for key in missing)
+    ]
 
 
 def _finished(family: Family, config: Json, processor: Processor, source: Source) -> Json:
@@ -347,20 +382,26 @@ def begun_release_checks(
 
     In another process for models that are not built, unless transformers is imported here.
     """
-    family = source.request.family
-    manifest = {key: (spec.dtype, spec.shape) for key, spec in source.manifest.items()}
-    subject = release.Subject(
-        family.name, family.model_class, str(folder), shapes, configs.flatten(source.config),
-        manifest, source.hints,
-    )  # fmt: skip
+    subject = _subject(source, folder, shapes)
     if source.builds_model:  # strict-load is judged by the model itself
         yield lambda: [release.config_read_back(subject), *release.processor(subject)]
     elif imported_here():
         yield lambda: release.weightless(subject)
     else:
-        with beside or Beside(family.name) as other:
+        with beside or Beside(subject.family) as other:
             other.ask(asdict(subject))
             yield lambda: [Check.from_json(entry) for entry in other.answer()]
+
+
+def _subject(
+    source: Opened, folder: Path, shapes: MappingABC[str, tuple[int, ...]]
+) -> release.Subject:
+    family = source.request.family
+    return release.Subject(
+        family.name, family.model_class, str(folder), shapes, configs.flatten(source.config),
+        {key: (spec.dtype, spec.shape) for key, spec in source.manifest.items()}, source.hints,
+        source.unfloating,
+    )  # fmt: skip
 
 
 def run_checks(
@@ -411,9 +452,12 @@ def _differences(file: Path, content: Json | bytes) -> list[str]:
         same = file.read_bytes() == content
         return [] if same else [f"{file.name}: differs from the file that the conversion writes"]
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        return checks.documents(configs.flatten(content), configs.flatten(stored), file.name)
-    except (ValueError, AttributeError) as error:
+        stored = configs.flatten(json.loads(file.read_text(encoding="utf-8")))
+        wanted = configs.flatten(content)
+        if wanted and not wanted.keys() & stored.keys():
+            return [f"{file.name}: holds none of the {len(wanted)} fields written"]
+        return checks.documents(wanted, stored, file.name)
+    except (OSError, RecursionError, ValueError, AttributeError) as error:
         return [f"{file.name}: not a JSON object: {error}"]
 
 
@@ -427,16 +471,35 @@ def _model_checks(source: Opened, folder: Path, written: dict[str, Tensor]) -> l
     """strict-load, reload and logits on the model as from_pretrained builds it."""
     family = source.request.family
     try:
+        _refuse_to_build(source, folder, written)
         loaded = loading.load_model(folder, family.model_class)
     except ConversionError as error:
         return [release.failed(name, error) for name in ("strict-load", "reload", "logits")]
+    memory = loading.memory_names(loaded.model)
+    layout = loading.layout_of(written, memory)
+    kinds = loading.other_kinds(layout, source.unfloating, memory)
     how = f"{len(written)} tensors through from_pretrained"
     found = parity.find_truth(family.name, source.manifest, source.hints)
     return [
-        checks.strict_load(loaded.missing, loaded.unexpected, loaded.mismatched, how),
-        _reload(source, loaded.model, written),
-        parity.logits(family, found, source.plan, source.state, folder),
+        checks.strict_load(loaded.missing, loaded.unexpected, [*loaded.mismatched, *kinds], how),
+        _reload(source, layout, memory, written),
+        parity.logits(family, found, source.plan, source.as_written, folder),
     ]
+
+
+def _refuse_to_build(source: Opened, folder: Path, written: dict[str, Tensor]) -> None:
+    """Refuse folders whose model would be another, perhaps a far larger one, than the source's.
+
+    Raises:
+        ConversionError: config.json is absent, or asks for other tensors than the folder has.
+    """
+    if not (folder / "config.json").is_file():
+        raise ConversionError(f"{folder.name} holds no config.json", hint="convert again")
+    if source.written_bytes > BUILD_LIMIT:
+        shapes = {key: tuple(tensor.shape) for key, tensor in written.items()}
+        check = release.strict_load(_subject(source, folder, shapes))
+        if not check.passed:
+            raise ConversionError("the model is not built", check.details, check.advice)
 
 
 def _not_built(source: Opened) -> list[Check]:
@@ -445,10 +508,10 @@ def _not_built(source: Opened) -> list[Check]:
     return [checks.skipped(name, why) for name in ("reload", "logits")]
 
 
-def _reload(source: Opened, model: Any, written: dict[str, Tensor]) -> Check:
+def _reload(
+    source: Opened, layout: dict[str, str], memory: dict[str, Tensor], written: dict[str, Tensor]
+) -> Check:
     family = source.request.family
-    memory = loading.memory_names(model)
-    layout = loading.layout_of(written, memory)
     empty = loading.unfilled(layout, memory)
     check = checks.reload(layout, written, memory, empty)
     if check.passed:

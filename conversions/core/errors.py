@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+# control characters, and those that turn the direction of what follows
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """Text from a file as it may be shown: what would steer a terminal is written out, \\x1b."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
 class ConversionError(Exception):
@@ -21,10 +30,9 @@ class ConversionError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        lines = [self.summary, *(f"  {line}" for line in self.details)]
-        if self.hint:
-            lines += [f"  {line}" for line in self.hint.splitlines()]
-        return "\n".join(lines)
+        lines = [self.summary, *self.details, *(self.hint or "").splitlines()]
+        # keys are part of many lines: one that holds a line break cannot begin a line of its own
+        return plain("\n  ".join(line.replace("\n", "\n    ") for line in lines))
 
 
 class MappingError(ConversionError):

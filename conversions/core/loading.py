@@ -250,6 +250,19 @@ def layout_of(written: MappingABC[str, Tensor], memory: MappingABC[str, Tensor])
     return match_layout(left, right, equal)
 
 
+def other_kinds(
+    layout: MappingABC[str, str],
+    unfloating: MappingABC[str, str],
+    memory: MappingABC[str, Tensor],
+) -> list[str]:
+    """Weights of the model that would be filled from whole, boolean or complex numbers."""
+    return [
+        f"{key}: {unfloating[key]} in the file, floating point in the model"
+        for key, name in layout.items()
+        if key in unfloating and memory[name].is_floating_point()
+    ]
+
+
 def unfilled(layout: MappingABC[str, str], memory: MappingABC[str, Tensor]) -> list[str]:
     """Names in memory that no key of the folder fills, neither directly nor through a tie."""
     filled = {_identity(memory[name]) for name in layout.values()}

@@ -247,7 +247,8 @@ class Split(Rule):
 
     def target_shapes(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         shape = shapes[0]
-        if len(shape) <= self.dim or shape[self.dim] % len(self.parts):
+        length = shape[self.dim] if self.dim < len(shape) else 0
+        if not length or length % len(self.parts):
             raise ValueError(f"{list(shape)} cannot be cut into {len(self.parts)} along {self.dim}")
         part = list(shape)
         part[self.dim] //= len(self.parts)
@@ -549,7 +550,9 @@ class Mapping:
             )
         gaps: list[str] = []
         for rule, found in bindings.items():
-            if rule.optional or any(not p.choices and not p.is_index for p in _placeholders(rule)):
+            # a Drop that may be absent may be absent anywhere; another rule, once it fired, holds
+            left_out = rule.optional and isinstance(rule, Drop)
+            if left_out or any(not p.choices and not p.is_index for p in _placeholders(rule)):
                 continue
             have = {tuple(sorted(binding.items())) for binding in found}
             for wanted in _complete(rule, ranges[_indices(rule)]):

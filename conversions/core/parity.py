@@ -38,9 +38,11 @@ def find_truth(family: str, manifest: Manifest, hints: Json) -> Truth:
     shapes = {key: spec.shape for key, spec in manifest.items()}
     try:
         return Truth(reference, reference.architecture(shapes, hints))
-    except ValueError as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # ValueError is what references raise; the others come of shapes that none expects
+        line = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ConversionError(
-            f"{family}: the reference cannot read this architecture", [str(error)]
+            f"{family}: the reference cannot read this architecture", [line]
         ) from error
 
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Mapping as MappingABC
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import checks
@@ -25,7 +25,8 @@ class Subject:
     """A folder and what is expected of it, in plain values that another process can be given.
 
     shapes: target key -> shape. config: dotted field -> value as written. manifest: source key
-    -> (dtype, shape). hints: what the user told about the architecture.
+    -> (dtype, shape). hints: what the user told about the architecture. unfloating: target key
+    -> dtype of those that are written as whole numbers, booleans or complex numbers.
     """
 
     family: str
@@ -35,6 +36,7 @@ class Subject:
     config: Json
     manifest: MappingABC[str, tuple[str, tuple[int, ...]]]
     hints: Json
+    unfloating: MappingABC[str, str] = field(default_factory=dict)
 
 
 def strict_load(subject: Subject) -> Check:
@@ -52,7 +54,10 @@ def strict_load(subject: Subject) -> Check:
     return checks.strict_load(
         loading.unfilled(layout, memory),
         [key for key in shapes if key not in layout],
-        [f"{k} {list(shapes[k])} -> {list(found[k])}" for k in found if found[k] != shapes[k]],
+        [
+            *(f"{k} {list(shapes[k])} -> {list(found[k])}" for k in found if found[k] != shapes[k]),
+            *loading.other_kinds(layout, subject.unfloating, memory),
+        ],
         f"{len(shapes)} names and shapes of the model class (weights not loaded)",
     )  # fmt: skip
 

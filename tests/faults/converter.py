@@ -264,7 +264,8 @@ def _twists(plan: Blueprint) -> Iterator[Entry]:
               and plan.shapes[m.sources[0]][0] == plan.shapes[m.sources[0]][1]]  # fmt: skip
     attention = [m for m in matrices if any(f".{n}." in m.targets[0] for n in ROLES["q"])]
     biases = [m for m in renames if m.targets[0].endswith(".bias")]
-    tables = [m for m in matrices if "embed" in m.targets[0]]
+    tables = [m for m in matrices
+              if "embed" in m.targets[0] and plan.shapes[m.sources[0]][0] > 1]  # fmt: skip
     heads = _head_count(plan)
 
     def entry(name: str, move: Move, twist: Any, back: Any = None) -> Entry:

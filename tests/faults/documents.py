@@ -43,6 +43,8 @@ def another(name: str, value: Any) -> Any:
         return value * 2 + 0.125
     if isinstance(value, int):
         # heads and patches must still divide, so that the model can be built at all
+        if leaf == "image_size":  # one pixel more may leave the number of patches as it is
+            return value * 2
         return _other_divisor(value) if "heads" in leaf else value + 1
     if isinstance(value, list) and value:
         if any(left != right for left, right in zip(value, value[1:], strict=False)):
