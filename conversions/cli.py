@@ -48,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.traceback:
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            _complain(f"{str(error.filename)[:200]}: {error.strerror}")
+            return 1
+        if isinstance(error, MemoryError):
+            _complain(f"not enough memory: {error}\n  --checks files needs the least")
+            return 1
         _complain(
             f"unexpected {type(error).__name__}: {error}\n"
             "  this is a defect of the converter, not of your file:\n"

@@ -693,6 +693,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "dtype": (lambda at: _edit_header(at, b'"F32"', b'"F99"'), "whole", "t0 has the unknown dtype"),
     "shape": (lambda at: _edit_header(at, b"[4,5]", b"[4,6]"), "whole", "t0 lies at 0-80"),
     "negative": (lambda at: _edit_header(at, b"[4,5]", b"[-4]]"[:5]), "whole", "unreadable"),
+    "endless": (lambda at: _edit_header(at, b"[80,160]", b"[1e999,9]"[:9]), "whole", "unreadable"),
     "overlap": (lambda at: _edit_header(at, b"[80,160]", b"[79,159]"), "whole", "t1 lies at 79"),
     "none": (lambda at: os.remove(at / "whole/model.safetensors"), "whole", "holds no model"),
     "shard-gone": (
@@ -737,7 +738,7 @@ def test_sizes_are_read_as_people_write_them(text: str | int, size: int) -> None
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-5GB", "5PB", "0", "five", "5 5", "0.1"])
+@pytest.mark.parametrize("text", ["", "GB", "-5GB", "5PB", "0", "five", "5 5", "0.1", "9" * 400])
 def test_what_is_no_size_is_refused(text: str) -> None:
     """The message shows how to write one."""
     with pytest.raises(OutputError, match="5GB, 500MB or 5GiB"):

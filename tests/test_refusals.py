@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from conversions.core import configs
+from conversions.core.mapping import Move, Rename
 from tests import command, tiny
 
 State = dict[str, Tensor]
@@ -373,3 +374,44 @@ def test_a_truncated_file_is_named(family: str, tmp_path: Path, note: Any) -> No
     message = refused(family, tmp_path / "model.pt", tmp_path)
     note("refusals")
     assert "model.pt" in message
+
+
+def renamed(family: str) -> Move:
+    """A floating tensor that its family only renames, and that no other must equal."""
+    state = main_state(family)
+    moves = tiny.converted(family).family.mapping.plan(tiny.converted(family).state).moves
+    bound = {key for move in moves for pair in move.must_agree() for key in pair}
+    return next(
+        m for m in moves
+        if type(m.rule) is Rename and m.sources[0] in state.keys() - bound
+        and state[m.sources[0]].is_floating_point() and state[m.sources[0]].numel() > 1
+    )  # fmt: skip
+
+
+KINDS = [("int8", "all"), ("bool", "files"), ("complex64", "files")]
+
+
+@pytest.mark.parametrize(("kind", "mode"), KINDS, ids=[f"{k}-{m}" for k, m in KINDS])
+def test_weights_that_are_no_floating_numbers_are_refused(
+    family: str, kind: str, mode: str, tmp_path: Path, note: Any
+) -> None:
+    """Quantised or complex weights fail strict-load, by name, whether the model is built or not."""
+    move, state = renamed(family), main_state(family)
+    state[move.sources[0]] = state[move.sources[0]].to(getattr(torch, kind))
+    torch.save(tiny.converted(family).reference.container(state), tmp_path / "changed.pt")
+    outcome = command.convert(family, tmp_path / "changed.pt", None, checks=mode)
+    note("refusals")
+    assert outcome.code == 1
+    assert f"{move.targets[0]}: {kind} in the file, floating point in the model" in outcome.err
+
+
+def test_entries_that_are_no_tensors_are_named(family: str, tmp_path: Path, note: Any) -> None:
+    """A numpy array in the place of a tensor is called what it is, not missing alone."""
+    key = renamed(family).sources[0]
+    changed: dict[str, Any] = main_state(family)
+    changed[key] = changed[key].numpy()
+    torch.save(tiny.converted(family).reference.container(changed), tmp_path / "changed.pt")
+    outcome = command.convert(family, tmp_path / "changed.pt", None)
+    note("refusals")
+    assert outcome.code == 1
+    assert key in outcome.err and "numpy array" in outcome.err

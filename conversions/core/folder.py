@@ -95,7 +95,7 @@ def parse_size(text: str | int) -> int:
     """Bytes of a size as people write it: "5GB", "500 MB", "5GiB", "1.5g", 1000000."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(text), re.IGNORECASE)
     size = 0
-    if found:
+    if found and len(found[1]) < 20:
         number, unit, binary = found.groups()
         base = 1024 if binary else 1000
         size = int(float(number) * base ** " kmgt".index(unit.lower() or " "))
@@ -740,7 +740,7 @@ def _read_index(path: Path) -> dict[str, str]:
     try:
         owners = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         plain = all(isinstance(name, str) and Path(name).name == name for name in owners.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{path} is no index of safetensors files") from error
     if not plain:
         raise DamagedFileError(f"{path} names files outside its folder")
@@ -780,17 +780,18 @@ def _read_header(
         raw = json.loads(text)
         raw.pop("__metadata__", None)
         spans = [
-            (*map(int, entry["data_offsets"]), name, str(entry["dtype"]), tuple(entry["shape"]))
+            (begin, end, name, str(entry["dtype"]), tuple(entry["shape"]))
             for name, entry in raw.items()
+            for begin, end in [map(int, entry["data_offsets"])]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedFileError(f"{path} has an unreadable header") from error
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
+        raise DamagedFileError(f"{path} has an unreadable header") from e
     entries: dict[str, tuple[str, tuple[int, ...], int]] = {}
     position = 0
     for begin, end, name, word, shape in sorted(spans):
         if word not in _DTYPES:
             raise DamagedFileError(f"{path}: {name} has the unknown dtype {word}")
-        if not all(isinstance(length, int) and length >= 0 for length in shape):
+        if not all(isinstance(length, int) and 0 <= length < 2**63 for length in shape):
             raise DamagedFileError(f"{path}: {name} has the impossible shape {list(shape)}")
         width: int = getattr(torch, _DTYPES[word]).itemsize
         if begin != position or end - begin != math.prod(shape) * width:

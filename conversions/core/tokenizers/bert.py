@@ -116,6 +116,8 @@ def from_folder(location: str | Path, settings: Settings) -> dict[str, Json | by
 
 
 def _read_lines(path: Path) -> list[str]:
+    if path.exists() and not path.is_file():  # /dev/zero has no end
+        raise ProcessorError(f"vocabulary {path}: is not a regular file")
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
