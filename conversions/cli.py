@@ -91,6 +91,8 @@ def _printing() -> Iterator[None]:
         if not isinstance(error, BrokenPipeError):
             _complain(f"the report could not be printed: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:  # rich's own answer to a reader that left
+        pass
 
 
 def _refused(args: argparse.Namespace, error: ConversionError) -> int:

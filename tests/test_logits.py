@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from torch import Tensor
 
-from conversions.core import parity
+from conversions.core import loading, parity
 from conversions.core.mapping import Mapping, Rename
 from tests import strategies, tiny
 
@@ -89,3 +91,46 @@ def test_a_feature_map_is_compared_with_its_tokens() -> None:
     tokens = torch.arange(24.0).reshape(2, 6, 2)
     features = tokens.transpose(1, 2).reshape(2, 2, 2, 3)
     assert torch.equal(parity._like(features, tokens), tokens)
+
+
+QUIET = {"weights": (0.02, 1.0), "norms": (1.0, 0.05)}
+"""Factors on norms' own parameters last: what norms normalise then varies so little that eps
+counts, in models that normalise before a block and in those that do so after it."""
+
+
+def quiet(state: dict[str, Tensor], kept: tuple[str, ...], kind: str) -> dict[str, Tensor]:
+    """The state with small weights; single numbers, GRN and `kept` prefixes stay."""
+    weights, norm = QUIET[kind]
+    norms = {key.rpartition(".")[0] for key, tensor in state.items()
+             if tensor.dim() == 1 and key.endswith(".weight")}  # fmt: skip
+    changed = {
+        key: tensor * (norm if key.rpartition(".")[0] in norms else weights)
+        for key, tensor in state.items()
+        if tensor.is_floating_point() and tensor.numel() > 1 and "grn" not in key
+    }
+    return {**state, **{key: t for key, t in changed.items() if not key.startswith(kept)}}
+
+
+@pytest.mark.parametrize("kind", QUIET)
+def test_every_norms_epsilon_counts(family: str, kind: str, tmp_path: Path, note: Any) -> None:
+    """With quiet weights, where an eps ten times as large shows, each output agrees by its size."""
+    converted = tiny.converted(family)
+    kept = tuple(companion.prefix for companion in converted.family.companions) or ("\0",)
+    state = quiet(converted.state, kept, kind)
+    changed = tiny.convert_state(family, tmp_path, state, options=converted.companions, keep=True)
+    found = tiny.converted(family).reference
+    inputs = found.inputs(found.TINY)
+    model = loading.load_model(changed.folder, converted.family.model_class, "eager").model
+    with torch.no_grad(), loading.quiet():
+        expected = parity.masked(found.forward(state, found.TINY, inputs), inputs)
+        actual = parity.masked(converted.family.outputs(model, inputs), inputs)
+    for defect in parity.known_defects(family, "logits"):
+        for column in defect.get("columns", []):
+            expected["logits"][..., column] = actual["logits"][..., column]
+    worst = {}
+    for name, values in expected.items():
+        if values.is_floating_point():
+            size = max(float(values.abs().max()), 1e-30)
+            worst[name] = float((values - actual[name]).abs().max()) / size
+    note("logits", max(worst.values()))
+    assert max(worst.values()) < 2e-5, worst
