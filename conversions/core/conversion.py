@@ -491,11 +491,12 @@ def _refuse_to_build(source: Opened, folder: Path, written: dict[str, Tensor]) -
     """Refuse folders whose model would be another, perhaps a far larger one, than the source's.
 
     Raises:
-        ConversionError: config.json is absent, or asks for other tensors than the folder has.
+        ConversionError: config.json is absent, or asks for other tensors than the folder has,
+            in shape or in kind.
     """
     if not (folder / "config.json").is_file():
         raise ConversionError(f"{folder.name} holds no config.json", hint="convert again")
-    if source.written_bytes > BUILD_LIMIT:
+    if source.written_bytes > BUILD_LIMIT or source.unfloating:  # 4.x cannot load the latter
         shapes = {key: tuple(tensor.shape) for key, tensor in written.items()}
         check = release.strict_load(_subject(source, folder, shapes))
         if not check.passed:
