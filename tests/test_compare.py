@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from conversions import cli
+from conversions.core import terminal
 from conversions.core.errors import ConversionError
 from conversions.core.regression import compare, html, markdown, records, sections
 from tests import made_up
@@ -196,7 +197,7 @@ def test_page_stands_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_terminal_keeps_to_its_width(width: int, tmp_path: Path, monkeypatch: Any) -> None:
+def test_terminal_keeps_to_its_width(width: int, tmp_path: Path) -> None:
     """No line is wider than the terminal, at 80 and at 120 columns."""
     from rich.console import Console
 
@@ -207,8 +208,7 @@ def test_terminal_keeps_to_its_width(width: int, tmp_path: Path, monkeypatch: An
 
     found = compared(tmp_path, change, {"toy": [{**DEFECT, "what": "a long story " * 12}]})
     console = Console(width=width, record=True, file=io.StringIO())
-    monkeypatch.setattr(cli, "_console", lambda: console)
-    cli._print_comparison(found)
+    terminal.comparison(console, found)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     assert any("a long story" in line for line in lines)
