@@ -115,7 +115,7 @@ def convert(
     with contextlib.ExitStack() as stack:
         beside = early(family, checkpoint, checks)  # before torch is imported here
         if beside is not None:
-            stack.enter_context(beside)
+            stack.enter_context(contextlib.closing(beside))
         from .core import conversion
 
         request = _request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Beside]]:
     monkeypatch.setattr(beside, "imported_here", lambda: False)
     yield instances
     for one in instances:
-        one.__exit__(None, None, None)
+        one.close()
 
 
 def large_file(directory: Path, size: int = beside.BUILD_LIMIT + 1) -> Path:
@@ -98,11 +99,36 @@ def test_a_refused_file_leaves_no_process(tmp_path: Path, started: list[Beside])
 
 def test_what_it_died_of_is_told(started: list[Beside]) -> None:
     """A process that ends without an answer is an error with its last words, not a traceback."""
-    with beside.Beside(FAMILY) as other:
+    with contextlib.closing(beside.Beside(FAMILY)) as other:
         other.ask({"no": "subject"})
         with pytest.raises(ConversionError, match="could not run") as caught:
             other.answer()
     assert "no" in caught.value.details[-1]
+
+
+def test_it_may_be_dead_before_it_is_asked(started: list[Beside]) -> None:
+    """Killed from outside: told when the answer is wanted, however long the question is."""
+    with contextlib.closing(beside.Beside(FAMILY)) as other:
+        other._process.kill()
+        other._process.wait()
+        other.ask({"padding": "x" * (1 << 20)})
+        with pytest.raises(ConversionError, match="could not run"):
+            other.answer()
+
+
+def test_it_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[Beside]
+) -> None:
+    """Files named like modules, where the command happens to be run, are not executed."""
+    marker = tmp_path / "executed"
+    for name in ("json", "torch", "transformers", "conversions", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(beside.Beside(FAMILY)) as other:
+        other.ask({"no": "subject"})
+        with pytest.raises(ConversionError, match="'no'"):
+            other.answer()
+    assert not marker.exists()
 
 
 def test_it_ends_quietly_when_nothing_is_asked(

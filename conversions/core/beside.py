@@ -6,12 +6,12 @@ imported here, so that the process can be started before this one imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from .errors import ConversionError
@@ -19,8 +19,15 @@ from .errors import ConversionError
 BUILD_LIMIT = 512 << 20
 """Bytes of weights up to which `--checks auto` builds the model itself."""
 
-# The collector would go through everything imported over and over, for a sixth of the time.
-_PROGRAM = "import gc; gc.disable(); from conversions.core import release; release.main()"
+# Modules come from where they come from here, never from the current folder, where -c would look
+# first. The collector would go through everything imported over and over, for a sixth of the time.
+_PROGRAM = """
+import gc, sys
+gc.disable()
+sys.path[:] = {path!r}
+from conversions.core import release
+release.main()
+"""
 
 
 def imported_here() -> bool:
@@ -29,7 +36,7 @@ def imported_here() -> bool:
 
 
 class Beside:
-    """The other process: asked once, answers once; gone at the latest when this is left.
+    """The other process: asked once, answers once; gone when it is closed.
 
     It runs conversions.core.release: a JSON object on standard input, a JSON line on its output.
     """
@@ -37,22 +44,14 @@ class Beside:
     def __init__(self, family: str) -> None:
         """family: whose model class is imported there; a name that is none is no harm."""
         package_root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH", ""))))
+        program = _PROGRAM.format(path=[*sys.path, package_root])
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, family],
+            [sys.executable, "-c", program, family],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
         )  # fmt: skip
 
-    def __enter__(self) -> Beside:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End it, whatever it is doing."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.communicate()
@@ -60,8 +59,9 @@ class Beside:
     def ask(self, question: Any) -> None:
         """Hand over the question; the answer is worked out while this process goes on."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(question).encode())
-        self._process.stdin.close()
+        # dead already? answer() tells what of
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(json.dumps(question).encode())
         self._process.stdin = None
 
     def answer(self) -> Any:

@@ -388,7 +388,7 @@ def begun_release_checks(
     elif imported_here():
         yield lambda: release.weightless(subject)
     else:
-        with beside or Beside(subject.family) as other:
+        with contextlib.closing(beside or Beside(subject.family)) as other:
             other.ask(asdict(subject))
             yield lambda: [Check.from_json(entry) for entry in other.answer()]
 
