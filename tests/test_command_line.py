@@ -124,6 +124,24 @@ def damage(folder: Path) -> str:
     return max(header, key=lambda key: header[key]["data_offsets"][1])
 
 
+@pytest.mark.parametrize("content", [None, "{}", "[]", '{"a": 1'], ids=str)
+def test_verify_names_a_document_that_is_none(
+    content: str | None, family: str, tmp_path: Path, capsys: Any, note: Any
+) -> None:
+    """Each JSON file that from_pretrained reads: absent, without a field, no object, cut short."""
+    folder = tiny.converted(family).copy(tmp_path / "model")
+    for file in sorted({*folder.glob("*.json")} - {folder / "conversion.json"}):
+        whole = file.read_bytes()
+        file.unlink()
+        if content is not None:
+            file.write_text(content, encoding="utf-8")
+        assert run("verify", family, *arguments_of(family), "--model", folder) == 1, file.name
+        told = capsys.readouterr().err
+        assert told.startswith("error: ") and file.name in told and "Traceback" not in told
+        file.write_bytes(whole)
+    note("command-line")
+
+
 def test_upstream_flags_are_accepted(family: str, tmp_path: Path, note: Any) -> None:
     """The flags of upstream's script for this family do what they did there."""
     arguments = arguments_of(family)
@@ -230,11 +248,12 @@ def test_an_empty_argument_is_a_mistake(option: str, tmp_path: Path, capsys: Any
 
 
 def test_a_key_cannot_steer_the_terminal(tmp_path: Path, capsys: Any) -> None:
-    """Control characters and line breaks in keys are written out, in errors and by inspect."""
-    key = "a\x1b[31m\nerror: forged"
+    """Control characters, line breaks and turns of direction in keys are written out."""
+    key = "a\x1b[31m\u202e\nerror: forged"
     torch.save({"model": {key: torch.ones(2)}}, tmp_path / "file.pt")
     assert run("convert", "convnextv2", "--checkpoint", tmp_path / "file.pt") == 1
     assert run("inspect", tmp_path / "file.pt") == 0
     printed = "".join(capsys.readouterr())
-    assert "\x1b" not in printed and "\\x1b[31m" in printed
+    assert "\x1b" not in printed and "\u202e" not in printed
+    assert "\\x1b[31m\\u202e" in printed
     assert not [line for line in printed.splitlines() if line.startswith("error: forged")]

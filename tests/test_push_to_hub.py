@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 
+from conversions import cli
 from conversions.core.errors import ConversionError
 from conversions.core.hub import push
 
 TOKEN = "hf_" + "secret" * 5
 COMMIT = "c" * 40
+
+
+CONVERT = ["convert", "convnextv2", "--checkpoint", "tiny", "--checks", "files"]
 
 
 class Hub(ThreadingHTTPServer):
@@ -267,3 +271,26 @@ def test_an_unfinished_folder_is_not_uploaded(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="no config.json"):
         push(tmp_path, "somebody/model")
     assert not hub.tokens
+
+
+def test_a_conversion_uploads_what_it_wrote(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`convert --push-to-hub`: the whole folder, its conversion.json and not the token."""
+    output = tmp_path / "model"
+    assert cli.main([*CONVERT, "--output", str(output), "--push-to-hub", "somebody/model"]) == 0
+    assert f"uploaded to {hub.url}/somebody/model" in capsys.readouterr().out
+    assert hub.files == contents(output)
+    assert TOKEN.encode() not in b"".join(hub.files.values())
+
+
+def test_a_failed_upload_says_where_the_folder_stays(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The conversion is not lost: it is complete under the output's name."""
+    hub.refusing["/commit/"] = 403
+    output = tmp_path / "model"
+    assert cli.main([*CONVERT, "--output", str(output), "--push-to-hub", "somebody/model"]) == 1
+    told = capsys.readouterr().err
+    assert f"stays at {output}" in told and "write access" in told and TOKEN not in told
+    assert (output / "model.safetensors").is_file() and (output / "conversion.json").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping as MappingABC, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -113,7 +114,7 @@ def parameter_sums(
     state: MappingABC[str, Tensor],
     written: MappingABC[str, Tensor],
     companions: MappingABC[str, str] | None = None,
-    same: Callable[[Tensor, Tensor], bool] | None = None,
+    same: Callable[[Tensor, Tensor], bool] = operator.is_,
 ) -> Check:
     """Float64 sums of source and target, tensor by tensor and over everything.
 
@@ -122,8 +123,8 @@ def parameter_sums(
 
     Args:
         companions: prefix of the keys of each further file -> its name; sums are given apart.
-        same: a comparison that remembers; a target of the source's very bits, by its answer, has
-            the source's sum and is not read once more for it.
+        same: a comparison that remembers; a target that has the source's very bits, by its answer,
+            has the source's sum and is not read once more for it.
     """
     total_source = total_written = worst = 0.0
     by_file = dict.fromkeys(["checkpoint", *(companions or {}).values()], 0.0)
@@ -133,8 +134,8 @@ def parameter_sums(
             continue
         source, parts = state[move.sources[0]], _summed(move, state, written)
         sum_source = tensors.sum64(source)
-        identical = same is not None and len(parts) == 1 and parts[0].dtype == source.dtype
-        if identical and same is not None and same(source, parts[0]):
+        alike = len(parts) == 1 and parts[0].dtype == source.dtype
+        if alike and same(source, parts[0]):
             sum_written = sum_source
         else:
             sum_written = sum(map(tensors.sum64, parts))

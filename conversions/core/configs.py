@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +35,39 @@ def merge(*layers: Json) -> Json:
     return merged
 
 
+def read_object(file: Path, called: str = "", absent: str = "convert again") -> Json:
+    """A JSON document that is an object; called: what the message names it (default: its name).
+
+    Raises:
+        ConfigError: there is none (absent: what to do then), unreadable, not a JSON object.
+    """
+    called = called or file.name
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{called}: no such file", hint=absent) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{called}: not readable as JSON", [str(error)[:300]]) from None
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise ConfigError(f"{called}: a JSON object is needed, this is a {kind}")
+    return content
+
+
+def read_written(file: Path, wanted: Json) -> Json:
+    """The flattened fields of a document, which has some of those that a conversion writes.
+
+    wanted: dotted field -> value.
+
+    Raises:
+        ConfigError: as for read_object, or not one of the fields is there.
+    """
+    stored = flatten(read_object(file))
+    if wanted and not wanted.keys() & stored.keys():
+        raise ConfigError(f"{file.name}: holds none of the {len(wanted)} fields written")
+    return stored
+
+
 def read_given(location: str | Path | Json | None) -> Json:
     """The user's --config: a JSON file, a folder that holds config.json, or a dict.
 
@@ -44,23 +78,14 @@ def read_given(location: str | Path | Json | None) -> Json:
         return {}
     if isinstance(location, dict):
         return location
-    file = path = Path(location)
-    try:
-        file = path / "config.json" if path.is_dir() else path
-        given = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"--config {location}: no such file",
-            hint="give a JSON file, or a folder with config.json",
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        where = str(file) if len(str(file)) < 200 else f"{str(file)[:100]}…"
-        raise ConfigError(f"--config {where}: not readable as JSON", [str(error)[:300]]) from None
-    if not isinstance(given, dict):
-        raise ConfigError(
-            f"--config {file}: a JSON object is needed, this is a {type(given).__name__}"
-        )
-    return given
+    given = Path(location)
+    # a name too long for the system is none of a folder
+    with contextlib.suppress(OSError):
+        given = given / "config.json" if given.is_dir() else given
+    called = str(given) if len(str(given)) < 200 else f"{str(given)[:100]}…"
+    return read_object(
+        given, f"--config {called}", "give a JSON file, or a folder with config.json"
+    )
 
 
 def build(name: str, parts: Config, given: Json) -> Json:

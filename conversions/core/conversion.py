@@ -446,19 +446,17 @@ def _with_documents(source: Opened, folder: Path, check: Check) -> Check:
 
 def _differences(file: Path, content: Json | bytes) -> list[str]:
     """What a file of the folder has otherwise than the conversion writes it."""
-    if not file.exists():
-        return [f"{file.name}: not in the folder"]
     if isinstance(content, bytes):
+        if not file.exists():
+            return [f"{file.name}: no such file"]
         same = file.read_bytes() == content
         return [] if same else [f"{file.name}: differs from the file that the conversion writes"]
     try:
-        stored = configs.flatten(json.loads(file.read_text(encoding="utf-8")))
         wanted = configs.flatten(content)
-        if wanted and not wanted.keys() & stored.keys():
-            return [f"{file.name}: holds none of the {len(wanted)} fields written"]
-        return checks.documents(wanted, stored, file.name)
-    except (OSError, RecursionError, ValueError, AttributeError) as error:
-        return [f"{file.name}: not a JSON object: {error}"]
+        stored = configs.read_written(file, wanted)
+    except ConversionError as error:
+        return [error.summary, *error.details]
+    return checks.documents(wanted, stored, file.name)
 
 
 def _known(source: Opened, written: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -491,12 +489,13 @@ def _refuse_to_build(source: Opened, folder: Path, written: dict[str, Tensor]) -
     """Refuse folders whose model would be another, perhaps a far larger one, than the source's.
 
     Raises:
-        ConversionError: config.json is absent, or asks for other tensors than the folder has,
-            in shape or in kind.
+        ConversionError: config.json is none, or asks for other tensors than the folder has, in
+            shape or in kind.
     """
-    if not (folder / "config.json").is_file():
-        raise ConversionError(f"{folder.name} holds no config.json", hint="convert again")
-    if source.written_bytes > BUILD_LIMIT or source.unfloating:  # 4.x cannot load the latter
+    stored = configs.read_object(folder / "config.json")
+    edited = stored != json.loads(json.dumps(source.config))
+    # 4.x cannot load tensors of another kind at all
+    if edited or source.written_bytes > BUILD_LIMIT or source.unfloating:
         shapes = {key: tuple(tensor.shape) for key, tensor in written.items()}
         check = release.strict_load(_subject(source, folder, shapes))
         if not check.passed:

@@ -79,8 +79,8 @@ def config_read_back(subject: Subject) -> Check:
     # the release's own name and type for it are no field to compare
     asked = {field: value for field, value in subject.config.items() if field != "torch_dtype"}
     try:
-        stored = configs.flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError) as error:
+        stored = configs.read_written(folder / "config.json", subject.config)
+    except ConversionError as error:
         return failed("config", error)
     if "dtype" in stored:
         stored.setdefault("torch_dtype", stored["dtype"])
