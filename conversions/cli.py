@@ -276,7 +276,9 @@ def _show(args: argparse.Namespace, report: Report) -> None:
         where = f"; written to {report.output}"
     else:
         where = "; nothing written: no --output"
-    terminal.say(console, f"every check passed{where}")
+    known = sum(check.status == "known-defect" for check in report.checks)
+    apart = f", {known} known defect{'s'[: known > 1]} of transformers apart" if known else ""
+    terminal.say(console, f"every check passed{apart}{where}")
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -38,6 +38,13 @@ def answers(family: str, class_name: str, folder: Path, work: Path) -> dict[str,
     return found
 
 
+BASES = {
+    "convnextv2": "ConvNextV2Model", "kosmos2": "Kosmos2Model", "flava": "FlavaModel",
+    "vipllava": "VipLlavaModel",
+}  # fmt: skip
+"""The class of each family without its heads."""
+
+
 def answered(probe: Callable[[], Answer]) -> Answer:
     """What the probe says; an exception of transformers is an answer too."""
     try:

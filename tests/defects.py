@@ -107,6 +107,14 @@ def saved_under_other_names(on: Stage, defect: Defect) -> bool:
     return not open_tensors(on.place).keys() <= open_tensors(on.folder).keys()
 
 
+def base_class_is_empty(on: Stage, defect: Defect) -> bool:
+    """The model without heads misses weights that the folder has."""
+    import transformers
+
+    name = behaviour.BASES[on.request.family.name]
+    return hasattr(transformers, name) and bool(loading.load_model(on.folder, name).missing)
+
+
 # ---- ConvNeXt V2 ----
 
 
@@ -246,6 +254,7 @@ DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] =
     ("chinese_clip", "saving", "layer_norm_names"): saved_under_other_names,
     ("flava", "saving", "layer_norm_names"): saved_under_other_names,
     ("vipllava", "saving", "language_model_names"): saved_under_other_names,
+    ("vipllava", "strict-load", "base_class"): base_class_is_empty,
     ("kosmos2", "logits", "image_to_text_projection.x_attn"): connector_is_causal,
     ("kosmos2", "reload", "padding_row"): rows_are_zero,
     ("kosmos2", "logits", "padding_row"): padding_scores_nothing,

@@ -194,13 +194,18 @@ def _rounded(value: float, digits: int = 9) -> float | str:
 
 
 def pixels_of(found: parity.Truth, folder: Path) -> Json:
-    """The image processor's pixels for the sample picture."""
+    """The image processor's pixels for the sample picture; what it raises, as text."""
     if not (folder / "preprocessor_config.json").exists():
         return {}
-    with loading.quiet():
-        batch = parity.load_image_processor(folder)(
-            parity.sample_image(151, 117), return_tensors="np"
-        )
+    try:
+        with loading.quiet():
+            batch = parity.load_image_processor(folder)(
+                parity.sample_image(151, 117), return_tensors="np"
+            )
+    except Exception as error:
+        # whatever the release raises is its answer
+        told = str(error).replace(str(folder), "the folder")[:160]
+        return {"pixel_values": f"raises {type(error).__name__}: {told}"}
     return {name: described(torch.from_numpy(np.asarray(v)), None, 16) for name, v in batch.items()}
 
 

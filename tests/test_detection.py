@@ -37,6 +37,10 @@ def test_fault(fault: faults.Fault, pytestconfig: Any, record_property: Any) -> 
     })  # fmt: skip
     names = {check.name for check in failed}
     missed = set(fault.seen_by) - names
+    for check in found:  # the release fails it with and without the fault
+        told = text(check)
+        if check.name in missed and (what := tiny.recorded_as_raised(fault.family, told)):
+            pytest.xfail(what)
     assert not missed, f"not seen by {sorted(missed)}\n{texts(found)}"
     assert not fault.or_by or fault.or_by & names, texts(found)
     assert any(fault.says in text(check) for check in failed), f"{fault.says}\n{texts(found)}"

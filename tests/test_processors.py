@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core import checks, loading, parity
+from conversions.core import checks, parity
 from tests import tiny
 
 
@@ -33,16 +33,12 @@ def test_pictures_of_every_shape_are_the_originals(family: str, picture: str, no
     converted = tiny.converted(family)
     reference, arch, image = converted.reference, converted.reference.TINY, PICTURES[picture]
     expected = {name: torch.from_numpy(v) for name, v in reference.pixels(image, arch).items()}
-    more = {f"return_{name.removesuffix('_values')}s": True for name in expected
-            if name != "pixel_values"}  # fmt: skip
-    processor = parity.load_image_processor(converted.folder)
     for defect in parity.known_defects(family, "pixels"):
         if image.mode in defect.get("modes", []):
             note("pixels")
             pytest.xfail(defect["what"])
-    with loading.quiet():
-        batch = processor(image, return_tensors="np", **more)
-    found = {name: torch.from_numpy(batch[name][0]) for name in expected}
+    arrays = parity.prepared(converted.folder, image, expected)
+    found = {name: torch.from_numpy(array) for name, array in arrays.items()}
     check = checks.outputs("pixels", expected, found, tolerance=1e-6)
     note("pixels", check.worst)
     if not check.passed and hasattr(reference, "accepted_pixels"):

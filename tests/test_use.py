@@ -14,15 +14,11 @@ from torch import Tensor
 
 from conversions.core import checks, loading, parity
 from conversions.core.folder import open_tensors
-from tests import tiny
+from tests import behaviour, tiny
 
 LONG = 400
 """Tokens. Positions, exact in bfloat16 up to 256 and in float16 up to 2048, are not beyond."""
 
-BASES = {
-    "convnextv2": "ConvNextV2Model", "kosmos2": "Kosmos2Model", "flava": "FlavaModel",
-    "vipllava": "VipLlavaModel",
-}  # fmt: skip
 generative = tiny.only("kosmos2", "vipllava")
 
 
@@ -78,14 +74,18 @@ def test_a_saved_model_has_the_folders_names(family: str, tmp_path: Path, note: 
         assert not [key for key in saved if not torch.equal(saved[key], written[key])]
 
 
-@tiny.only(*BASES)
+@tiny.only(*behaviour.BASES)
 def test_the_model_without_heads_finds_all_its_weights(name: str, note: Any) -> None:
     """The base class, loaded from the same folder, lacks nothing and mistakes no shape."""
-    if not hasattr(transformers, BASES[name]):
-        pytest.skip(f"transformers {transformers.__version__} has no {BASES[name]}")
-    loaded = loading.load_model(tiny.converted(name).folder, BASES[name])
+    if not hasattr(transformers, behaviour.BASES[name]):
+        pytest.skip(f"transformers {transformers.__version__} has no {behaviour.BASES[name]}")
+    loaded = loading.load_model(tiny.converted(name).folder, behaviour.BASES[name])
     note("strict-load")
-    assert not [*loaded.missing, *loaded.mismatched]
+    wrong = [*loaded.missing, *loaded.mismatched]
+    if recorded := parity.known_defects(name, "strict-load"):
+        assert wrong, f"{name}: mended in {transformers.__version__}: narrow the record"
+        pytest.xfail(recorded[0]["what"])
+    assert not wrong
 
 
 @generative

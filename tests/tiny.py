@@ -49,6 +49,12 @@ PARAMETERS = (
 """What tests may ask for by name: argument, values, ids."""
 
 
+def recorded_as_raised(family: str, text: str) -> str:
+    """What golden/ says of an error with this text in the installed release; "" when nothing."""
+    defects = (d for check in ("pixels", "tokens") for d in parity.known_defects(family, check))
+    return next((d["what"] for d in defects if d.get("raises", "\0") in text), "")
+
+
 def only(*families: str) -> pytest.MarkDecorator:
     """Runs a test for these families alone, as parameter `name`; ids start with the family."""
     ids = [f"{family}-tiny" for family in families]

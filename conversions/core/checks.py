@@ -436,6 +436,11 @@ def documents(written: MappingABC[str, Any], stored: MappingABC[str, Any], where
     ]
 
 
+def with_replaced(check: Check, old: str, new: str) -> Check:
+    """The check with other words in its details."""
+    return replace(check, details=tuple(line.replace(old, new) for line in check.details))
+
+
 def with_offenders(check: Check, offenders: Iterable[str], advice: str) -> Check:
     """The check, failed when there are further offenders."""
     further = tuple(offenders)

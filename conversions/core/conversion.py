@@ -417,6 +417,8 @@ def run_checks(
         results += [_with_documents(source, folder, check) for check in release_checks()]
         results += values.result()
     results += _model_checks(source, folder, written) if source.builds_model else _not_built(source)
+    # transformers names the folder in what it raises: while it is written, a name of no use later
+    results = [checks.with_replaced(check, str(folder), "the folder") for check in results]
     return sorted(results, key=lambda check: checks.NAMES.index(check.name))
 
 

@@ -24,6 +24,7 @@ from .mapping import Plan
 class Truth:
     """A family's reference forward and the architecture it reads off a checkpoint."""
 
+    family: str
     reference: ModuleType
     architecture: Json
 
@@ -37,7 +38,7 @@ def find_truth(family: str, manifest: Manifest, hints: Json) -> Truth:
     reference = truth.load_reference(family)
     shapes = {key: spec.shape for key, spec in manifest.items()}
     try:
-        return Truth(reference, reference.architecture(shapes, hints))
+        return Truth(family, reference, reference.architecture(shapes, hints))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         # ValueError is what references raise; the others come of shapes that none expects
         line = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -308,36 +309,19 @@ def pixels(found: Truth, folder: Path) -> Check:
         return checks.skipped("pixels", "the original has no image preprocessing")
     if not (folder / "preprocessor_config.json").exists():
         return checks.skipped("pixels", "the folder has no image processor")
-    size = (
-        max(int(v) for k, v in _image_sizes(found.architecture))
-        if _image_sizes(found.architecture)
-        else 224
-    )
+    size = found.architecture.get("image_size")
+    size = size if isinstance(size, int) else 224
     image = sample_image(size * 2 + 13, size + 29)
-    expected = {
-        k: torch.from_numpy(v).double()
-        for k, v in found.reference.pixels(image, found.architecture).items()
-    }
-    flags = {
-        f"return_{name.removesuffix('_values')}s": True
-        for name in expected
-        if name != "pixel_values"
-    }
+    expected = _float64(found.reference.pixels(image, found.architecture))
     try:
-        processor = load_image_processor(folder)
-        with loading.quiet():
-            batch = processor(image, return_tensors="np", **flags)
-        actual = {k: torch.from_numpy(batch[k][0]).double() for k in expected if k in batch}
+        actual = _float64(prepared(folder, image, expected))
     except Exception as error:
         # whatever the release raises is a finding about the processor's files
-        return _raised("pixels", error)
+        return _raised(found, "pixels", error)
     check = checks.outputs("pixels", expected, actual, tolerance=1e-6)
     if check.passed or not hasattr(found.reference, "accepted_pixels"):
         return check
-    accepted = {
-        k: torch.from_numpy(v).double()
-        for k, v in found.reference.accepted_pixels(image, found.architecture).items()
-    }
+    accepted = _float64(found.reference.accepted_pixels(image, found.architecture))
     if not checks.outputs("pixels", accepted, actual, tolerance=1e-6).passed:
         return check
     return replace(
@@ -347,8 +331,21 @@ def pixels(found: Truth, folder: Path) -> Check:
     )
 
 
-def _image_sizes(architecture: Json) -> list[tuple[str, Any]]:
-    return [(k, v) for k, v in architecture.items() if k == "image_size" and isinstance(v, int)]
+def _float64(arrays: MappingABC[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array).double() for name, array in arrays.items()}
+
+
+def prepared(folder: Path, image: Any, names: Iterable[str]) -> dict[str, Any]:
+    """What the folder's image processor makes of a picture: name -> array without batch.
+
+    names: those wanted (pixel_values, codebook_pixel_values …); absent where the processor has
+    none of that name.
+    """
+    flags = {f"return_{n.removesuffix('_values')}s": True for n in names if n != "pixel_values"}
+    processor = load_image_processor(folder)
+    with loading.quiet():
+        batch = processor(image, return_tensors="np", **flags)
+    return {name: batch[name][0] for name in names if name in batch}
 
 
 def load_image_processor(folder: Path) -> Any:
@@ -360,13 +357,18 @@ def load_image_processor(folder: Path) -> Any:
         return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
 
 
-def _raised(name: str, error: Exception) -> Check:
-    """transformers could not use the folder's processor files."""
+def _raised(found: Truth, name: str, error: Exception) -> Check:
+    """transformers could not use the folder's processor files, as recorded or not."""
     line = (str(error).splitlines() or [""])[0][:200]
-    return Check(
+    failed = Check(
         name, "failed", "cannot be used", details=(f"{type(error).__name__}: {line}",),
         advice="this release cannot use the folder's processor files",
     )  # fmt: skip
+    for defect in known_defects(found.family, name):
+        if "raises" in defect and defect["raises"] in line:
+            advice = f"{defect['what']}; {defect['workaround']}"
+            return replace(failed, status="known-defect", advice=advice)
+    return failed
 
 
 def tokens(found: Truth, folder: Path) -> Check:
@@ -387,7 +389,7 @@ def tokens(found: Truth, folder: Path) -> Check:
         return checks.skipped("tokens", why)
     except Exception as error:
         # a vocabulary that the original cannot read is a finding too
-        return _raised("tokens", error)
+        return _raised(found, "tokens", error)
     try:
         with loading.quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -396,7 +398,7 @@ def tokens(found: Truth, folder: Path) -> Check:
                       for text in reference.EXAMPLE_TEXTS]  # fmt: skip
     except Exception as error:
         # whatever the release raises is a finding about the tokenizer's files
-        return _raised("tokens", error)
+        return _raised(found, "tokens", error)
     offenders = [
         f"{text!r}: reference {left}, converted {right}"
         for text, left, right in zip(reference.EXAMPLE_TEXTS, expected, actual, strict=True)
