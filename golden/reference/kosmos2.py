@@ -12,6 +12,7 @@ run_gradio.sh. Three parts:
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -60,12 +61,14 @@ VARIANTS: dict[str, Architecture] = {
 
 BOS, PAD, EOS, UNK = range(4)  # fairseq Dictionary: these four, then the lines of dict.txt
 
+GRID = 32  # --location-bin-size: cells of a picture's side; one patch index each, row by row
+
 EXTRA_TOKENS = [
     "<mask>", "</doc>", "<image>", "</image>", "</chunk>", "</line>", "<phrase>", "</phrase>",
     "<object>", "</object>", "</delimiter_of_multi_objects/>", "<grounding>",
-    *(f"<patch_index_{index:04d}>" for index in range(32 * 32)),
+    *(f"<patch_index_{index:04d}>" for index in range(GRID * GRID)),
 ]  # fmt: skip
-"""What GenerationObjTask.setup_dictionary adds after dict.txt (--location-bin-size 32)."""
+"""What GenerationObjTask.setup_dictionary adds after dict.txt."""
 
 CONSTANTS = (
     "gpt_model.decoder.embed_positions._float_tensor", "gpt_model.decoder.self_attn_sope.scale",
@@ -487,6 +490,28 @@ def example_vocabulary(folder: Path) -> Path:
     return path
 
 
+def entities(caption: str) -> list[tuple[str, list[tuple[float, ...]]]]:
+    """Phrases of a caption, each with its boxes x1, y1, x2, y2, as parts of the picture, 0 to 1.
+
+    decode_string.py: a box is given by the cells of its upper left and lower right corner in
+    the grid of patch indices, row by row.
+    """
+    found = []
+    for phrase, cells in re.findall("<phrase>([^<]+)</phrase><object>(.+?)</object>", caption):
+        indices = [int(index) for index in re.findall(r"<patch_index_(\d+)>", cells)]
+        pairs = zip(indices[::2], indices[1::2], strict=True)
+        found.append((phrase.strip(), [_box(first, last) for first, last in pairs]))
+    return found
+
+
+def _box(first: int, last: int) -> tuple[float, ...]:
+    """From centre to centre of two cells; both whole where they lie in one row or column."""
+    (top, left), (bottom, right) = divmod(first, GRID), divmod(last, GRID)
+    start, end = (0.0, 1.0) if top == bottom or left == right else (0.5, 0.5)
+    corners = (left + start, top + start, right + end, bottom + end)
+    return tuple(corner / GRID for corner in corners)
+
+
 def _piece(text: str, score: float, kind: int) -> bytes:
     """A SentencePiece message: text (1), score (2), type (3: 1 normal, 2 unknown, 3 control)."""
     name = text.encode()
@@ -504,8 +529,6 @@ def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
     cuts at the last line of dict.txt as well, counting from the model's size; an off-by-one
     about a single rare piece that nothing was trained with.)
     """
-    import re
-
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
