@@ -151,6 +151,17 @@ def crop_without_fraction(on: Stage, defect: Defect) -> bool:
     return "raises TypeError" in on.says(behaviour.crop_without_fraction)
 
 
+def grn_takes_a_matrix_norm(on: Stage, defect: Defect) -> bool:
+    """One GRN of the model does not scale each channel by the root of its sum of squares."""
+    layer = next(module for name, module in on.model().named_modules() if name.endswith(".grn"))
+    maps = torch.rand(1, 5, 7, layer.weight.numel(), generator=torch.Generator().manual_seed(0))
+    norms = maps.pow(2).sum((1, 2), keepdim=True).sqrt()
+    scaled = maps * norms / (norms.mean(-1, keepdim=True) + 1e-6)
+    with torch.no_grad():
+        found = layer(maps)
+    return not torch.allclose(found, layer.weight * scaled + layer.bias + maps, atol=1e-4)
+
+
 # ---- Chinese-CLIP ----
 
 
@@ -237,6 +248,7 @@ def asked(question: str, wrong: Callable[[str], bool]) -> Callable[[Stage, Defec
 
 
 DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] = {
+    ("convnextv2", "logits", "grn"): grn_takes_a_matrix_norm,
     ("convnextv2", "pixels", "odd_crop"): odd_crop,
     ("convnextv2", "pixels", "top_level_auto_image_processor"): placeholder_image_processor,
     ("convnextv2", "pixels", "grey_pictures"): grey_is_refused,

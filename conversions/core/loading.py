@@ -97,7 +97,7 @@ def load_model(folder: Path, class_name: str, attention: str | None = None) -> L
         raise
     except Exception as error:
         # any failure of a foreign loader is a finding about the folder, not a crash of the harness
-        raise _failure(f"transformers cannot load {folder.name} as {class_name}", error) from error
+        raise _failure(f"transformers cannot load the folder as {class_name}", error) from error
     names = {key: tuple(map(_readable, report.get(key, ()))) for key in
              ("missing_keys", "unexpected_keys", "mismatched_keys")}  # fmt: skip
     return Loaded(model.eval(), *names.values())

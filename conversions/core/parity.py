@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping as MappingABC
 from dataclasses import dataclass, replace
@@ -167,21 +168,31 @@ def _excused(
     """A failed check becomes known-defect when one recorded defect explains every wrong output.
 
     wrong: the outputs that differ, given columns of some that do not count. A defect that names
-    `columns` explains nothing in the others.
+    `columns` explains nothing in the others, one that names a `module` (a regular expression)
+    only what begins there. One with `excuses` false leaves nothing by which the rest could be
+    shown to be right: the check stays failed, and says why.
     """
     if check.passed:
         return check
     for defect in known_defects(family.name, check.name):
-        fits = defect.get("attention") in (None, attention)
+        fits = defect.get("attention") in (None, attention) and _begins_in(defect, check)
         named = set(defect.get("outputs", []))
         columns = {name: defect["columns"] for name in named} if "columns" in defect else {}
         found = set(wrong(columns))
         if fits and (not found if columns else found <= (named or found)):
+            advice = f"{defect['what']}; {defect['workaround']}"
+            excused = defect.get("excuses", True)
             return replace(
-                check, status="known-defect",
-                advice=f"{defect['what']}; {defect['workaround']}",
+                check, status="known-defect" if excused else "failed",
+                advice=advice if excused else f"known defect of this transformers: {advice}",
             )  # fmt: skip
     return check
+
+
+def _begins_in(defect: Json, check: Check) -> bool:
+    """Whether the first divergence lies in the defect's module, if it names one."""
+    begins = re.compile(f"first divergence in {defect.get('module', '')}")
+    return "module" not in defect or any(begins.match(line) for line in check.details)
 
 
 def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str]) -> dict[str, str]:

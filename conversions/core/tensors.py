@@ -66,7 +66,11 @@ def pieces(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def sum64(tensor: Tensor, absolute: bool = False) -> float:
-    """Sum in float64 (of magnitudes when `absolute`); NaN or infinite when some element is."""
+    """Sum in float64 (of magnitudes when `absolute`); NaN or infinite when some element is.
+
+    Complex numbers [...] count as pairs [..., 2] of real ones.
+    """
+    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     total = 0.0
     # one buffer for all pieces: the allocator would give every one of its own back to the system
     buffer = torch.empty(min(tensor.numel(), PIECE), dtype=torch.float64)
