@@ -234,6 +234,19 @@ def generation_repeats(on: Stage, defect: Defect) -> bool:
 # ---- FLAVA ----
 
 
+def temperature_is_unbounded(on: Stage, defect: Defect) -> bool:
+    """A logit_scale of 6 scales the contrastive logits by more than 100, times one."""
+    model, inputs = on.model(), on.reference.inputs(on.reference.TINY)
+    model.flava.logit_scale.data.fill_(6.0)
+    given = ("input_ids", "pixel_values", "bool_masked_pos", "input_ids_masked")
+    with torch.no_grad(), loading.quiet():
+        found = model(**{name: inputs[name] for name in given}, return_loss=False)
+        image, text = found.image_embeddings[:, 0], found.text_embeddings[:, 0]
+        image, text = model.flava.image_projection(image), model.flava.text_projection(text)
+        cosine = torch.cosine_similarity(image[:, None], text[None], dim=-1)
+    return bool((found.contrastive_logits_per_image.abs() > 101 * cosine.abs()).any())
+
+
 def lost_without(kept: str) -> Callable[[Stage, Defect], bool]:
     """Biases are wrong in a folder that has only one of their two names."""
     return lambda on, defect: on.says(behaviour.head_biases(kept)) != "right"
@@ -264,6 +277,7 @@ DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] =
     ("chinese_clip", "tokens", "long_word"): tokens_differ,
     ("chinese_clip", "pixels", "transparency"): modes_differ,
     ("chinese_clip", "saving", "layer_norm_names"): saved_under_other_names,
+    ("flava", "logits", "contrastive_temperature"): temperature_is_unbounded,
     ("flava", "saving", "layer_norm_names"): saved_under_other_names,
     ("vipllava", "saving", "language_model_names"): saved_under_other_names,
     ("vipllava", "strict-load", "base_class"): base_class_is_empty,

@@ -112,7 +112,7 @@ def _one_attention(
             details=(f"{attention}: {type(error).__name__}: {error}",),
             advice="the model cannot run",
         )
-        return _excused(family, failed, attention, lambda columns: tuple(expected))
+        return _excused(family, failed, attention, state, lambda columns: tuple(expected))
 
     def divergence() -> str:
         return first_divergence(family, found, plan, state, inputs, model)
@@ -125,7 +125,7 @@ def _one_attention(
             if _differs(expected[name], actual.get(name), columns.get(name, []))
         )  # fmt: skip
 
-    return _excused(family, check, attention, wrong)
+    return _excused(family, check, attention, state, wrong)
 
 
 def _differs(left: Tensor, right: Tensor | None, without: list[int]) -> bool:
@@ -162,20 +162,27 @@ def known_defects(family: str, check: str) -> list[Json]:
 
 
 def _excused(
-    family: Family, check: Check, attention: str,
+    family: Family, check: Check, attention: str, state: MappingABC[str, Tensor],
     wrong: Callable[[MappingABC[str, list[int]]], Iterable[str]],
 ) -> Check:  # fmt: skip
     """A failed check becomes known-defect when one recorded defect explains every wrong output.
 
     wrong: the outputs that differ, given columns of some that do not count. A defect that names
     `columns` explains nothing in the others, one that names a `module` (a regular expression)
-    only what begins there. One with `excuses` false leaves nothing by which the rest could be
+    only what begins there, one that names a tensor and the values it is `outside` of only what
+    comes of such a tensor. One with `excuses` false leaves nothing by which the rest could be
     shown to be right: the check stays failed, and says why.
     """
     if check.passed:
         return check
     for defect in known_defects(family.name, check.name):
-        fits = defect.get("attention") in (None, attention) and _begins_in(defect, check)
+        fits = (
+            defect.get("attention") in (None, attention)
+            and _begins_in(defect, check)
+            and all(
+                _outside(state.get(key), *ends) for key, ends in defect.get("outside", {}).items()
+            )
+        )
         named = set(defect.get("outputs", []))
         columns = {name: defect["columns"] for name in named} if "columns" in defect else {}
         found = set(wrong(columns))
@@ -193,6 +200,10 @@ def _begins_in(defect: Json, check: Check) -> bool:
     """Whether the first divergence lies in the defect's module, if it names one."""
     begins = re.compile(f"first divergence in {defect.get('module', '')}")
     return "module" not in defect or any(begins.match(line) for line in check.details)
+
+
+def _outside(tensor: Tensor | None, low: float, high: float) -> bool:
+    return tensor is not None and bool(((tensor < low) | (tensor > high)).any())
 
 
 def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str]) -> dict[str, str]:
