@@ -49,6 +49,22 @@ def test_pictures_of_every_shape_are_the_originals(family: str, picture: str, no
     assert check.passed, check.details
 
 
+@pytest.mark.parametrize("size", [224, 352, 384, 512], ids=lambda size: f"convnextv2-{size}")
+def test_large_pictures_are_warped_and_others_cut(size: int, tmp_path: Path, note: Any) -> None:
+    """At 384 and above the whole picture is taken, below it its centre."""
+    arch = {**tiny.truth.load_reference("convnextv2").TINY, "image_size": size}
+    folder = tiny.convert_state("convnextv2", tmp_path, arch=arch, keep=True).folder
+    image = parity.sample_image(660, 520)
+    found = tiny.truth.load_reference("convnextv2").accepted_pixels(image, arch)
+    expected = {name: torch.from_numpy(array) for name, array in found.items()}
+    arrays = parity.prepared(folder, image, expected)
+    check = checks.outputs(
+        "pixels", expected, {n: torch.from_numpy(a) for n, a in arrays.items()}, tolerance=1e-6
+    )
+    note("pixels", check.worst)
+    assert check.passed, check.details
+
+
 @tiny.only("vipllava")
 def test_padding_to_squares_is_a_choice(name: str, tmp_path: Path, note: Any) -> None:
     """image_aspect_ratio "pad" in --config gives the pixels of the original's training."""
