@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,12 +115,7 @@ def _add_inspect(commands: Any) -> None:
 
 def _add_convert(commands: Any) -> None:
     command = commands.add_parser("convert", help="convert a checkpoint and check the result")
-    by_family = command.add_subparsers(metavar="FAMILY", required=True, dest="family")
-    for name, family in families().items():
-        one = by_family.add_parser(
-            name, help=family.title, description=f"Convert {family.title} to {family.model_class}."
-        )
-        _add_source(one, family)
+    for one in _by_family(command, "Convert {0.title} to {0.model_class}."):
         one.add_argument(
             "--output",
             "--pytorch_dump_folder_path",
@@ -153,14 +148,21 @@ def _add_convert(commands: Any) -> None:
 
 def _add_verify(commands: Any) -> None:
     command = commands.add_parser("verify", help="all checks on an existing folder")
-    by_family = command.add_subparsers(metavar="FAMILY", required=True, dest="family")
-    for name, family in families().items():
-        one = by_family.add_parser(
-            name, help=family.title, description=f"Verify a {family.title} folder."
-        )
-        _add_source(one, family)
+    for one in _by_family(command, "Verify a {0.title} folder."):
         one.add_argument("--model", required=True, metavar="DIR", help="the converted folder")
         one.set_defaults(run=_verify, checks="all")
+
+
+def _by_family(
+    command: argparse.ArgumentParser, description: str
+) -> Iterator[argparse.ArgumentParser]:
+    """A subcommand for each family, with its options; description: {0} is the family."""
+    commands = command.add_subparsers(metavar="FAMILY", required=True, dest="family")
+    for name, family in families().items():
+        about = description.format(family)
+        one = commands.add_parser(name, help=family.title, description=about)
+        _add_source(one, family)
+        yield one
 
 
 def _add_source(command: argparse.ArgumentParser, family: Family) -> None:
