@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conversions.core import loading, parity
+from conversions.core import known_defects, loading
 from tests import behaviour, tiny
 
 REPEATS, REPEATS_NOT = "repeats three tokens", "repeats nothing"
@@ -43,7 +43,7 @@ def test_the_assignment_that_the_report_names_takes_effect(name: str, note: Any)
 @tiny.only("kosmos2")
 def test_nothing_passed_repeats_only_where_the_defect_is_recorded(name: str, note: Any) -> None:
     """4.x reads the setting from the folder; a release that does not is a recorded defect."""
-    recorded = parity.known_defects(name, "generation")
+    recorded = known_defects.recorded(name, "generation")
     found = behaviour.generated(reloaded(name))
     note("generation")
     assert found == (REPEATS if recorded else REPEATS_NOT)

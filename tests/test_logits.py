@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from conversions.core import checks, loading, parity
+from conversions.core import checks, known_defects, loading, parity
 from conversions.core.mapping import Mapping, Rename
 from tests import strategies, tiny
 
@@ -121,7 +121,7 @@ def differences(family: str, state: dict[str, Tensor], folder: Path) -> dict[str
     with torch.no_grad(), loading.quiet():
         expected = parity.masked(found.forward(state, found.TINY, inputs), inputs)
         actual = parity.masked(converted.family.outputs(model, inputs), inputs)
-    for defect in parity.known_defects(family, "logits"):
+    for defect in known_defects.recorded(family, "logits"):
         for column in defect.get("columns", []):
             expected["logits"][..., column] = actual["logits"][..., column]
     return {
@@ -154,7 +154,7 @@ def test_temperatures_are_bounded_as_in_the_original(
     note("logits", max(worst.values()))
     assert len(scales) == 1
     wrong = {output for output, difference in worst.items() if difference >= 2e-5}
-    for defect in parity.known_defects(name, "logits"):
+    for defect in known_defects.recorded(name, "logits"):
         low, high = defect.get("outside", {}).get(scales[0], (-torch.inf, torch.inf))
         if wrong and not low <= value <= high and wrong <= set(defect["outputs"]):
             pytest.xfail(defect["what"])
@@ -169,13 +169,13 @@ def test_only_an_unbounded_temperature_is_excused(name: str, tmp_path: Path, not
     state = {**state, scale: torch.tensor(5.0)}
     companions = tiny.converted(name).companions
     changed = tiny.convert_state(name, tmp_path, state, options=companions, checks="all", keep=True)
-    recorded = any("outside" in defect for defect in parity.known_defects(name, "logits"))
+    recorded = any("outside" in defect for defect in known_defects.recorded(name, "logits"))
     note("logits")
     assert changed.report["logits"].status == ("known-defect" if recorded else "passed")
     failed = checks.Check("logits", "failed", "")
     outputs = ("contrastive_logits_per_image", "contrastive_logits_per_text")
     for value, excused in ((5.0, recorded), (4.6, False)):
         state[scale] = torch.tensor(value)
-        family = tiny.converted(name).family
-        judged = parity._excused(family, failed, "eager", state, lambda columns: outputs)
+        wrong = known_defects.Wrong("eager", state, lambda columns: outputs)
+        judged = known_defects.of_outputs(name, failed, wrong)
         assert judged.status == ("known-defect" if excused else "failed")

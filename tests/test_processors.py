@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core import checks, parity
+from conversions.core import checks, known_defects, parity
 from tests import tiny
 
 
@@ -33,7 +33,7 @@ def test_pictures_of_every_shape_are_the_originals(family: str, picture: str, no
     converted = tiny.converted(family)
     reference, arch, image = converted.reference, converted.reference.TINY, PICTURES[picture]
     expected = {name: torch.from_numpy(v) for name, v in reference.pixels(image, arch).items()}
-    for defect in parity.known_defects(family, "pixels"):
+    for defect in known_defects.recorded(family, "pixels"):
         if image.mode in defect.get("modes", []):
             note("pixels")
             pytest.xfail(defect["what"])

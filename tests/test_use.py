@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from conversions.core import checks, loading, parity
+from conversions.core import checks, known_defects, loading, parity
 from conversions.core.folder import open_tensors
 from tests import behaviour, tiny
 
@@ -64,13 +64,13 @@ def test_a_saved_model_has_the_folders_names(family: str, tmp_path: Path, note: 
     saved, written = open_tensors(tmp_path), converted.written
     note("reload")
     strange = sorted(saved.keys() - written.keys())
-    if recorded := parity.known_defects(family, "saving"):
+    if recorded := known_defects.recorded(family, "saving"):
         assert strange, f"{family}: mended in {transformers.__version__}: narrow the record"
         pytest.xfail(recorded[0]["what"])
     assert not strange
     absent = sorted(written.keys() - saved.keys())
     assert all(any(torch.equal(written[k], t) for t in saved.values()) for k in absent), absent
-    if not parity.known_defects(family, "reload"):
+    if not known_defects.recorded(family, "reload"):
         assert not [key for key in saved if not torch.equal(saved[key], written[key])]
 
 
@@ -82,7 +82,7 @@ def test_the_model_without_heads_finds_all_its_weights(name: str, note: Any) -> 
     loaded = loading.load_model(tiny.converted(name).folder, behaviour.BASES[name])
     note("strict-load")
     wrong = [*loaded.missing, *loaded.mismatched]
-    if recorded := parity.known_defects(name, "strict-load"):
+    if recorded := known_defects.recorded(name, "strict-load"):
         assert wrong, f"{name}: mended in {transformers.__version__}: narrow the record"
         pytest.xfail(recorded[0]["what"])
     assert not wrong
@@ -115,7 +115,7 @@ def test_long_prompts_are_the_originals(name: str, note: Any) -> None:
     with torch.no_grad():
         expected = reference.forward(converted.state, reference.TINY, extended)["logits"]
     found = logits(name, model_of(name), extended)
-    for defect in parity.known_defects(name, "logits"):  # the score of the padding token
+    for defect in known_defects.recorded(name, "logits"):  # the score of the padding token
         for column in defect.get("columns", []):
             expected[..., column] = found[..., column]
     agree(expected, found, note)

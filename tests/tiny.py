@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import conversions
-from conversions.core import conversion, parity, truth
+from conversions.core import conversion, known_defects, parity, truth
 from conversions.core.conversion import Opened, Request
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.family import Family
@@ -51,7 +51,7 @@ PARAMETERS = (
 
 def recorded_as_raised(family: str, text: str) -> str:
     """What golden/ says of an error with this text in the installed release; "" when nothing."""
-    defects = (d for check in ("pixels", "tokens") for d in parity.known_defects(family, check))
+    defects = (d for check in ("pixels", "tokens") for d in known_defects.recorded(family, check))
     return next((d["what"] for d in defects if d.get("raises", "\0") in text), "")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checks, configs, loading, parity, release, selection, tensors
+from . import checks, configs, known_defects, loading, parity, release, selection, tensors
 from .beside import BUILD_LIMIT, Beside, imported_here
 from .checkpoint import Checkpoint, Progress, open_checkpoint
 from .checks import Check
@@ -518,12 +518,10 @@ def _reload(
     check = checks.reload(layout, written, memory, empty)
     if check.passed:
         return check
-    for defect in parity.known_defects(family.name, "reload"):
+    for defect in known_defects.recorded(family.name, "reload"):
         mended = {**memory, **_rows_restored(defect, layout, written, memory)}
         if checks.reload(layout, written, mended, empty).passed:
-            return replace(
-                check, status="known-defect", advice=f"{defect['what']}; {defect['workaround']}"
-            )
+            return known_defects.excused(check, defect)
     return check
 
 

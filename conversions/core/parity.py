@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os.path
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping as MappingABC
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checks, loading, tensors, truth
+from . import checks, known_defects, loading, tensors, truth
 from .checks import Check
 from .errors import ConversionError
 from .family import Family, Json, Manifest
@@ -112,7 +111,8 @@ def _one_attention(
             details=(f"{attention}: {type(error).__name__}: {error}",),
             advice="the model cannot run",
         )
-        return _excused(family, failed, attention, state, lambda columns: tuple(expected))
+        every = known_defects.Wrong(attention, state, lambda columns: expected)
+        return known_defects.of_outputs(family.name, failed, every)
 
     def divergence() -> str:
         return first_divergence(family, found, plan, state, inputs, model)
@@ -125,7 +125,11 @@ def _one_attention(
             if _differs(expected[name], actual.get(name), columns.get(name, []))
         )  # fmt: skip
 
-    return _excused(family, check, attention, state, wrong)
+    if check.passed:
+        return check
+    return known_defects.of_outputs(
+        family.name, check, known_defects.Wrong(attention, state, wrong)
+    )
 
 
 def _differs(left: Tensor, right: Tensor | None, without: list[int]) -> bool:
@@ -145,65 +149,6 @@ def _combined(results: list[Check]) -> Check:
         worst, details=tuple(details), figure="; ".join(check.figure for check in results),
         worst=max((check.worst for check in results if check.worst is not None), default=None),
     )  # fmt: skip
-
-
-def known_defects(family: str, check: str) -> list[Json]:
-    """The recorded defects of the installed transformers release for one check."""
-    import transformers
-    from packaging.specifiers import SpecifierSet
-    from packaging.version import Version
-
-    installed = Version(Version(transformers.__version__).base_version)
-    return [
-        defect
-        for defect in truth.load_golden(family).get("known_defects", [])
-        if defect["check"] == check and installed in SpecifierSet(defect["versions"])
-    ]
-
-
-def _excused(
-    family: Family, check: Check, attention: str, state: MappingABC[str, Tensor],
-    wrong: Callable[[MappingABC[str, list[int]]], Iterable[str]],
-) -> Check:  # fmt: skip
-    """A failed check becomes known-defect when one recorded defect explains every wrong output.
-
-    wrong: the outputs that differ, given columns of some that do not count. A defect that names
-    `columns` explains nothing in the others, one that names a `module` (a regular expression)
-    only what begins there, one that names a tensor and the values it is `outside` of only what
-    comes of such a tensor. One with `excuses` false leaves nothing by which the rest could be
-    shown to be right: the check stays failed, and says why.
-    """
-    if check.passed:
-        return check
-    for defect in known_defects(family.name, check.name):
-        fits = (
-            defect.get("attention") in (None, attention)
-            and _begins_in(defect, check)
-            and all(
-                _outside(state.get(key), *ends) for key, ends in defect.get("outside", {}).items()
-            )
-        )
-        named = set(defect.get("outputs", []))
-        columns = {name: defect["columns"] for name in named} if "columns" in defect else {}
-        found = set(wrong(columns))
-        if fits and (not found if columns else found <= (named or found)):
-            advice = f"{defect['what']}; {defect['workaround']}"
-            excused = defect.get("excuses", True)
-            return replace(
-                check, status="known-defect" if excused else "failed",
-                advice=advice if excused else f"known defect of this transformers: {advice}",
-            )  # fmt: skip
-    return check
-
-
-def _begins_in(defect: Json, check: Check) -> bool:
-    """Whether the first divergence lies in the defect's module, if it names one."""
-    begins = re.compile(f"first divergence in {defect.get('module', '')}")
-    return "module" not in defect or any(begins.match(line) for line in check.details)
-
-
-def _outside(tensor: Tensor | None, low: float, high: float) -> bool:
-    return tensor is not None and bool(((tensor < low) | (tensor > high)).any())
 
 
 def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str]) -> dict[str, str]:
@@ -386,11 +331,7 @@ def _raised(found: Truth, name: str, error: Exception) -> Check:
         name, "failed", "cannot be used", details=(f"{type(error).__name__}: {line}",),
         advice="this release cannot use the folder's processor files",
     )  # fmt: skip
-    for defect in known_defects(found.family, name):
-        if "raises" in defect and defect["raises"] in line:
-            advice = f"{defect['what']}; {defect['workaround']}"
-            return replace(failed, status="known-defect", advice=advice)
-    return failed
+    return known_defects.of_error(found.family, failed)
 
 
 def tokens(found: Truth, folder: Path) -> Check:
