@@ -158,6 +158,7 @@ BAD_CONFIGS = {
     "absent": (None, "no such file"),
     "no_json": (b"{hidden: 3", "not readable as JSON"),
     "a_list": (b"[1, 2]", "a JSON object is needed"),
+    "twice": (b'{"a": {"num_labels": 3, "num_labels": 5}}', "more than once"),
     "not_text": (b"\xff\xfe\x00", "not readable as JSON"),
     "bottomless": (b"[" * 100_000, "not readable as JSON"),
 }

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from . import untrusted_json
 from .errors import ConfigError
 from .family import Config, Json
 
@@ -39,15 +40,18 @@ def read_object(file: Path, called: str = "", absent: str = "convert again") -> 
     """A JSON document that is an object; called: what the message names it (default: its name).
 
     Raises:
-        ConfigError: there is none (absent: what to do then), unreadable, not a JSON object.
+        ConfigError: there is none (absent: what to do then), unreadable, fields that are there
+            twice, not a JSON object.
     """
     called = called or file.name
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content, doubled = untrusted_json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{called}: no such file", hint=absent) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{called}: not readable as JSON", [str(error)[:300]]) from None
+    if doubled:
+        raise ConfigError(f"{called}: fields are there more than once", sorted({*doubled}))
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise ConfigError(f"{called}: a JSON object is needed, this is a {kind}")

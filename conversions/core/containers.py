@@ -6,14 +6,12 @@ held against the bytes that are there before a tensor is laid over them.
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import stat
 import struct
 import sys
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +19,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import untrusted_json
 from .errors import CheckpointError, DamagedFileError
 from .pickles import (
     ITEM_SIZES,
@@ -581,24 +580,16 @@ def _safetensors_header(file: MappedFile) -> tuple[dict[str, Any], int]:
             f"{file.path}: announces a header of {length} bytes in a file of {file.size}",
             hint=AGAIN,
         )
-    doubled: list[str] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            times = Counter(name for name, _ in pairs)
-            doubled.extend(_shown(name) for name, count in times.items() if count > 1)
-        return made
-
     try:
-        header = json.loads(file.buffer[8 : 8 + length].decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        reason = str(error)[:200] if isinstance(error, ValueError) else "nested too deeply"
-        raise DamagedFileError(f"{file.path}: its header is no JSON: {reason}", (), AGAIN) from None
+        header, doubled = untrusted_json.loads(file.buffer[8 : 8 + length].decode())
+    except ValueError as error:
+        raise DamagedFileError(f"{file.path}: its header is no JSON: {error}", (), AGAIN) from None
     if not isinstance(header, dict):
         raise DamagedFileError(f"{file.path}: its header is no JSON object", hint=AGAIN)
     if doubled:
-        raise DamagedFileError(f"{file.path}: names are there more than once", doubled[:50])
+        raise DamagedFileError(
+            f"{file.path}: names are there more than once", map(_shown, doubled[:50])
+        )
     return header, 8 + length
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import untrusted_json
 from .containers import AGAIN, regular_size
 from .errors import CheckpointError, DamagedFileError
 
@@ -90,21 +90,10 @@ def weight_map(path: Path) -> dict[str, str]:
     """
     if regular_size(path) > _MAX_INDEX:
         raise CheckpointError(f"{path}: is too long for the index of a checkpoint")
-    doubled: list[str] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in made:
-                doubled.append(key)
-            made[key] = value
-        return made
-
     try:
-        index = json.loads(path.read_bytes(), object_pairs_hook=unique)
-    except (ValueError, RecursionError, OSError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise DamagedFileError(f"{path}: is no readable index: {reason}", hint=AGAIN) from None
+        index, doubled = untrusted_json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise DamagedFileError(f"{path}: is no readable index: {error}", hint=AGAIN) from None
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{path}: is no index of a checkpoint: it has no weight_map")
