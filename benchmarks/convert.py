@@ -4,7 +4,8 @@
     python benchmarks/convert.py --family kosmos2 --runs 3 --directory /big/disk
 
 A full-size checkpoint of noise is generated in the original's container, one tensor in memory at
-a time. Every measurement is a process of its own; the kinds take turns, medians are reported.
+a time. Every measurement is a process of its own; the kinds take turns, in an order drawn for
+each run, and medians are reported.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import math
 import os
 import pickle
+import random
 import shutil
 import statistics
 import subprocess
@@ -324,7 +326,10 @@ def benchmark(family: str, case: Case, runs: int, directory: Path, keep: bool) -
         for path in files.values():  # warm cache for all alike
             subprocess.run(["cat", path], stdout=subprocess.DEVNULL, check=True)
         for run in range(runs):
-            for kind, found in figures.items():
+            # drawn anew: what one kind leaves behind (gigabytes just given back to the system,
+            # say) shall not always meet the same other
+            for kind in random.Random(run).sample(list(figures), len(figures)):
+                found = figures[kind]
                 found.append(measure(kind, family, case.variant, files, output))
                 line = f"{family} {run + 1}/{runs} {KINDS[kind]}: {found[-1]['seconds']:.2f} s"
                 print(line, file=sys.stderr, flush=True)

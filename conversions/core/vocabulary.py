@@ -57,9 +57,11 @@ def new_rows(embedding: Tensor, count: int, seed: int, name: str) -> Tensor:
     mixed = torch.zeros(count, width, dtype=torch.float64)
     drawn = torch.zeros(count, 1, dtype=torch.float64)
     total = torch.zeros(width, dtype=torch.float64)
+    # one for all chunks: the next one's would be there before the last one's is gone
+    buffer = torch.empty(min(size, _CHUNK), width, dtype=torch.float64)
     with one_thread():
         for start in range(0, size, _CHUNK):
-            rows = embedding[start : start + _CHUNK].double()
+            rows = buffer[: min(_CHUNK, size - start)].copy_(embedding[start : start + _CHUNK])
             z = torch.from_numpy(random.standard_normal((count, len(rows))))
             mixed.addmm_(z, rows)
             drawn += z.sum(1, keepdim=True)
