@@ -161,6 +161,15 @@ def test_temperatures_are_bounded_as_in_the_original(
     assert not wrong, worst
 
 
+@tiny.only("convnextv2")
+def test_a_single_class_is_a_class(name: str, tmp_path: Path, note: Any) -> None:
+    """A classifier of one class has a head of one row."""
+    arch = {**tiny.truth.load_reference(name).TINY, "num_classes": 1}
+    found = tiny.convert_state(name, tmp_path, arch=arch, checks="all", keep=True).report["logits"]
+    note("logits", found.worst)
+    assert found.status == "passed", found.details
+
+
 @tiny.only("flava")
 def test_only_an_unbounded_temperature_is_excused(name: str, tmp_path: Path, note: Any) -> None:
     """The check excuses what the record explains, and the same outputs for no other reason."""

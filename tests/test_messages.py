@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from conversions.core import parity
 from conversions.core.errors import ConversionError
 from conversions.core.family import Refusal
 from tests import command, tiny
@@ -244,3 +245,17 @@ def test_tables_keep_their_words_at_any_width(columns: str, monkeypatch: Any, no
     table = [line for line in found.out.splitlines() if not line.startswith("note: ")]
     assert all(len(line) <= int(columns) for line in table), found.out
     assert "every check passed; nothing written: no --output" in found.out
+
+
+@tiny.only(NAME)
+def test_the_hidden_folder_is_not_named(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """What transformers says of the folder in the making is told without its passing name."""
+
+    def refuse(folder: Path) -> None:
+        raise ValueError(f"nothing in {folder} is a processor")
+
+    monkeypatch.setattr(parity, "load_image_processor", refuse)
+    told = ["convert", name, "--checkpoint", "tiny", "--checks", "files"]
+    lines = refusal_of(*told, "--output", tmp_path / "model")
+    assert any("nothing in the folder is a processor" in line for line in lines), lines
+    assert not any("partial" in line for line in lines)

@@ -7,6 +7,7 @@ more, and is removed by the next conversion to the same output.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -513,14 +514,13 @@ class ModelFolder:
 
     def __enter__(self) -> ModelFolder:
         home = self.output or Path(tempfile.gettempdir(), "conversion")
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._clean)
             with _explained(f"cannot write {self._shown or home.parent}"):
                 self._make_parents(home.parent)
                 self._others(home, live=False)
                 self.path = self._partial = self._make_partial(home)
-        except BaseException:
-            self._clean()
-            raise
+            undo.pop_all()
         return self
 
     def _make_parents(self, parent: Path) -> None:
@@ -585,15 +585,12 @@ class ModelFolder:
         """Write one file; yields the tensor bytes written since it last did."""
         with _explained(f"cannot write {name}"):
             descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
+        with contextlib.ExitStack() as closing:
+            closing.callback(os.close, descriptor)
             yield from self._write_pieces(descriptor, name, pieces, buffer)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        if self.output is None:
-            os.close(descriptor)
-        else:
-            self._flushes.append(_Flush(descriptor))
+            if self.output is not None:
+                closing.pop_all()
+                self._flushes.append(_Flush(descriptor))
 
     def _write_pieces(
         self, descriptor: int, name: str, pieces: list[Piece], buffer: Tensor
@@ -676,11 +673,10 @@ class ModelFolder:
         """Where names cannot be exchanged: killed in between, the next conversion restores."""
         aside = output.parent / f"{self._name(output, 'replaced')}{secrets.token_hex(4)}"
         os.rename(output, aside)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.rename, aside, output)
             os.rename(self.path, output)
-        except BaseException:
-            os.rename(aside, output)
-            raise
+            undo.pop_all()
 
     def __exit__(
         self,
