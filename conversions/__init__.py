@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core.errors import CheckFailed, ConversionError
-from .core.family import Family, Json
+from .core.family import Family
+from .core.manifest import Json
 
 if TYPE_CHECKING:
-    from .core.checkpoint import Progress
-    from .core.conversion import Request
     from .core.inspection import Inspection
+    from .core.pipeline import Request
+    from .core.reading.checkpoint import Progress
     from .core.report import Report
 
 __version__ = "0.1.0"
@@ -56,13 +57,19 @@ def family(name: str) -> Family:
 
 
 def _request(
-    name: str, checkpoint: str | Path, config: str | Path | Json | None, dtype: str | None,
-    weights: str | None, max_shard_size: str | int, checks: str, progress: Progress | None,
+    name: str,
+    checkpoint: str | Path,
+    config: str | Path | Json | None,
+    dtype: str | None,
+    weights: str | None,
+    max_shard_size: str | int,
+    checks: str,
+    progress: Progress | None,
     options: dict[str, Any],
-) -> Request:  # fmt: skip
-    from .core import configs
-    from .core.conversion import Request
-    from .core.folder import parse_size
+) -> Request:
+    from .core.pipeline import Request
+    from .core.writing import configs
+    from .core.writing.folder import parse_size
 
     chosen = family(name)
     known = {option.name: option.default for option in chosen.options}
@@ -75,9 +82,17 @@ def _request(
     if checks not in ("auto", "all", "files"):
         raise ConversionError(f"checks {checks!r}: not one of auto, all, files")
     return Request(
-        chosen, str(checkpoint), configs.read_given(config), {**known, **options}, dtype, weights,
-        parse_size(max_shard_size), checks, tuple(families().values()), progress,
-    )  # fmt: skip
+        chosen,
+        str(checkpoint),
+        configs.read_given(config),
+        {**known, **options},
+        dtype,
+        weights,
+        parse_size(max_shard_size),
+        checks,
+        tuple(families().values()),
+        progress,
+    )
 
 
 def convert(
@@ -109,24 +124,24 @@ def convert(
     """
     from dataclasses import replace
 
-    from .core.beside import early
+    from .core.checking.worker import early
 
     target = Path(output) if output is not None else None
     with contextlib.ExitStack() as stack:
         beside = early(family, checkpoint, checks)  # before torch is imported here
         if beside is not None:
             stack.enter_context(contextlib.closing(beside))
-        from .core import conversion
+        from .core import pipeline
 
         request = _request(
             family, checkpoint, config, dtype, weights, max_shard_size, checks, progress, options
         )
         if push_to_hub is None:
-            return conversion.convert(request, target, overwrite, beside)
-        from .core import hub
+            return pipeline.convert(request, target, overwrite, beside)
+        from .core.writing import hub
 
         folder = target or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
-        report = conversion.convert(request, folder, overwrite, beside)
+        report = pipeline.convert(request, folder, overwrite, beside)
         try:
             url = hub.push(folder, push_to_hub)
         except ConversionError as error:
@@ -155,10 +170,10 @@ def verify(
     Raises:
         ConversionError: checkpoint or folder cannot be read.
     """
-    from .core import conversion
+    from .core import pipeline
 
     request = _request(family, checkpoint, config, dtype, weights, "5GB", checks, progress, options)
-    return conversion.verify(request, Path(model))
+    return pipeline.verify(request, Path(model))
 
 
 def inspect(checkpoint: str | Path, *, progress: Progress | None = None) -> Inspection:

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
-from .core import layouts
-from .core.errors import ConfigError
-from .core.family import Config, Family, Json, Processor, Published, Refusal, Source
-from .core.mapping import Drop, Mapping, Rename, Split, Transpose
-from .core.tokenizers import bert
+from .kit import (
+    Config,
+    ConfigError,
+    Drop,
+    Family,
+    Json,
+    Mapping,
+    Processor,
+    Published,
+    Refusal,
+    Rename,
+    Source,
+    Split,
+    Transpose,
+    layouts,
+    processors,
+    tokenizers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,24 +33,40 @@ QKV = ("q_proj", "k_proj", "v_proj")
 MODULES = (  # with weight and bias
     (f"{BLOCK}.attn.out_proj", f"{LAYER}.self_attn.out_proj"),
     ("bert.embeddings.LayerNorm", "text_model.embeddings.LayerNorm"),
-    *((f"bert.encoder.layer.{{layer}}.{part}", f"text_model.encoder.layer.{{layer}}.{part}")
-      for part in ("attention.self.query", "attention.self.key", "attention.self.value",
-                   "attention.output.dense", "attention.output.LayerNorm",
-                   "intermediate.dense", "output.dense", "output.LayerNorm")),
-)  # fmt: skip
-MAPPING = Mapping((
-    Rename("logit_scale", "logit_scale"),
-    *layouts.openai_vit("visual", "vision_model"),
-    Transpose("visual.proj", "visual_projection.weight"),
-    Transpose("text_projection", "text_projection.weight"),
-    Split(f"{BLOCK}.attn.in_proj_weight", tuple(f"{LAYER}.self_attn.{p}.weight" for p in QKV)),
-    Split(f"{BLOCK}.attn.in_proj_bias", tuple(f"{LAYER}.self_attn.{p}.bias" for p in QKV)),
-    *(Rename(f"{left}.{{leaf:weight|bias}}", f"{right}.{{leaf}}") for left, right in MODULES),
-    *(Rename(f"bert.embeddings.{name}.weight", f"text_model.embeddings.{name}.weight")
-      for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")),
-    Drop("bert.pooler.dense.{leaf:weight|bias}", optional=True,
-         reason="the text feature is the projected [CLS] state; nothing reads BERT's pooler"),
-))  # fmt: skip
+    *(
+        (f"bert.encoder.layer.{{layer}}.{part}", f"text_model.encoder.layer.{{layer}}.{part}")
+        for part in (
+            "attention.self.query",
+            "attention.self.key",
+            "attention.self.value",
+            "attention.output.dense",
+            "attention.output.LayerNorm",
+            "intermediate.dense",
+            "output.dense",
+            "output.LayerNorm",
+        )
+    ),
+)
+MAPPING = Mapping(
+    (
+        Rename("logit_scale", "logit_scale"),
+        *layouts.openai_vit("visual", "vision_model"),
+        Transpose("visual.proj", "visual_projection.weight"),
+        Transpose("text_projection", "text_projection.weight"),
+        Split(f"{BLOCK}.attn.in_proj_weight", tuple(f"{LAYER}.self_attn.{p}.weight" for p in QKV)),
+        Split(f"{BLOCK}.attn.in_proj_bias", tuple(f"{LAYER}.self_attn.{p}.bias" for p in QKV)),
+        *(Rename(f"{left}.{{leaf:weight|bias}}", f"{right}.{{leaf}}") for left, right in MODULES),
+        *(
+            Rename(f"bert.embeddings.{name}.weight", f"text_model.embeddings.{name}.weight")
+            for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")
+        ),
+        Drop(
+            "bert.pooler.dense.{leaf:weight|bias}",
+            optional=True,
+            reason="the text feature is the projected [CLS] state; nothing reads BERT's pooler",
+        ),
+    )
+)
 
 # heads by (width, layers) of the tower; a head is 64 wide, in ViT-H-14's image tower 80
 HEADS = {
@@ -47,24 +76,36 @@ HEADS = {
 UNTOLD = "the tensors do not show how attention is divided, and no published size is like this one"
 
 REFUSALS = (
-    Refusal(("visual.layer1.*", "visual.attnpool.*", "visual.bn1.*"),
-            "Chinese-CLIP RN50: its image tower is a ResNet, for which transformers has no model; "
-            "the four ViT variants can be converted"),
-    Refusal(("*.attn.Wqkv.*", "*.self.Wqkv.*"),
-            "Chinese-CLIP trained with FlashAttention, which names the attention otherwise; "
-            "undo that with cn_clip.clip.convert_state_dict, then convert"),
-    Refusal(("visual.transformer.resblocks.*",), none_of=("bert.*",),
-            message="a CLIP model without Chinese-CLIP's bert. text tower (OpenAI's, open_clip's)"),
-    Refusal(("text_model.encoder.*", "vision_model.encoder.*"), none_of=("bert.*", "visual.*"),
-            message="names as in transformers: this file has been converted already"),
-)  # fmt: skip
+    Refusal(
+        ("visual.layer1.*", "visual.attnpool.*", "visual.bn1.*"),
+        "Chinese-CLIP RN50: its image tower is a ResNet, for which transformers has no model; "
+        "the four ViT variants can be converted",
+    ),
+    Refusal(
+        ("*.attn.Wqkv.*", "*.self.Wqkv.*"),
+        "Chinese-CLIP trained with FlashAttention, which names the attention otherwise; "
+        "undo that with cn_clip.clip.convert_state_dict, then convert",
+    ),
+    Refusal(
+        ("visual.transformer.resblocks.*",),
+        none_of=("bert.*",),
+        message="a CLIP model without Chinese-CLIP's bert. text tower (OpenAI's, open_clip's)",
+    ),
+    Refusal(
+        ("text_model.encoder.*", "vision_model.encoder.*"),
+        none_of=("bert.*", "visual.*"),
+        message="names as in transformers: this file has been converted already",
+    ),
+)
 PUBLISHED = tuple(
     Published(name, f"hf://OFA-Sys/{hub}/clip_cn_{name.lower()}.pt", name, hub_name=hub)
-    for name, hub in (("ViT-B-16", "chinese-clip-vit-base-patch16"),
-                      ("ViT-L-14", "chinese-clip-vit-large-patch14"),
-                      ("ViT-L-14-336", "chinese-clip-vit-large-patch14-336px"),
-                      ("ViT-H-14", "chinese-clip-vit-huge-patch14"))
-)  # fmt: skip
+    for name, hub in (
+        ("ViT-B-16", "chinese-clip-vit-base-patch16"),
+        ("ViT-L-14", "chinese-clip-vit-large-patch14"),
+        ("ViT-L-14-336", "chinese-clip-vit-large-patch14-336px"),
+        ("ViT-H-14", "chinese-clip-vit-huge-patch14"),
+    )
+)
 
 
 def config(source: Source) -> Config:
@@ -117,13 +158,16 @@ def finish(config: Json, source: Source) -> Json:
 def processor(config: Json, source: Source) -> Processor:
     """The image processor always; the tokenizer from --vocab or --tokenizer."""
     side, text = config["vision_config"]["image_size"], config["text_config"]
-    settings = bert.Settings(
-        text["vocab_size"], max_length=min(52, text["max_position_embeddings"]),
-        processor="ChineseCLIPProcessor", longest_word=200, plain_specials=True,
-    )  # fmt: skip
-    tokenizer = bert.tokenizer_files(source.options, settings)
-    image = layouts.warped_square(side, "ChineseCLIPImageProcessor", settings.processor)
-    missing = () if tokenizer else (bert.MISSING,)
+    settings = tokenizers.bert.Settings(
+        text["vocab_size"],
+        max_length=min(52, text["max_position_embeddings"]),
+        processor="ChineseCLIPProcessor",
+        longest_word=200,
+        plain_specials=True,
+    )
+    tokenizer = tokenizers.bert.tokenizer_files(source.options, settings)
+    image = processors.warped_square(side, "ChineseCLIPImageProcessor", settings.processor)
+    missing = () if tokenizer else (tokenizers.bert.MISSING,)
     return Processor({"preprocessor_config.json": image, **tokenizer}, missing)
 
 
@@ -148,9 +192,18 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    name="chinese_clip", title="Chinese-CLIP", model_class="ChineseCLIPModel",
-    mapping=MAPPING, config=config, outputs=outputs, processor=processor, finish=finish,
-    containers=("state_dict",), checkpoint_flags=("--checkpoint_path",), published=PUBLISHED,
-    refusals=REFUSALS, options=bert.OPTIONS,
+    name="chinese_clip",
+    title="Chinese-CLIP",
+    model_class="ChineseCLIPModel",
+    mapping=MAPPING,
+    config=config,
+    outputs=outputs,
+    processor=processor,
+    finish=finish,
+    containers=("state_dict",),
+    checkpoint_flags=("--checkpoint_path",),
+    published=PUBLISHED,
+    refusals=REFUSALS,
+    options=tokenizers.bert.OPTIONS,
     needs="--vocab FILE or --tokenizer DIR for the tokenizer; head counts of other sizes",
-)  # fmt: skip
+)

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
-from .core.errors import ConfigError
-from .core.family import Config, Family, Json, Processor, Published, Refusal, Source
-from .core.labels import imagenet_1k
-from .core.mapping import Mapping, Rename
+from .kit import (
+    Config,
+    ConfigError,
+    Family,
+    Json,
+    Mapping,
+    Processor,
+    Published,
+    Refusal,
+    Rename,
+    Source,
+)
+from .kit.labels import imagenet_1k
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,18 +25,28 @@ if TYPE_CHECKING:
 _STAGE = "convnextv2.encoder.stages.{stage}"
 _BLOCK = "stages.{stage}.{block}"
 
-MAPPING = Mapping((
-    Rename("downsample_layers.0.{n:0=patch_embeddings|1=layernorm}.{leaf:weight|bias}",
-           "convnextv2.embeddings.{n}.{leaf}"),
-    Rename("downsample_layers.{stage:1+}.{n:0|1}.{leaf:weight|bias}",
-           f"{_STAGE}.downsampling_layer.{{n}}.{{leaf}}"),
-    Rename(f"{_BLOCK}.{{part:dwconv|norm=layernorm|pwconv1|pwconv2}}.{{leaf:weight|bias}}",
-           f"{_STAGE}.layers.{{block}}.{{part}}.{{leaf}}"),
-    Rename(f"{_BLOCK}.grn.{{leaf:gamma=weight|beta=bias}}",
-           f"{_STAGE}.layers.{{block}}.grn.{{leaf}}"),
-    Rename("norm.{leaf:weight|bias}", "convnextv2.layernorm.{leaf}"),
-    Rename("head.{leaf:weight|bias}", "classifier.{leaf}"),
-))  # fmt: skip
+MAPPING = Mapping(
+    (
+        Rename(
+            "downsample_layers.0.{n:0=patch_embeddings|1=layernorm}.{leaf:weight|bias}",
+            "convnextv2.embeddings.{n}.{leaf}",
+        ),
+        Rename(
+            "downsample_layers.{stage:1+}.{n:0|1}.{leaf:weight|bias}",
+            f"{_STAGE}.downsampling_layer.{{n}}.{{leaf}}",
+        ),
+        Rename(
+            f"{_BLOCK}.{{part:dwconv|norm=layernorm|pwconv1|pwconv2}}.{{leaf:weight|bias}}",
+            f"{_STAGE}.layers.{{block}}.{{part}}.{{leaf}}",
+        ),
+        Rename(
+            f"{_BLOCK}.grn.{{leaf:gamma=weight|beta=bias}}",
+            f"{_STAGE}.layers.{{block}}.grn.{{leaf}}",
+        ),
+        Rename("norm.{leaf:weight|bias}", "convnextv2.layernorm.{leaf}"),
+        Rename("head.{leaf:weight|bias}", "classifier.{leaf}"),
+    )
+)
 
 _SIZES = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
 
@@ -48,15 +67,27 @@ PUBLISHED = (
 _PRETRAINED = "this converter takes fine-tuned classifiers (…_ema.pt)"
 
 REFUSALS = (
-    Refusal(("encoder.stages.*", "encoder.downsample_layers.*"),
-            f"an FCMAE pre-training checkpoint: sparse encoder and decoder; {_PRETRAINED}"),
-    Refusal(("stages.*.grn.gamma",), f"an FCMAE pre-training checkpoint (…_fcmae.pt): no final "
-            f"norm and no classifier; {_PRETRAINED}", none_of=("head.*", "norm.*")),
-    Refusal(("stages.*.gamma",), "a ConvNeXt V1 checkpoint: layer scale `gamma` in its blocks, "
-            "no GRN; this converter takes ConvNeXt V2", none_of=("*.grn.*",)),
-    Refusal(("stages.*.blocks.*.conv_dw.*", "stages.*.blocks.*.mlp.grn.*"),
-            "timm's key names; this converter takes the checkpoints of the original repository"),
-)  # fmt: skip
+    Refusal(
+        ("encoder.stages.*", "encoder.downsample_layers.*"),
+        f"an FCMAE pre-training checkpoint: sparse encoder and decoder; {_PRETRAINED}",
+    ),
+    Refusal(
+        ("stages.*.grn.gamma",),
+        f"an FCMAE pre-training checkpoint (…_fcmae.pt): no final "
+        f"norm and no classifier; {_PRETRAINED}",
+        none_of=("head.*", "norm.*"),
+    ),
+    Refusal(
+        ("stages.*.gamma",),
+        "a ConvNeXt V1 checkpoint: layer scale `gamma` in its blocks, "
+        "no GRN; this converter takes ConvNeXt V2",
+        none_of=("*.grn.*",),
+    ),
+    Refusal(
+        ("stages.*.blocks.*.conv_dw.*", "stages.*.blocks.*.mlp.grn.*"),
+        "timm's key names; this converter takes the checkpoints of the original repository",
+    ),
+)
 
 
 def config(source: Source) -> Config:
@@ -125,11 +156,15 @@ def processor(config: Json, source: Source) -> Processor:
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
     }
-    notes = ["pixels equal the original's on the PIL path, which transformers 5 takes only without "
-             'torchvision or when loaded with backend="pil" (or use_fast=False)']  # fmt: skip
+    notes = [
+        "pixels equal the original's on the PIL path, which transformers 5 takes only without "
+        'torchvision or when loaded with backend="pil" (or use_fast=False)'
+    ]
     if 32 < size < 384:
-        notes.append("the crop sits one pixel off the original's where the resized edge exceeds "
-                     f"{size} by 3 modulo 4")  # fmt: skip
+        notes.append(
+            "the crop sits one pixel off the original's where the resized edge exceeds "
+            f"{size} by 3 modulo 4"
+        )
     return Processor({"preprocessor_config.json": file}, notes=tuple(notes))
 
 
@@ -146,7 +181,15 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    name="convnextv2", title="ConvNeXt V2", model_class="ConvNextV2ForImageClassification",
-    mapping=MAPPING, config=config, finish=finish, processor=processor, outputs=outputs,
-    published=PUBLISHED, refusals=REFUSALS, checkpoint_flags=("--checkpoint_url",),
-)  # fmt: skip
+    name="convnextv2",
+    title="ConvNeXt V2",
+    model_class="ConvNextV2ForImageClassification",
+    mapping=MAPPING,
+    config=config,
+    finish=finish,
+    processor=processor,
+    outputs=outputs,
+    published=PUBLISHED,
+    refusals=REFUSALS,
+    checkpoint_flags=("--checkpoint_url",),
+)

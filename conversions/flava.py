@@ -7,23 +7,40 @@ import re
 from collections.abc import Iterator, Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
-from .core import layouts
-from .core.family import Companion, Config, Family, Option, Processor, Published, Refusal, Source
-from .core.mapping import Drop, Mapping, Rename, Rule, Tie
-from .core.tokenizers import bert
+from .kit import (
+    Companion,
+    Config,
+    Drop,
+    Family,
+    Json,
+    Mapping,
+    Option,
+    Processor,
+    Published,
+    Refusal,
+    Rename,
+    Rule,
+    Source,
+    Tie,
+    processors,
+    tokenizers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .core.family import Json
-
 LEAF, CONV = "{leaf:weight|bias}", "{leaf:w=weight|b=bias}"
 IMAGE, TEXT = "image_encoder.module.embeddings", "text_encoder.module.embeddings"
 PATCHES, IDS = f"{IMAGE}.patch_embeddings.projection", f"{TEXT}.position_ids"
-TOWERS = {"image": "image_encoder.module", "text": "text_encoder.module",
-          "multimodal": "mm_encoder.module"}  # fmt: skip
-HEADS = ("heads.{head:imagenet.mim_head=mim_head|fairseq_mlm=mlm_head"
-         "|cmd.mim_head=mmm_image_head|cmd.mlm_head=mmm_text_head}.cls.predictions")  # fmt: skip
+TOWERS = {
+    "image": "image_encoder.module",
+    "text": "text_encoder.module",
+    "multimodal": "mm_encoder.module",
+}
+HEADS = (
+    "heads.{head:imagenet.mim_head=mim_head|fairseq_mlm=mlm_head"
+    "|cmd.mim_head=mmm_image_head|cmd.mlm_head=mmm_text_head}.cls.predictions"
+)
 
 
 def _same(source: str, target: str, path: str) -> Rename:
@@ -51,85 +68,129 @@ def _encoder(tower: str, source: str) -> Iterator[Rule]:
         yield _same(source, f"flava.{tower}_model", path)
 
 
-MAPPING = Mapping((
-    *_embeddings("image", "{part:cls_token|mask_token|position_embeddings}",
-                 f"patch_embeddings.projection.{LEAF}"),
-    *_embeddings("text", "{part:word_embeddings|position_embeddings|token_type_embeddings}.weight",
-                 f"LayerNorm.{LEAF}"),
-    Drop(IDS, reason="0, 1, 2 …: not a weight, transformers counts by itself", optional=True),
-    Drop("text_encoder.embeddings.position_ids", duplicate_of=IDS, optional=True),
-    *(rule for tower, source in TOWERS.items() for rule in _encoder(tower, source)),
-    Rename("mm_encoder.module.encoder.cls_token", "flava.multimodal_model.cls_token"),
-    Rename(f"mm_{{tower:image|text}}_projection.{LEAF}", "flava.{tower}_to_mm_projection.{leaf}"),
-    Rename(f"{{tower:image|text}}_projection.{LEAF}", "flava.{tower}_projection.{leaf}"),
-    Rename("heads.cmd.clip_head.logit_scale", "flava.logit_scale"),
-    _same(HEADS, "{head}", f"transform.{{part:dense|LayerNorm}}.{LEAF}"),
-    _same(HEADS, "{head}", "decoder.weight"),
-    # 4.x reads `bias`, 5.x `decoder.bias`; given one of them, the other release reads zeros
-    Tie((f"{HEADS}.bias", f"{HEADS}.decoder.bias"), ("{head}.bias", "{head}.decoder.bias")),
-    _same("heads.cmd.itm_head", "itm_head", f"pooler.dense.{LEAF}"),
-    _same("heads.cmd.itm_head.cls", "itm_head", f"seq_relationship.{LEAF}"),
-    _same("codebook.blocks", "image_codebook.blocks", f"{{part:input|output.conv}}.{CONV}"),
-    Rename(f"codebook.blocks.group_{{group:2|3|4}}.block_1.id_path.{CONV}",
-           "image_codebook.blocks.group_{group}.group.block_1.id_path.{leaf}"),
-    Rename("codebook.blocks.group_{group:1|2|3|4}.block_{block:1+}.res_path.conv_{conv:1|2|3|4}"
-           f".{CONV}", "image_codebook.blocks.group_{group}.group.block_{block}.res_path.path"
-           ".conv_{conv}.{leaf}"),
-))  # fmt: skip
+MAPPING = Mapping(
+    (
+        *_embeddings(
+            "image",
+            "{part:cls_token|mask_token|position_embeddings}",
+            f"patch_embeddings.projection.{LEAF}",
+        ),
+        *_embeddings(
+            "text",
+            "{part:word_embeddings|position_embeddings|token_type_embeddings}.weight",
+            f"LayerNorm.{LEAF}",
+        ),
+        Drop(IDS, reason="0, 1, 2 …: not a weight, transformers counts by itself", optional=True),
+        Drop("text_encoder.embeddings.position_ids", duplicate_of=IDS, optional=True),
+        *(rule for tower, source in TOWERS.items() for rule in _encoder(tower, source)),
+        Rename("mm_encoder.module.encoder.cls_token", "flava.multimodal_model.cls_token"),
+        Rename(
+            f"mm_{{tower:image|text}}_projection.{LEAF}", "flava.{tower}_to_mm_projection.{leaf}"
+        ),
+        Rename(f"{{tower:image|text}}_projection.{LEAF}", "flava.{tower}_projection.{leaf}"),
+        Rename("heads.cmd.clip_head.logit_scale", "flava.logit_scale"),
+        _same(HEADS, "{head}", f"transform.{{part:dense|LayerNorm}}.{LEAF}"),
+        _same(HEADS, "{head}", "decoder.weight"),
+        # 4.x reads `bias`, 5.x `decoder.bias`; given one of them, the other release reads zeros
+        Tie((f"{HEADS}.bias", f"{HEADS}.decoder.bias"), ("{head}.bias", "{head}.decoder.bias")),
+        _same("heads.cmd.itm_head", "itm_head", f"pooler.dense.{LEAF}"),
+        _same("heads.cmd.itm_head.cls", "itm_head", f"seq_relationship.{LEAF}"),
+        _same("codebook.blocks", "image_codebook.blocks", f"{{part:input|output.conv}}.{CONV}"),
+        Rename(
+            f"codebook.blocks.group_{{group:2|3|4}}.block_1.id_path.{CONV}",
+            "image_codebook.blocks.group_{group}.group.block_1.id_path.{leaf}",
+        ),
+        Rename(
+            "codebook.blocks.group_{group:1|2|3|4}.block_{block:1+}.res_path.conv_{conv:1|2|3|4}"
+            f".{CONV}",
+            "image_codebook.blocks.group_{group}.group.block_{block}.res_path.path"
+            ".conv_{conv}.{leaf}",
+        ),
+    )
+)
 
 
 def config(source: Source) -> Config:
     size, count = source.manifest.size, source.manifest.count
     grid = math.isqrt(max(size(f"{IMAGE}.position_embeddings", 1) - 1, 0))
     blocks = {key.split(".")[3] for key in source.manifest if "codebook.blocks.group_1." in key}
-    read: Json = {f"{tower}_config": {
-        "hidden_size": size(f"{name}.layernorm.weight"),
-        "num_hidden_layers": count(f"{name}.encoder.layer."),
-        "intermediate_size": size(f"{name}.encoder.layer.0.intermediate.dense.weight"),
-    } for tower, name in TOWERS.items()}  # fmt: skip
-    read["image_config"] |= {"image_size": grid * size(f"{PATCHES}.weight", 2),
-        "patch_size": size(f"{PATCHES}.weight", 2), "num_channels": size(f"{PATCHES}.weight", 1),
-        "vocab_size": size("heads.imagenet.mim_head.cls.predictions.decoder.weight")}  # fmt: skip
-    read["text_config"] |= {"vocab_size": size(f"{TEXT}.word_embeddings.weight"),
+    read: Json = {
+        f"{tower}_config": {
+            "hidden_size": size(f"{name}.layernorm.weight"),
+            "num_hidden_layers": count(f"{name}.encoder.layer."),
+            "intermediate_size": size(f"{name}.encoder.layer.0.intermediate.dense.weight"),
+        }
+        for tower, name in TOWERS.items()
+    }
+    read["image_config"] |= {
+        "image_size": grid * size(f"{PATCHES}.weight", 2),
+        "patch_size": size(f"{PATCHES}.weight", 2),
+        "num_channels": size(f"{PATCHES}.weight", 1),
+        "vocab_size": size("heads.imagenet.mim_head.cls.predictions.decoder.weight"),
+    }
+    read["text_config"] |= {
+        "vocab_size": size(f"{TEXT}.word_embeddings.weight"),
         "max_position_embeddings": size(f"{TEXT}.position_embeddings.weight"),
-        "type_vocab_size": size(f"{TEXT}.token_type_embeddings.weight")}  # fmt: skip
-    read["image_codebook_config"] = {"hidden_size": size("codebook.blocks.input.w"),
-        "input_channels": size("codebook.blocks.input.w", 1), "num_blocks_per_group": len(blocks),
-        "vocab_size": size("codebook.blocks.output.conv.w")}  # fmt: skip
+        "type_vocab_size": size(f"{TEXT}.token_type_embeddings.weight"),
+    }
+    read["image_codebook_config"] = {
+        "hidden_size": size("codebook.blocks.input.w"),
+        "input_channels": size("codebook.blocks.input.w", 1),
+        "num_blocks_per_group": len(blocks),
+        "vocab_size": size("codebook.blocks.output.conv.w"),
+    }
     width = read["hidden_size"] = read["multimodal_config"]["hidden_size"]
     read["projection_dim"] = size("text_projection.weight")
     required = {f"{part}_config.num_attention_heads": "no tensor tells it" for part in TOWERS}
     common = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True}
     heads = {"num_attention_heads": 12} if width == 768 else {}  # the published size
     # the codebook damps its branches by the number of blocks in its four groups
-    fixed = {"model_type": "flava", "layer_norm_eps": 1e-12, "init_codebook": True,
-             "image_config": {**common, "mask_token": True},
-             "text_config": {**common, "pad_token_id": 0},
-             "multimodal_config": {**common, "use_cls_token": True},
-             "image_codebook_config": {"num_groups": 4}}  # fmt: skip
+    fixed = {
+        "model_type": "flava",
+        "layer_norm_eps": 1e-12,
+        "init_codebook": True,
+        "image_config": {**common, "mask_token": True},
+        "text_config": {**common, "pad_token_id": 0},
+        "multimodal_config": {**common, "use_cls_token": True},
+        "image_codebook_config": {"num_groups": 4},
+    }
     return Config(read, fixed, {f"{tower}_config": heads for tower in TOWERS}, required)
 
 
 def processor(config: Json, source: Source) -> Processor:
     """FlavaImageProcessor (both views of an image) and the BERT tokenizer, if it is given."""
     text, image = config["text_config"], config["image_config"]
-    files = bert.tokenizer_files(source.options, bert.Settings(
-        text["vocab_size"], text["max_position_embeddings"], "FlavaProcessor"))  # fmt: skip
-    missing = () if files else (bert.MISSING,)
+    files = tokenizers.bert.tokenizer_files(
+        source.options,
+        tokenizers.bert.Settings(
+            text["vocab_size"], text["max_position_embeddings"], "FlavaProcessor"
+        ),
+    )
+    missing = () if files else (tokenizers.bert.MISSING,)
     if image["num_channels"] != 3:
         return Processor(files, (*missing, "image processor: the original's makes RGB images only"))
     grid = image["image_size"] // image["patch_size"]
     entry: Json = {
-        "image_processor_type": "FlavaImageProcessor", "processor_class": "FlavaProcessor",
-        "do_convert_rgb": True, "codebook_do_map_pixels": True,
-        "image_mean": layouts.MEAN, "image_std": layouts.STD, "resample": 3, "codebook_resample": 1,
-        "codebook_image_mean": [0.0] * 3, "codebook_image_std": [1.0] * 3,
-        "return_image_mask": False, "return_codebook_pixels": False, "input_size_patches": grid,
+        "image_processor_type": "FlavaImageProcessor",
+        "processor_class": "FlavaProcessor",
+        "do_convert_rgb": True,
+        "codebook_do_map_pixels": True,
+        "image_mean": processors.MEAN,
+        "image_std": processors.STD,
+        "resample": 3,
+        "codebook_resample": 1,
+        "codebook_image_mean": [0.0] * 3,
+        "codebook_image_std": [1.0] * 3,
+        "return_image_mask": False,
+        "return_codebook_pixels": False,
+        "input_size_patches": grid,
         # 75 of 14 x 14 patches are masked, in blocks of 16 or more; other grids in proportion
-        "total_mask_patches": 75 * grid**2 // 196, "mask_group_min_patches": 16 * grid**2 // 196,
-        "mask_group_max_patches": None, "mask_group_min_aspect_ratio": 0.3,
+        "total_mask_patches": 75 * grid**2 // 196,
+        "mask_group_min_patches": 16 * grid**2 // 196,
+        "mask_group_max_patches": None,
+        "mask_group_min_aspect_ratio": 0.3,
         "mask_group_max_aspect_ratio": None,
-    }  # fmt: skip
+    }
     # one word of the codebook covers 8 x 8 pixels and stands for one patch
     for view, edge in (("", image["image_size"]), ("codebook_", 8 * grid)):
         for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
@@ -147,11 +208,19 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
     texts = {**words, "input_ids_masked": inputs["input_ids_masked"], "return_loss": False}
     plain, both = model.flava(**words, **image), model(**{**patches, **texts})
     pixels, codebook = inputs["codebook_pixel_values"], model.image_codebook
-    found = {"mim_logits": model(**patches).mim_logits, "mlm_logits": model(**texts).mlm_logits,
-             "codebook_indices": codebook.get_codebook_indices(pixels),
-             "codebook_probabilities": codebook.get_codebook_probs(pixels)}  # fmt: skip
-    for name in ("itm_logits", "mmm_image_logits", "mmm_text_logits",
-                 "contrastive_logits_per_image", "contrastive_logits_per_text"):  # fmt: skip
+    found = {
+        "mim_logits": model(**patches).mim_logits,
+        "mlm_logits": model(**texts).mlm_logits,
+        "codebook_indices": codebook.get_codebook_indices(pixels),
+        "codebook_probabilities": codebook.get_codebook_probs(pixels),
+    }
+    for name in (
+        "itm_logits",
+        "mmm_image_logits",
+        "mmm_text_logits",
+        "contrastive_logits_per_image",
+        "contrastive_logits_per_text",
+    ):
         found[name] = getattr(both, name)
     for kind in TOWERS:
         found[f"{kind}_embeddings"] = getattr(plain, f"{kind}_embeddings")
@@ -160,24 +229,42 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "flava", "FLAVA", "FlavaForPreTraining", MAPPING, config, outputs, processor,
+    "flava",
+    "FLAVA",
+    "FlavaForPreTraining",
+    MAPPING,
+    config,
+    outputs,
+    processor,
     prefixes=("module.", "model."),
     # no public location of the file is known
     published=(Published("flava-full", "flava_full.pt", "flava-full", hub_name="flava-full"),),
     refusals=(
-        Refusal(("*image_to_mm_projection.*", "loss.*_loss.*"), none_of=("flava.*",),
-                message="a torchmultimodal checkpoint (image_to_mm_projection, loss.…); this "
-                "converter takes the original (image_encoder.module.…, mm_image_projection)"),
-        Refusal(("blocks.group_1.*", "image_codebook.blocks.*"), none_of=("*_encoder.*", "flava.*"),
-                message="the codebook alone: give it as --codebook, FLAVA's file as --checkpoint"),
-        Refusal(("codebook.blocks.group_1.block_1.id_path.*",),
-                message="--codebook is DALL-E's decoder (decoder.pkl); FLAVA uses encoder.pkl"),
-        Refusal(("codebook.*blocks.group_1.group.*",),
-                message="--codebook has transformers' names already; give DALL-E's encoder.pkl"),
+        Refusal(
+            ("*image_to_mm_projection.*", "loss.*_loss.*"),
+            none_of=("flava.*",),
+            message="a torchmultimodal checkpoint (image_to_mm_projection, loss.…); this "
+            "converter takes the original (image_encoder.module.…, mm_image_projection)",
+        ),
+        Refusal(
+            ("blocks.group_1.*", "image_codebook.blocks.*"),
+            none_of=("*_encoder.*", "flava.*"),
+            message="the codebook alone: give it as --codebook, FLAVA's file as --checkpoint",
+        ),
+        Refusal(
+            ("codebook.blocks.group_1.block_1.id_path.*",),
+            message="--codebook is DALL-E's decoder (decoder.pkl); FLAVA uses encoder.pkl",
+        ),
+        Refusal(
+            ("codebook.*blocks.group_1.group.*",),
+            message="--codebook has transformers' names already; give DALL-E's encoder.pkl",
+        ),
     ),
-    options=(Option(("--codebook", "--codebook_path"), "DALL-E's encoder.pkl", metavar="FILE"),
-             *bert.OPTIONS),
+    options=(
+        Option(("--codebook", "--codebook_path"), "DALL-E's encoder.pkl", metavar="FILE"),
+        *tokenizers.bert.OPTIONS,
+    ),
     companions=(Companion("codebook", "codebook.", "https://cdn.openai.com/dall-e/encoder.pkl"),),
     checkpoint_flags=("--checkpoint_path",),
     needs="DALL-E's encoder.pkl; bert-base-uncased's vocab.txt for the tokenizer",
-)  # fmt: skip
+)

@@ -6,10 +6,22 @@ import copy
 from collections.abc import Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
-from .core import layouts
-from .core.family import Config, Family, Json, Processor, Published, Refusal, Source
-from .core.mapping import Drop, Mapping, Rename, Tie
-from .core.tokenizers import sentencepiece
+from .kit import (
+    Config,
+    Drop,
+    Family,
+    Json,
+    Mapping,
+    Processor,
+    Published,
+    Refusal,
+    Rename,
+    Source,
+    Tie,
+    layouts,
+    processors,
+    tokenizers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,84 +36,134 @@ _TEXT_PARTS = (
     "|self_attn_layer_norm|ffn.fc1|ffn.fc2|ffn.ffn_layernorm|final_layer_norm"
 )
 
-MAPPING = Mapping((
-    Tie((f"{_DECODER}.embed_tokens.weight", f"{_DECODER}.output_projection.weight"),
-        (f"{_TEXT}.embed_tokens.weight",)),
-    Drop(f"{_DECODER}.embed_positions._float_tensor", optional=True,
-         reason="a buffer that only carries the device; positions are computed"),
-    Drop(f"{_DECODER}.self_attn_sope.scale", optional=True,
-         reason="relative positions, which the original builds and never applies"),
-    Rename(f"{_DECODER}.layers.{{text_layer}}.{{part:{_TEXT_PARTS}}}.{_LEAF}",
-           f"{_TEXT}.layers.{{text_layer}}.{{part}}.{{leaf}}"),
-    Rename(f"{_DECODER}.layer_norm.{_LEAF}", f"{_TEXT}.layer_norm.{{leaf}}"),
-    *layouts.openai_vit(_VISUAL, _VISION),
-    Rename(f"{_BLOCK}.ts_attn.{_PROJECTION}.{_LEAF}", f"{_LAYER}.self_attn.{{part}}.{{leaf}}"),
-    Rename("img_connector.latent_query", "image_to_text_projection.latent_query"),
-    Rename("img_connector.{part:dense|x_attn.q_proj|x_attn.k_proj|x_attn.v_proj|x_attn.out_proj}."
-           + _LEAF, "image_to_text_projection.{part}.{leaf}"),
-))  # fmt: skip
+MAPPING = Mapping(
+    (
+        Tie(
+            (f"{_DECODER}.embed_tokens.weight", f"{_DECODER}.output_projection.weight"),
+            (f"{_TEXT}.embed_tokens.weight",),
+        ),
+        Drop(
+            f"{_DECODER}.embed_positions._float_tensor",
+            optional=True,
+            reason="a buffer that only carries the device; positions are computed",
+        ),
+        Drop(
+            f"{_DECODER}.self_attn_sope.scale",
+            optional=True,
+            reason="relative positions, which the original builds and never applies",
+        ),
+        Rename(
+            f"{_DECODER}.layers.{{text_layer}}.{{part:{_TEXT_PARTS}}}.{_LEAF}",
+            f"{_TEXT}.layers.{{text_layer}}.{{part}}.{{leaf}}",
+        ),
+        Rename(f"{_DECODER}.layer_norm.{_LEAF}", f"{_TEXT}.layer_norm.{{leaf}}"),
+        *layouts.openai_vit(_VISUAL, _VISION),
+        Rename(f"{_BLOCK}.ts_attn.{_PROJECTION}.{_LEAF}", f"{_LAYER}.self_attn.{{part}}.{{leaf}}"),
+        Rename("img_connector.latent_query", "image_to_text_projection.latent_query"),
+        Rename(
+            "img_connector.{part:dense|x_attn.q_proj|x_attn.k_proj|x_attn.v_proj|x_attn.out_proj}."
+            + _LEAF,
+            "image_to_text_projection.{part}.{leaf}",
+        ),
+    )
+)
 
 # as the original's README has it; the storage account has refused every download since 2024
-PUBLISHED = (Published(
-    "kosmos-2", "https://conversationhub.blob.core.windows.net/beit-share-public/kosmos-2/"
-    "kosmos-2.pt", "patch14-224", hub_name="kosmos-2-patch14-224"),)  # fmt: skip
+PUBLISHED = (
+    Published(
+        "kosmos-2",
+        "https://conversationhub.blob.core.windows.net/beit-share-public/kosmos-2/kosmos-2.pt",
+        "patch14-224",
+        hub_name="kosmos-2-patch14-224",
+    ),
+)
 
 _HEADS = {2048: 32, 1024: 16}  # the published size: width -> heads
-_HEADS_OF = (("text_config", "attention_heads", "embed_dim"),
-             ("vision_config", "num_attention_heads", "hidden_size"))  # fmt: skip
+_HEADS_OF = (
+    ("text_config", "attention_heads", "embed_dim"),
+    ("vision_config", "num_attention_heads", "hidden_size"),
+)
 _WANTED = "this converter takes kosmos-2.pt of microsoft/unilm"
 
 REFUSALS = (
-    Refusal(("img_model.encoder.*", "*.row_embedder.weight"),
-            f"a Kosmos-2.5 checkpoint, with a Pix2Struct image tower; {_WANTED}"),
+    Refusal(
+        ("img_model.encoder.*", "*.row_embedder.weight"),
+        f"a Kosmos-2.5 checkpoint, with a Pix2Struct image tower; {_WANTED}",
+    ),
     Refusal(("beit3.*", "*relative_position_bias_table"), f"a BEiT image encoder; {_WANTED}"),
-    Refusal(("gpt_model.*",), f"a language model without image tower and connector; {_WANTED}",
-            none_of=("img_model.*", "img_connector.*")),
-    Refusal(("decoder.embed_tokens.weight", "encoder.embed_tokens.weight",
-             "*.sentence_encoder.*"), f"a text model of fairseq; {_WANTED}"),
+    Refusal(
+        ("gpt_model.*",),
+        f"a language model without image tower and connector; {_WANTED}",
+        none_of=("img_model.*", "img_connector.*"),
+    ),
+    Refusal(
+        ("decoder.embed_tokens.weight", "encoder.embed_tokens.weight", "*.sentence_encoder.*"),
+        f"a text model of fairseq; {_WANTED}",
+    ),
     Refusal(("visual.transformer.resblocks.*",), f"a CLIP checkpoint; {_WANTED}"),
-)  # fmt: skip
+)
 
 FURTHER_TOKENS = (
-    "</doc>", "<image>", "</image>", "</chunk>", "</line>", "<phrase>", "</phrase>", "<object>",
-    "</object>", "</delimiter_of_multi_objects/>", "<grounding>",
+    "</doc>",
+    "<image>",
+    "</image>",
+    "</chunk>",
+    "</line>",
+    "<phrase>",
+    "</phrase>",
+    "<object>",
+    "</object>",
+    "</delimiter_of_multi_objects/>",
+    "<grounding>",
     *(f"<patch_index_{index:04d}>" for index in range(32 * 32)),
-)  # fmt: skip
+)
 
 
 def config(source: Source) -> Config:
     tensors = source.manifest
     words, vision = f"{_DECODER}.embed_tokens.weight", layouts.openai_vit_sizes(tensors, _VISUAL)
     text: Json = {
-        "vocab_size": tensors.size(words), "embed_dim": tensors.size(words, 1),
+        "vocab_size": tensors.size(words),
+        "embed_dim": tensors.size(words, 1),
         "layers": tensors.count(f"{_DECODER}.layers."),
         "ffn_dim": tensors.size(f"{_DECODER}.layers.0.ffn.fc1.weight"),
-    }  # fmt: skip
+    }
     # the SoPE buffer, never applied, has one number for every two features of a head
     if half := tensors.size(f"{_DECODER}.self_attn_sope.scale"):
         text["attention_heads"] = text["embed_dim"] // (2 * half)
     known: Json = {"text_config": text, "vision_config": vision}
     # 3: the demo decodes so; transformers 4 reads it here, see the processor's notes
-    assumed: Json = {"text_config": {"max_position_embeddings": 2048, "no_repeat_ngram_size": 3},
-                     "vision_config": {}}  # fmt: skip
+    assumed: Json = {
+        "text_config": {"max_position_embeddings": 2048, "no_repeat_ngram_size": 3},
+        "vision_config": {},
+    }
     for part, name, width in _HEADS_OF:
         if heads := _HEADS.get(known[part][width]):
             assumed[part][name] = heads
     return Config(
         read={"latent_query_num": tensors.size("img_connector.latent_query"), **known},
         fixed={
-            "model_type": "kosmos-2", "tie_word_embeddings": True,
+            "model_type": "kosmos-2",
+            "tie_word_embeddings": True,
             "text_config": {
-                "model_type": "kosmos_2_text_model", "activation_function": "gelu",
-                "layer_norm_eps": 1e-5, "scale_embedding": True, "tie_word_embeddings": True,
-                "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
+                "model_type": "kosmos_2_text_model",
+                "activation_function": "gelu",
+                "layer_norm_eps": 1e-5,
+                "scale_embedding": True,
+                "tie_word_embeddings": True,
+                "bos_token_id": 0,
+                "pad_token_id": 1,
+                "eos_token_id": 2,
             },
-            "vision_config": {"model_type": "kosmos_2_vision_model", "hidden_act": "quick_gelu",
-                              "layer_norm_eps": 1e-5},
+            "vision_config": {
+                "model_type": "kosmos_2_vision_model",
+                "hidden_act": "quick_gelu",
+                "layer_norm_eps": 1e-5,
+            },
         },
         assumed=assumed,
         required={f"{p}.{n}": "no tensor tells it" for p, n, _ in _HEADS_OF if n not in known[p]},
-    )  # fmt: skip
+    )
 
 
 def generation(config: Json, source: Source) -> Json:
@@ -122,12 +184,15 @@ def processor(config: Json, source: Source) -> Processor:
     if (latents := config["latent_query_num"]) != 64:
         notes.append(f"the processor counts on 64 image tokens: pass num_image_tokens={latents}")
     # the processor's own default keeps the proportions and crops
-    image = layouts.warped_square(size, "CLIPImageProcessor", "Kosmos2Processor")
+    image = processors.warped_square(size, "CLIPImageProcessor", "Kosmos2Processor")
     rows, length = text["vocab_size"], text["max_position_embeddings"]
-    settings = sentencepiece.Settings(rows, length, "Kosmos2Processor", FURTHER_TOKENS)
-    tokens = sentencepiece.tokenizer_files(source.options, settings)
-    return Processor({"preprocessor_config.json": image, **tokens},
-                     () if tokens else (sentencepiece.MISSING,), notes=tuple(notes))  # fmt: skip
+    settings = tokenizers.sentencepiece.Settings(rows, length, "Kosmos2Processor", FURTHER_TOKENS)
+    tokens = tokenizers.sentencepiece.tokenizer_files(source.options, settings)
+    return Processor(
+        {"preprocessor_config.json": image, **tokens},
+        () if tokens else (tokenizers.sentencepiece.MISSING,),
+        notes=tuple(notes),
+    )
 
 
 def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
@@ -139,8 +204,12 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
         result = model(**inputs)
     finally:
         hook.remove()
-    return {"vision_features": features[0], "image_embeds": result.image_embeds,
-            "logits": result.logits, "generated": _generated(model, inputs)}  # fmt: skip
+    return {
+        "vision_features": features[0],
+        "image_embeds": result.image_embeds,
+        "logits": result.logits,
+        "generated": _generated(model, inputs),
+    }
 
 
 def _generated(model: Any, inputs: MappingABC[str, Tensor]) -> Tensor:
@@ -157,8 +226,17 @@ def _generated(model: Any, inputs: MappingABC[str, Tensor]) -> Tensor:
 
 
 FAMILY = Family(
-    name="kosmos2", title="Kosmos-2", model_class="Kosmos2ForConditionalGeneration",
-    mapping=MAPPING, config=config, generation=generation, processor=processor, outputs=outputs,
-    containers=("model",), published=PUBLISHED, refusals=REFUSALS,
-    options=(sentencepiece.OPTION,), checkpoint_flags=("--kosmos2_checkpoint_path",),
-)  # fmt: skip
+    name="kosmos2",
+    title="Kosmos-2",
+    model_class="Kosmos2ForConditionalGeneration",
+    mapping=MAPPING,
+    config=config,
+    generation=generation,
+    processor=processor,
+    outputs=outputs,
+    containers=("model",),
+    published=PUBLISHED,
+    refusals=REFUSALS,
+    options=(tokenizers.sentencepiece.OPTION,),
+    checkpoint_flags=("--kosmos2_checkpoint_path",),
+)

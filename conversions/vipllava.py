@@ -6,11 +6,23 @@ import math
 from collections.abc import Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
-from .core import spellings, vocabulary
-from .core.family import Config, Family, Json, Processor, Published, Refusal, Source
-from .core.mapping import Drop, Expand, Mapping, Rename
-from .core.misfits import refuse_misfits
-from .core.tokenizers import folder
+from .kit import (
+    Config,
+    Drop,
+    Expand,
+    Family,
+    Json,
+    Mapping,
+    Processor,
+    Published,
+    Refusal,
+    Rename,
+    Source,
+    spellings,
+    tokenizers,
+    vocabulary,
+)
+from .kit.misfits import refuse_misfits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,35 +30,59 @@ if TYPE_CHECKING:
 _EMBED, _HEAD, _PROJECTOR = "model.embed_tokens.weight", "lm_head.weight", "model.mm_projector"
 _TOWER, _VISION = "model.vision_tower.vision_tower.vision_model", "vision_tower.vision_model"
 _TEXT = "language_model.model"
-_TEXT_PARTS = ("self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.o_proj|mlp.gate_proj|"
-               "mlp.up_proj|mlp.down_proj|input_layernorm|post_attention_layernorm")  # fmt: skip
-_VISION_PARTS = ("self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.out_proj|"
-                 "layer_norm1|mlp.fc1|mlp.fc2|layer_norm2")  # fmt: skip
+_TEXT_PARTS = (
+    "self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.o_proj|mlp.gate_proj|"
+    "mlp.up_proj|mlp.down_proj|input_layernorm|post_attention_layernorm"
+)
+_VISION_PARTS = (
+    "self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.out_proj|"
+    "layer_norm1|mlp.fc1|mlp.fc2|layer_norm2"
+)
 # upstream draws the new rows of both matrices from the rows of the embedding
 _EXPAND = Expand(_EMBED, f"{_TEXT}.embed_tokens.weight", like=_EMBED, added=2, multiple_of=64)
 
-MAPPING = Mapping((
-    _EXPAND,
-    Rename(f"model.layers.{{layer}}.{{part:{_TEXT_PARTS}}}.weight",
-           f"{_TEXT}.layers.{{layer}}.{{part}}.weight"),
-    Rename("model.norm.weight", f"{_TEXT}.norm.weight"),
-    Expand(_HEAD, "language_model.lm_head.weight", like=_EMBED, added=2, multiple_of=64),
-    Rename(f"{_TOWER}.embeddings.class_embedding", f"{_VISION}.embeddings.class_embedding"),
-    Rename(f"{_TOWER}.embeddings.{{part:patch_embedding|position_embedding}}.weight",
-           f"{_VISION}.embeddings.{{part}}.weight"),
-    Rename(f"{_TOWER}.{{part:pre_layrnorm|post_layernorm}}.{{leaf:weight|bias}}",
-           f"{_VISION}.{{part}}.{{leaf}}"),
-    Rename(f"{_TOWER}.encoder.layers.{{vision_layer}}.{{part:{_VISION_PARTS}}}.{{leaf:weight|bias}}",
-           f"{_VISION}.encoder.layers.{{vision_layer}}.{{part}}.{{leaf}}"),
-    Rename(f"{_PROJECTOR}.clip_layernorm.{{leaf:weight|bias}}",
-           "multi_modal_projector.projector_layernorm.{leaf}"),
-    Rename(f"{_PROJECTOR}.final_linear.{{part:0=1|2=2}}.{{leaf:weight|bias}}",
-           "multi_modal_projector.linear_{part}.{leaf}"),
-    Drop("model.layers.{layer}.self_attn.rotary_emb.inv_freq", optional=True,
-         reason="follows from rope_theta; files saved before transformers 4.32 hold it"),
-    Drop(f"{_TOWER}.embeddings.position_ids", optional=True,
-         reason="counts positions; files saved before transformers 4.31 hold it"),
-))  # fmt: skip
+MAPPING = Mapping(
+    (
+        _EXPAND,
+        Rename(
+            f"model.layers.{{layer}}.{{part:{_TEXT_PARTS}}}.weight",
+            f"{_TEXT}.layers.{{layer}}.{{part}}.weight",
+        ),
+        Rename("model.norm.weight", f"{_TEXT}.norm.weight"),
+        Expand(_HEAD, "language_model.lm_head.weight", like=_EMBED, added=2, multiple_of=64),
+        Rename(f"{_TOWER}.embeddings.class_embedding", f"{_VISION}.embeddings.class_embedding"),
+        Rename(
+            f"{_TOWER}.embeddings.{{part:patch_embedding|position_embedding}}.weight",
+            f"{_VISION}.embeddings.{{part}}.weight",
+        ),
+        Rename(
+            f"{_TOWER}.{{part:pre_layrnorm|post_layernorm}}.{{leaf:weight|bias}}",
+            f"{_VISION}.{{part}}.{{leaf}}",
+        ),
+        Rename(
+            f"{_TOWER}.encoder.layers.{{vision_layer}}.{{part:{_VISION_PARTS}}}.{{leaf:weight|bias}}",
+            f"{_VISION}.encoder.layers.{{vision_layer}}.{{part}}.{{leaf}}",
+        ),
+        Rename(
+            f"{_PROJECTOR}.clip_layernorm.{{leaf:weight|bias}}",
+            "multi_modal_projector.projector_layernorm.{leaf}",
+        ),
+        Rename(
+            f"{_PROJECTOR}.final_linear.{{part:0=1|2=2}}.{{leaf:weight|bias}}",
+            "multi_modal_projector.linear_{part}.{leaf}",
+        ),
+        Drop(
+            "model.layers.{layer}.self_attn.rotary_emb.inv_freq",
+            optional=True,
+            reason="follows from rope_theta; files saved before transformers 4.32 hold it",
+        ),
+        Drop(
+            f"{_TOWER}.embeddings.position_ids",
+            optional=True,
+            reason="counts positions; files saved before transformers 4.31 hold it",
+        ),
+    )
+)
 
 # Vicuna 1.5 and CLIP ViT-L by hidden_size, intermediate_size, num_hidden_layers
 _KNOWN: dict[tuple[int, ...], Json] = {
@@ -60,12 +96,16 @@ _LAYERS = ("vision_feature_layers", "vision_feature_layer")
 
 def config(source: Source) -> Config:
     tensors, told = source.manifest, source.given.get("text_config", {})
-    text = {"hidden_size": tensors.size(_EMBED, 1),
-            "intermediate_size": tensors.size("model.layers.0.mlp.up_proj.weight"),
-            "num_hidden_layers": tensors.count("model.layers.")}  # fmt: skip
-    vision = {"hidden_size": tensors.size(f"{_TOWER}.embeddings.class_embedding"),
-              "intermediate_size": tensors.size(f"{_TOWER}.encoder.layers.0.mlp.fc1.weight"),
-              "num_hidden_layers": tensors.count(f"{_TOWER}.encoder.layers.")}  # fmt: skip
+    text = {
+        "hidden_size": tensors.size(_EMBED, 1),
+        "intermediate_size": tensors.size("model.layers.0.mlp.up_proj.weight"),
+        "num_hidden_layers": tensors.count("model.layers."),
+    }
+    vision = {
+        "hidden_size": tensors.size(f"{_TOWER}.embeddings.class_embedding"),
+        "intermediate_size": tensors.size(f"{_TOWER}.encoder.layers.0.mlp.fc1.weight"),
+        "num_hidden_layers": tensors.count(f"{_TOWER}.encoder.layers."),
+    }
     known_text, known_vision = (_KNOWN.get(tuple(part.values()), {}) for part in (text, vision))
     layers = spellings.either(source.given, _LAYERS, [-2, -5, -8, -11, 6])
     layers = [layers] if isinstance(layers, int) else layers
@@ -77,22 +117,54 @@ def config(source: Source) -> Config:
     patch = tensors.size(f"{_TOWER}.embeddings.patch_embedding.weight", 2)
     side = math.isqrt(tensors.size(f"{_TOWER}.embeddings.position_embedding.weight") - 1)
     return Config(
-        read={"image_token_index": rows, "image_token_id": rows, "pad_token_id": rows + 1,
-              "image_seq_length": side**2, "text_config": {**text, "vocab_size": rows},
-              "vision_config": {**vision, "patch_size": patch, "image_size": side * patch}},
-        fixed={"model_type": "vipllava", "tie_word_embeddings": False,
-               "projector_hidden_act": "gelu", "projector_layernorm_eps": 1e-5,
-               "text_config": {"model_type": "llama", "hidden_act": "silu", "mlp_bias": False,
-                               "attention_bias": False, "tie_word_embeddings": False},
-               "vision_config": {"model_type": "clip_vision_model", "hidden_act": "quick_gelu",
-                                 "layer_norm_eps": 1e-5, "num_channels": 3}},
-        assumed={"vision_feature_layers": layers,
-                 "text_config": {"max_position_embeddings": 4096, "bos_token_id": 1,
-                                 "eos_token_id": 2, **known_text, **spellings.rope_theta(told)},
-                 "vision_config": {"projection_dim": 768, **known_vision}},
-        required=dict.fromkeys(("text_config.num_attention_heads", "text_config.rope_theta",
-            "text_config.rms_norm_eps", "vision_config.num_attention_heads"), _UNTOLD),
-    )  # fmt: skip
+        read={
+            "image_token_index": rows,
+            "image_token_id": rows,
+            "pad_token_id": rows + 1,
+            "image_seq_length": side**2,
+            "text_config": {**text, "vocab_size": rows},
+            "vision_config": {**vision, "patch_size": patch, "image_size": side * patch},
+        },
+        fixed={
+            "model_type": "vipllava",
+            "tie_word_embeddings": False,
+            "projector_hidden_act": "gelu",
+            "projector_layernorm_eps": 1e-5,
+            "text_config": {
+                "model_type": "llama",
+                "hidden_act": "silu",
+                "mlp_bias": False,
+                "attention_bias": False,
+                "tie_word_embeddings": False,
+            },
+            "vision_config": {
+                "model_type": "clip_vision_model",
+                "hidden_act": "quick_gelu",
+                "layer_norm_eps": 1e-5,
+                "num_channels": 3,
+            },
+        },
+        assumed={
+            "vision_feature_layers": layers,
+            "text_config": {
+                "max_position_embeddings": 4096,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+                **known_text,
+                **spellings.rope_theta(told),
+            },
+            "vision_config": {"projection_dim": 768, **known_vision},
+        },
+        required=dict.fromkeys(
+            (
+                "text_config.num_attention_heads",
+                "text_config.rope_theta",
+                "text_config.rms_norm_eps",
+                "vision_config.num_attention_heads",
+            ),
+            _UNTOLD,
+        ),
+    )
 
 
 def _refuse_misfits(source: Source, layers: list[int], heads: int | None) -> None:
@@ -101,25 +173,37 @@ def _refuse_misfits(source: Source, layers: list[int], heads: int | None) -> Non
     hidden, depth = tensors.size(_EMBED, 1), tensors.count(f"{_TOWER}.encoder.layers.")
     wide = tensors.size(f"{_TOWER}.embeddings.class_embedding")
     width, why = wide * len(layers), f"{len(layers)} hidden states {layers} of width {wide}"
-    lines = [f"vision layer {n}: the tower has hidden states 0 to {depth}"
-             for n in layers if not -depth - 1 <= n <= depth]  # fmt: skip
+    lines = [
+        f"vision layer {n}: the tower has hidden states 0 to {depth}"
+        for n in layers
+        if not -depth - 1 <= n <= depth
+    ]
     keys = tensors.size("model.layers.0.self_attn.k_proj.weight")
     if heads and (hidden % heads or keys % (hidden // heads)):
         lines.append(f"{heads} attention heads do not divide queries of {hidden}, keys of {keys}")
-    refuse_misfits("vipllava", tensors, {
-        _HEAD: (tensors.shape(_EMBED), f"as {_EMBED}"),
-        f"{_PROJECTOR}.clip_layernorm.weight": ((width,), why),
-        f"{_PROJECTOR}.final_linear.0.weight": ((hidden, width), why),
-        f"{_PROJECTOR}.final_linear.2.weight": ((hidden, hidden), "the text model's width"),
-    }, lines)  # fmt: skip
+    refuse_misfits(
+        "vipllava",
+        tensors,
+        {
+            _HEAD: (tensors.shape(_EMBED), f"as {_EMBED}"),
+            f"{_PROJECTOR}.clip_layernorm.weight": ((width,), why),
+            f"{_PROJECTOR}.final_linear.0.weight": ((hidden, width), why),
+            f"{_PROJECTOR}.final_linear.2.weight": ((hidden, hidden), "the text model's width"),
+        },
+        lines,
+    )
 
 
 def finish(config: Json, source: Source) -> Json:
     """The expanded vocabulary, and every renamed field under both of its names."""
     text = config["text_config"]
     # No padding row in the text model: 5.x would zero it in memory, and upstream's 0 is <unk>.
-    text = {**text, "vocab_size": _EXPAND.rows(text["vocab_size"]), "pad_token_id": None,
-            **spellings.both_ropes(text["rope_theta"])}  # fmt: skip
+    text = {
+        **text,
+        "vocab_size": _EXPAND.rows(text["vocab_size"]),
+        "pad_token_id": None,
+        **spellings.both_ropes(text["rope_theta"]),
+    }
     return {**config, "text_config": text, **dict.fromkeys(_LAYERS, config[_LAYERS[0]])}
 
 
@@ -131,13 +215,21 @@ def generation(config: Json, source: Source) -> Json:
 def processor(config: Json, source: Source) -> Processor:
     """LlavaProcessor: without patch_size and its companions it fails on first use."""
     vision, size = config["vision_config"], config["text_config"]["vocab_size"]
-    settings = {"processor_class": "LlavaProcessor", "patch_size": vision["patch_size"],
-                "image_token": "<image>", "num_additional_image_tokens": 1,
-                "vision_feature_select_strategy": "default"}  # fmt: skip
-    added = folder.Added({"<image>": size, "<pad>": size + 1}, pad="<pad>", size=size)
+    settings = {
+        "processor_class": "LlavaProcessor",
+        "patch_size": vision["patch_size"],
+        "image_token": "<image>",
+        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": "default",
+    }
+    added = tokenizers.folder.Added({"<image>": size, "<pad>": size + 1}, pad="<pad>", size=size)
     pads = config.get("image_aspect_ratio") == "pad"
-    images = folder.image_files(source.options.get("vision_model_id"), vision["image_size"], pads)
-    return folder.processor(source.options, config["text_config"], settings, images, added)
+    images = tokenizers.folder.image_files(
+        source.options.get("vision_model_id"), vision["image_size"], pads
+    )
+    return tokenizers.folder.processor(
+        source.options, config["text_config"], settings, images, added
+    )
 
 
 def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
@@ -150,20 +242,32 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
 
 _MM = ("*mm_projector.*",)
 REFUSALS = (
-    Refusal(("base_model.model.*", "*lora_A*", "*lora_B*"),
-            "LoRA weights (base_model.model.): merge them into the base model, then convert that"),
-    Refusal(("language_model.*", "multi_modal_projector.*", "model.language_model.*"),
-            "already converted: these are transformers' key names; load it with from_pretrained"),
-    Refusal(("transformer.blocks.*", "*.self_attn.qkv_proj.weight"),
-            "an MPT or Phi-3 text model; this converter takes ViP-LLaVA over Llama (Vicuna)"),
-    Refusal(("*mm_projector.0.*", "*mm_projector.weight"),
-            "a plain LLaVA checkpoint (mm_projector.0/2 without clip_layernorm), not ViP-LLaVA"),
+    Refusal(
+        ("base_model.model.*", "*lora_A*", "*lora_B*"),
+        "LoRA weights (base_model.model.): merge them into the base model, then convert that",
+    ),
+    Refusal(
+        ("language_model.*", "multi_modal_projector.*", "model.language_model.*"),
+        "already converted: these are transformers' key names; load it with from_pretrained",
+    ),
+    Refusal(
+        ("transformer.blocks.*", "*.self_attn.qkv_proj.weight"),
+        "an MPT or Phi-3 text model; this converter takes ViP-LLaVA over Llama (Vicuna)",
+    ),
+    Refusal(
+        ("*mm_projector.0.*", "*mm_projector.weight"),
+        "a plain LLaVA checkpoint (mm_projector.0/2 without clip_layernorm), not ViP-LLaVA",
+    ),
     Refusal(_MM, "only the projector; the whole model is needed", ("*layers.*.mlp.*",)),
-    Refusal(_MM, "no vision tower in the file (model.vision_tower.*), as FSDP training saves it; "
-            "save it with the tower", ("*vision_tower.*",)),
+    Refusal(
+        _MM,
+        "no vision tower in the file (model.vision_tower.*), as FSDP training saves it; "
+        "save it with the tower",
+        ("*vision_tower.*",),
+    ),
     Refusal(_MM, "no lm_head.weight in the file", ("*lm_head.weight",)),
     Refusal(("model.embed_tokens.weight",), "a plain Llama: no vision tower, no projector", _MM),
-)  # fmt: skip
+)
 
 # of the original's model zoo; they were not opened, so the name of the index is the usual one
 _ZOO = "hf://mucai/vip-llava-{}/pytorch_model.bin.index.json"
@@ -173,10 +277,20 @@ PUBLISHED = tuple(
 )
 
 FAMILY = Family(
-    name="vipllava", title="ViP-LLaVA", model_class="VipLlavaForConditionalGeneration",
-    mapping=MAPPING, config=config, finish=finish, generation=generation, processor=processor,
-    outputs=outputs, containers=("state_dict", "model"), prefixes=("module.", "model."),
-    published=PUBLISHED, refusals=REFUSALS, options=(*folder.OPTIONS, vocabulary.SEED),
+    name="vipllava",
+    title="ViP-LLaVA",
+    model_class="VipLlavaForConditionalGeneration",
+    mapping=MAPPING,
+    config=config,
+    finish=finish,
+    generation=generation,
+    processor=processor,
+    outputs=outputs,
+    containers=("state_dict", "model"),
+    prefixes=("module.", "model."),
+    published=PUBLISHED,
+    refusals=REFUSALS,
+    options=(*tokenizers.folder.OPTIONS, vocabulary.SEED),
     checkpoint_flags=("--old_state_dict_id=hf://{}/model_state_dict_7b.bin",),
     needs="a tokenizer folder or hub id for a complete processor",
-)  # fmt: skip
+)

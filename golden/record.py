@@ -33,14 +33,22 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conversions.core import truth  # noqa: E402
-from conversions.core.keys import collapse  # noqa: E402
+from conversions.core.checking import golden  # noqa: E402
+from conversions.core.mapping.keys import collapse  # noqa: E402
 
 Json = dict[str, Any]
 
 RECORDED = ("manifests", "tiny", "digest")
-ORDER = ("family", "title", "provenance", "published", "published_values", "targets", "configs",
-         "known_defects")  # fmt: skip
+ORDER = (
+    "family",
+    "title",
+    "provenance",
+    "published",
+    "published_values",
+    "targets",
+    "configs",
+    "known_defects",
+)
 """Sections a reader looks for first; then what else is typed in; then what is recorded."""
 
 TYPED_IN = ("family", "title", "provenance", "published", "targets", "configs", "known_defects")
@@ -49,8 +57,16 @@ TYPED_IN = ("family", "title", "provenance", "published", "targets", "configs", 
 TOLERANCE = 1e-11
 SPREAD = 8
 WIDTH = 100
-CODES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-         torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
+CODES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def recompute(reference: ModuleType) -> Json:
@@ -184,8 +200,11 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def differences(old: Json, new: Json) -> list[tuple[str, Any, Any]]:
     """(path, old, new) of every leaf that differs; None where there is none."""
     left, right = dict(flat(old)), dict(flat(new))
-    found = [(path, left.get(path), value) for path, value in right.items()
-             if path not in left or not agree(left[path], value)]  # fmt: skip
+    found = [
+        (path, left.get(path), value)
+        for path, value in right.items()
+        if path not in left or not agree(left[path], value)
+    ]
     return found + [(path, value, None) for path, value in left.items() if path not in right]
 
 
@@ -200,7 +219,7 @@ def _settled(old: Any, new: Any) -> Any:
 def seal(reference: ModuleType) -> str:
     """sha256 of the code that the numbers come from: the reference and what it imports."""
     file = Path(str(reference.__file__))
-    code = [file, *_siblings(file), truth.golden_root() / "values.py"]
+    code = [file, *_siblings(file), golden.golden_root() / "values.py"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
 
 
@@ -226,8 +245,11 @@ def renewed(document: Json, reference: ModuleType) -> Json:
     fresh = _settled(recorded, recompute(reference))
     provenance = dict(document["provenance"])
     if fresh != recorded or provenance.get("code") != seal(reference):
-        provenance |= {"recorded": _today().isoformat(), "versions": _versions(),
-                       "code": seal(reference)}  # fmt: skip
+        provenance |= {
+            "recorded": _today().isoformat(),
+            "versions": _versions(),
+            "code": seal(reference),
+        }
     content = {**document, **fresh, "provenance": provenance}
     facts = [key for key in content if key not in (*ORDER, *RECORDED)]
     order = [key for key in (*ORDER, *facts, *RECORDED[:-1]) if key in content]
@@ -256,10 +278,9 @@ def _layout(value: Any, depth: int) -> str:
     margin = "  " * (depth + 1)
     items = value.items() if isinstance(value, dict) else ((None, item) for item in value)
     lines = [
-        margin + (f"{_text(key)}: " if key is not None else "")
-        + _layout(item, depth + 1)
+        margin + (f"{_text(key)}: " if key is not None else "") + _layout(item, depth + 1)
         for key, item in items
-    ]  # fmt: skip
+    ]
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     return opening + "\n" + ",\n".join(lines) + "\n" + "  " * depth + closing
 
@@ -297,9 +318,9 @@ def typed_in(path: Path) -> tuple[str, Json]:
 
 def rewrite(family: str, check: bool, show: Any) -> bool:
     """Record one family, or with `check` only compare; whether its file was right before."""
-    path = truth.golden_root() / f"{family}.json"
+    path = golden.golden_root() / f"{family}.json"
     before, document = typed_in(path)
-    fresh = renewed(document, truth.load_reference(family))
+    fresh = renewed(document, golden.load_reference(family))
     if layout(fresh) == before:
         show.print(f"{family}: nothing changed")
         return True
@@ -337,7 +358,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="Record golden values from the reference forwards."
     )
-    known = truth.referenced_families()
+    known = golden.referenced_families()
     parser.add_argument("family", nargs="*", metavar="FAMILY", help=", ".join(known))
     parser.add_argument("--check", action="store_true", help="only compare; exit 1 on a difference")
     args = parser.parse_args()

@@ -18,8 +18,14 @@ from torch import Tensor
 Spec = tuple[str, tuple[int, ...]]
 """dtype code as in safetensors (F32, F16, I64) and shape."""
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
-          "BF16": torch.bfloat16, "I64": torch.int64, "U8": torch.uint8}  # fmt: skip
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "U8": torch.uint8,
+}
 
 
 def uniform(name: str, shape: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> Tensor:

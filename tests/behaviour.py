@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conversions.core import configs, loading, parity, truth
-from conversions.core.folder import open_tensors
-from conversions.core.keys import collapse_keys
+from conversions.core.checking import golden, loading, parity
+from conversions.core.mapping.keys import collapse_keys
+from conversions.core.writing import configs
+from conversions.core.writing.folder import open_tensors
 
 Answer = str | list[str]
 Probe = Callable[[str, Path, Path], Answer]
@@ -39,9 +40,11 @@ def answers(family: str, class_name: str, folder: Path, work: Path) -> dict[str,
 
 
 BASES = {
-    "convnextv2": "ConvNextV2Model", "kosmos2": "Kosmos2Model", "flava": "FlavaModel",
+    "convnextv2": "ConvNextV2Model",
+    "kosmos2": "Kosmos2Model",
+    "flava": "FlavaModel",
     "vipllava": "VipLlavaModel",
-}  # fmt: skip
+}
 """The class of each family without its heads."""
 
 
@@ -188,7 +191,7 @@ def top_level_image_processor(class_name: str, folder: Path, place: Path) -> Ans
 def features(method: str) -> Probe:
     def probe(class_name: str, folder: Path, place: Path) -> Answer:
         model = model_of(class_name, folder)
-        reference = truth.load_reference("chinese_clip")
+        reference = golden.load_reference("chinese_clip")
         inputs = reference.inputs(reference.TINY)
         names = (
             ("pixel_values",)
@@ -226,7 +229,7 @@ def repeats(ids: list[int]) -> bool:
 
 
 def generated(model: Any, **options: Any) -> Answer:
-    reference = truth.load_reference("kosmos2")
+    reference = golden.load_reference("kosmos2")
     inputs = {name: value[:1] for name, value in reference.inputs(reference.TINY).items()}
     length = int(inputs["attention_mask"].sum())
     inputs = {

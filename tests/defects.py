@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from conversions.core import loading, parity, truth
-from conversions.core.conversion import Request
-from conversions.core.folder import open_tensors
+from conversions.core.checking import golden, loading, parity
+from conversions.core.pipeline import Request
+from conversions.core.writing.folder import open_tensors
 from tests import behaviour, snapshot, tiny
 
 Defect = dict[str, Any]
@@ -40,7 +40,7 @@ class Stage:
 
     @property
     def reference(self) -> ModuleType:
-        return truth.load_reference(self.request.family.name)
+        return golden.load_reference(self.request.family.name)
 
     def says(self, probe: behaviour.Probe) -> str:
         """A behaviour probe's answer as text."""

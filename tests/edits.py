@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import conversions
-from conversions.core import configs, truth
+from conversions.core.checking import golden
 from conversions.core.errors import ConversionError
 from conversions.core.family import Source
-from conversions.core.keys import expand
+from conversions.core.mapping.keys import expand
+from conversions.core.writing import configs
 from golden import record
 from tests import faults, test_key_coverage, test_labels, test_strict_loading
 
@@ -102,8 +103,11 @@ def code_places(text: str, names: Callable[[str], bool] = lambda name: True) -> 
         elif token.type == tokenize.STRING and " " not in token.string:
             # not the prefix and the quotes, nor the name of a placeholder, which is local to a rule
             body = token.string.index(token.string[-1]) + 1
-            local = {place for found in re.finditer(r"\{(\w+)(?=[:}])", token.string)
-                     for place in range(*found.span(1))}  # fmt: skip
+            local = {
+                place
+                for found in re.finditer(r"\{(\w+)(?=[:}])", token.string)
+                for place in range(*found.span(1))
+            }
             inner = (place for place in range(body, len(token.string) - 1) if place not in local)
             places += [start + place for place in inner]
     return places
@@ -122,7 +126,7 @@ def _defined(node: ast.stmt) -> list[str]:
 
 def edits(family: str, kind: str, count: int) -> list[Edit]:
     """A sample of edits of one kind: golden, reference or rules (which is rules and config)."""
-    root = truth.golden_root()
+    root = golden.golden_root()
     file = {
         "golden": root / f"{family}.json",
         "reference": root / "reference" / f"{family}.py",
@@ -130,9 +134,10 @@ def edits(family: str, kind: str, count: int) -> list[Edit]:
     }[kind]
     text = file.read_text(encoding="utf-8")
     places = {
-        "golden": golden_places, "reference": code_places,
+        "golden": golden_places,
+        "reference": code_places,
         "rules": lambda text: code_places(text, _is_rule_or_config(text)),
-    }[kind](text)  # fmt: skip
+    }[kind](text)
     chosen = drawn(places, text, count, f"{family} {kind}")
     return [Edit(family, file, place, text[place], other(text[place])) for place in chosen]
 
@@ -197,7 +202,7 @@ def resealed(edit: Edit) -> str | None:
 
 @cache
 def recomputed(family: str) -> dict[str, Any]:
-    return record.recompute(truth.load_reference(family))
+    return record.recompute(golden.load_reference(family))
 
 
 def red_reference(edit: Edit) -> str | None:
@@ -208,7 +213,7 @@ def red_reference(edit: Edit) -> str | None:
 
 
 def reference_numbers(edit: Edit) -> str | None:
-    document = truth.load_golden(edit.family)
+    document = golden.load_golden(edit.family)
     with edited_module(edit, "conversions.golden.reference") as module:
         fresh = record.recompute(module)
     changed = record.differences({key: document[key] for key in fresh}, fresh)
@@ -217,7 +222,7 @@ def reference_numbers(edit: Edit) -> str | None:
 
 def red_rules(edit: Edit) -> str | None:
     """Coverage, targets and configs of the published sizes, then the tiny checkpoint."""
-    document = truth.load_golden(edit.family)
+    document = golden.load_golden(edit.family)
     with edited_module(edit, "conversions") as module:
         family = module.FAMILY
         for variant, entry in document["manifests"].items():
@@ -258,10 +263,13 @@ def wrong_configs(family: Any, document: dict[str, Any]) -> str | None:
 def wrong_conversion(family: Any) -> str | None:
     """The checks of the tiny conversion, with its config and, where that will do, without one."""
     bench = faults.bench(family.name)
-    edited = replace(bench.family, **{
-        name: getattr(family, name)
-        for name in ("mapping", "config", "finish", "processor", "generation", "outputs")
-    })  # fmt: skip
+    edited = replace(
+        bench.family,
+        **{
+            name: getattr(family, name)
+            for name in ("mapping", "config", "finish", "processor", "generation", "outputs")
+        },
+    )
     for given in (bench.converted.config, *([{}] if needs_no_config(family.name) else [])):
         request = replace(bench.converted.request(checks="all"), config=given, family=edited)
         try:
@@ -297,7 +305,7 @@ def needs_no_config(family: str) -> bool:
 def edited_module(edit: Edit, package: str) -> Iterator[types.ModuleType]:
     """The edited file as a module of its package, known under another name while it is used."""
     if package.startswith("conversions.golden"):
-        truth.load_reference(edit.family)  # makes the package importable
+        golden.load_reference(edit.family)  # makes the package importable
     name = f"{package}.edited_{edit.family}"
     module = types.ModuleType(name)
     module.__package__, module.__file__ = package, str(edit.file)

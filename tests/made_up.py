@@ -14,8 +14,13 @@ TENSORS = [f"layers.{index}.{leaf}" for index in range(3) for leaf in ("weight",
 def tensor(*values: float, difference: float = 1e-7) -> Json:
     """A described output, as tests/snapshot.py writes it."""
     largest = max(map(abs, values))
-    return {"shape": [len(values)], "sum": sum(values), "max": largest, "values": list(values),
-            "difference": difference}  # fmt: skip
+    return {
+        "shape": [len(values)],
+        "sum": sum(values),
+        "max": largest,
+        "values": list(values),
+        "difference": difference,
+    }
 
 
 def check(outcome: str = "passed", worst: float | None = None, message: str = "") -> Json:
@@ -28,8 +33,13 @@ def check(outcome: str = "passed", worst: float | None = None, message: str = ""
         "outcome": outcome,
         "message": message,
     }
-    return {**counts, "worst": worst, "seconds": 0.1, "values": {},
-            "problems": [problem] if outcome in ("failed", "known_defect") else []}  # fmt: skip
+    return {
+        **counts,
+        "worst": worst,
+        "seconds": 0.1,
+        "values": {},
+        "problems": [problem] if outcome in ("failed", "known_defect") else [],
+    }
 
 
 def family() -> Json:
@@ -38,7 +48,8 @@ def family() -> Json:
     return {
         "checks": {"logits": check(worst=2e-7), "reload": check()},
         "snapshot": {
-            "layout": {}, "unfilled": [],
+            "layout": {},
+            "unfilled": [],
             "config": {"written": {"eps": 1e-6}, "read": {"eps": 1e-6}},
             "loading": {"missing": [], "unexpected": [], "mismatched": []},
             "tensors": {key: "F32[2] sum=1 abs=1 crc=0" for key in TENSORS},
@@ -46,15 +57,19 @@ def family() -> Json:
             "modules": {"eager": modules},
             "pixels": {"pixel_values": tensor(0.1, 0.2)},
             "tokens": {"class": "ToyTokenizer", "tokens": 9, "ids": {"a cat": [1, 2]}},
-            "files": {"config.json": "abc"}, "seconds": {"all": 1.0},
+            "files": {"config.json": "abc"},
+            "seconds": {"all": 1.0},
         },
         "behaviour": {"largest file": "5GB", "files": ["a", "b"]},
-    }  # fmt: skip
+    }
 
 
 def document(release: str, **families: Json) -> Json:
-    return {"format": 1, "versions": {"transformers": release, "torch": "2"},
-            "families": families or {"toy": family()}}  # fmt: skip
+    return {
+        "format": 1,
+        "versions": {"transformers": release, "torch": "2"},
+        "families": families or {"toy": family()},
+    }
 
 
 def write(folder: Path, release: str, change: Any = None) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conversions.core import checks
+from conversions.core.checking import checks
 
 Row = Mapping[str, Any]
 COLUMNS = ("refused", *(name for name in checks.NAMES if name != "portability"), "targets")

@@ -137,8 +137,12 @@ def timm_facts(reference: ModuleType) -> dict[str, list[str]]:
 
 # --- Chinese-CLIP: cn-clip -------------------------------------------------------------------
 
-DROPOUTS = {"text_attention_probs_dropout_prob": 0.1, "text_hidden_dropout_prob": 0.1,
-            "text_hidden_act": "gelu", "text_initializer_range": 0.02}  # fmt: skip
+DROPOUTS = {
+    "text_attention_probs_dropout_prob": 0.1,
+    "text_hidden_dropout_prob": 0.1,
+    "text_hidden_act": "gelu",
+    "text_initializer_range": 0.02,
+}
 
 
 def cn_clip(
@@ -221,10 +225,12 @@ def dall_e_encoder(codebook: Architecture, device: str = "cpu") -> nn.Module:
     from dall_e import Encoder
 
     encoder: nn.Module = Encoder(
-        n_hid=codebook["width"], n_blk_per_group=codebook["blocks"],
-        input_channels=codebook["channels"], vocab_size=codebook["vocabulary"],
+        n_hid=codebook["width"],
+        n_blk_per_group=codebook["blocks"],
+        input_channels=codebook["channels"],
+        vocab_size=codebook["vocabulary"],
         device=torch.device(device),
-    )  # fmt: skip
+    )
     return encoder
 
 
@@ -293,22 +299,30 @@ def torchmultimodal_model(arch: Architecture) -> nn.Module:
             f"{name}_intermediate_size": tower["mlp"],
         }
     encoders = flava.flava_model(
-        **sizes, image_size=image["image"], patch_size=image["patch"],
-        num_channels=image["channels"], vocab_size=text["vocabulary"],
-        type_vocab_size=text["types"], max_position_embeddings=text["positions"],
+        **sizes,
+        image_size=image["image"],
+        patch_size=image["patch"],
+        num_channels=image["channels"],
+        vocab_size=text["vocabulary"],
+        type_vocab_size=text["types"],
+        max_position_embeddings=text["positions"],
         text_and_image_proj_size=arch["projection"],
-    )  # fmt: skip
+    )
     # 1e-5 by default there; the original's heads are BERT's, and have BERT's epsilon
     loss = FLAVAPretrainingLoss(
-        hidden_size=hidden, text_vocab_size=text["vocabulary"],
-        image_vocab_size=image["vocabulary"], layer_norm_eps=1e-12,
-    )  # fmt: skip
+        hidden_size=hidden,
+        text_vocab_size=text["vocabulary"],
+        image_vocab_size=image["vocabulary"],
+        layer_norm_eps=1e-12,
+    )
     codebook = flava.DalleVAEEncoder(pretrained=False)
     words = arch["codebook"]
     codebook.encoder = flava.DalleEncoder(
-        n_hid=words["width"], n_blk_per_group=words["blocks"],
-        input_channels=words["channels"], vocab_size=words["vocabulary"],
-    )  # fmt: skip
+        n_hid=words["width"],
+        n_blk_per_group=words["blocks"],
+        input_channels=words["channels"],
+        vocab_size=words["vocabulary"],
+    )
     model: nn.Module = flava.FLAVAForPreTraining(encoders, codebook, loss)
     return model.eval()
 
@@ -389,10 +403,15 @@ def open_clip(
 
     width = arch["visual_width"]
     tower = VisionTransformer(
-        arch["visual_image_size"], arch["visual_patch_size"], width, arch["visual_layers"],
-        arch["visual_heads"], (arch["visual_mlp_width"] + 0.5) / width, pool_type="none",
+        arch["visual_image_size"],
+        arch["visual_patch_size"],
+        width,
+        arch["visual_layers"],
+        arch["visual_heads"],
+        (arch["visual_mlp_width"] + 0.5) / width,
+        pool_type="none",
         act_layer=QuickGELU,
-    )  # fmt: skip
+    )
     tower.proj = None  # Kosmos-2 takes the states as they are
     root = "img_model.visual."
     weights = {key[len(root) :]: w for key, w in state.items() if key.startswith(root)}
@@ -415,8 +434,12 @@ def open_clip_facts(reference: ModuleType) -> dict[str, list[str]]:
 
     told = open_clip.get_model_config("ViT-L-14")["vision_cfg"]
     arch = reference.VARIANTS["patch14-224"]
-    names = {"layers": "visual_layers", "width": "visual_width",
-             "image_size": "visual_image_size", "patch_size": "visual_patch_size"}  # fmt: skip
+    names = {
+        "layers": "visual_layers",
+        "width": "visual_width",
+        "image_size": "visual_image_size",
+        "patch_size": "visual_patch_size",
+    }
     return {"published sizes": [a for a, b in names.items() if told[a] != arch[b]]}
 
 
@@ -435,9 +458,11 @@ def torchscale(
     width, heads = arch["decoder_embed_dim"], arch["decoder_attention_heads"]
     config = DecoderConfig(
         **{name: arch[name] for name in arch if name.startswith("decoder_")},
-        vocab_size=arch["vocabulary"], subln=True, no_scale_embedding=False,
+        vocab_size=arch["vocabulary"],
+        subln=True,
+        no_scale_embedding=False,
         share_decoder_input_output_embed=True,
-    )  # fmt: skip
+    )
     connector = MultiheadAttention(config, width, heads, encoder_decoder_attention=True)
     connector.load_state_dict(part(state, "img_connector.x_attn."), strict=True)
     features = reference.vision_features(state, arch, inputs["pixel_values"])
@@ -545,8 +570,16 @@ def clip_tower(vision: Architecture, weights: dict[str, Tensor]) -> nn.Module:
 def llama_model(arch: Architecture, state: State) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-             "num_key_value_heads", "vocab_size", "rms_norm_eps", "rope_theta")  # fmt: skip
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "vocab_size",
+        "rms_norm_eps",
+        "rope_theta",
+    )
     sizes = {name: arch[name] for name in names}
     # 5.x reads the one, 4.x the other
     rope = {"rope_type": "default", "rope_theta": arch["rope_theta"]}

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import conversions
-from conversions.core import loading, parity, truth
-from conversions.core.download import fetch
+from conversions.core.checking import golden, loading, parity
 from conversions.core.family import Published
+from conversions.core.reading.download import fetch
 
 COCO = "000000039769.jpg"
 """The picture of two cats that upstream's values belong to; 640 x 480."""
@@ -101,11 +101,17 @@ def items(family: str, name: str) -> list[Item]:
 BESIDE: dict[str, list[Item]] = {
     "convnextv2": [Item("image", (COCO,), f"http://images.cocodataset.org/val2017/{COCO}")],
     "chinese_clip": [
-        Item("vocab", ("chinese_clip/vocab.txt",),
-             "hf://OFA-Sys/chinese-clip-vit-base-patch16/vocab.txt"),
-        Item("image", ("chinese_clip/pokemon.jpeg",),
-             f"{_DATASETS}/hf-internal-testing/transformers-synthetic-assets/resolve/main/images/"
-             "pokemon.jpeg"),
+        Item(
+            "vocab",
+            ("chinese_clip/vocab.txt",),
+            "hf://OFA-Sys/chinese-clip-vit-base-patch16/vocab.txt",
+        ),
+        Item(
+            "image",
+            ("chinese_clip/pokemon.jpeg",),
+            f"{_DATASETS}/hf-internal-testing/transformers-synthetic-assets/resolve/main/images/"
+            "pokemon.jpeg",
+        ),
     ],
     "flava": [
         Item("codebook", ("flava/encoder.pkl",), "https://cdn.openai.com/dall-e/encoder.pkl"),
@@ -113,18 +119,30 @@ BESIDE: dict[str, list[Item]] = {
         Item("image", (COCO,), f"http://images.cocodataset.org/val2017/{COCO}"),
     ],
     "kosmos2": [
-        Item("tokenizer", ("kosmos2/sentencepiece.bpe.model",),
-             "hf://microsoft/kosmos-2-patch14-224/sentencepiece.bpe.model"),
-        Item("image", ("kosmos2/snowman.png",),
-             f"{_HUB}/microsoft/kosmos-2-patch14-224/resolve/main/snowman.png"),
+        Item(
+            "tokenizer",
+            ("kosmos2/sentencepiece.bpe.model",),
+            "hf://microsoft/kosmos-2-patch14-224/sentencepiece.bpe.model",
+        ),
+        Item(
+            "image",
+            ("kosmos2/snowman.png",),
+            f"{_HUB}/microsoft/kosmos-2-patch14-224/resolve/main/snowman.png",
+        ),
     ],
     "vipllava": [
-        Item("tokenizer", ("vipllava/tokenizer.model", "vipllava/tokenizer.json"),
-             "hf://mucai/vip-llava-7b/tokenizer.model"),
-        Item("image", ("vipllava/compel-neg.png",),
-             f"{_DATASETS}/huggingface/documentation-images/resolve/main/diffusers/compel-neg.png"),
+        Item(
+            "tokenizer",
+            ("vipllava/tokenizer.model", "vipllava/tokenizer.json"),
+            "hf://mucai/vip-llava-7b/tokenizer.model",
+        ),
+        Item(
+            "image",
+            ("vipllava/compel-neg.png",),
+            f"{_DATASETS}/huggingface/documentation-images/resolve/main/diffusers/compel-neg.png",
+        ),
     ],
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -168,11 +186,7 @@ def measure(
     if "tokenizer" in found:
         options["tokenizer"] = str(Path(found["tokenizer"]).parent)
     conversions.convert(
-        family,
-        found["checkpoint"],
-        work / "model",
-        config=dict(supply.config),
-        **options,
+        family, found["checkpoint"], work / "model", config=dict(supply.config), **options
     )
     with _source(family, found["checkpoint"], supply, options) as source:
         architecture = parity.find_truth(family, source.manifest, source.hints).architecture
@@ -222,7 +236,7 @@ def judge(
 def _classifier(about: Measured) -> dict[str, Values]:
     """First five logits; at 224 with the crop that upstream's processor makes and without."""
     model, picture = about.model(), about.picture()
-    reference = truth.load_reference(about.family)
+    reference = golden.load_reference(about.family)
     pixels = {
         "the folder's processor": parity.load_image_processor(about.folder)(
             picture, return_tensors="np"
@@ -281,15 +295,19 @@ def _caption(about: Measured) -> dict[str, Values]:
     about.picture().convert("RGB").save(saved, "JPEG")  # upstream's test does that
     latents = model.config.latent_query_num
     batch = processor(
-        text=about.entry["prompt"], images=PIL.Image.open(saved), return_tensors="pt",
+        text=about.entry["prompt"],
+        images=PIL.Image.open(saved),
+        return_tensors="pt",
         num_image_tokens=latents,
-    )  # fmt: skip
+    )
     names = ("pixel_values", "input_ids", "attention_mask", "image_embeds_position_mask")
     result = model.generate(
-        **{name: batch[name] for name in names}, generation_config=model.generation_config,
+        **{name: batch[name] for name in names},
+        generation_config=model.generation_config,
         max_new_tokens=about.entry.get("max_new_tokens", 128),
-        output_logits=True, return_dict_in_generate=True,
-    )  # fmt: skip
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
     ids = result.sequences[0].tolist()
     tail = len(about.entry["expected"]["generated_tail_ids"])
     text, _ = processor.post_process_generation(_decoded(processor, result.sequences))

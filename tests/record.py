@@ -10,10 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-OUTCOMES = {"passed": "passed", "failed": "failed", "error": "failed", "skipped": "skipped",
-            "xfailed": "known defect", "xpassed": "failed"}  # fmt: skip
+OUTCOMES = {
+    "passed": "passed",
+    "failed": "failed",
+    "error": "failed",
+    "skipped": "skipped",
+    "xfailed": "known defect",
+    "xpassed": "failed",
+}
 FORMAT = 1
-"""Of the record; conversions.core.regression reads it."""
+"""Of the record; conversions.upgrading reads it."""
 COUNTED = ("passed", "failed", "skipped", "known defect")
 OBSERVED = ("snapshot", "behaviour", "portability")
 
@@ -136,9 +142,11 @@ def write(path: Path, rows: Mapping[tuple[str, str], Row]) -> None:
         entry.update({name: row.values.pop(name) for name in OBSERVED if name in row.values})
         entry["checks"][check] = {
             **{name.replace(" ", "_"): row.outcomes[name] for name in COUNTED},
-            "worst": row.worst, "seconds": round(row.seconds, 2), "problems": row.problems,
+            "worst": row.worst,
+            "seconds": round(row.seconds, 2),
+            "problems": row.problems,
             "values": row.values,
-        }  # fmt: skip
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {"format": FORMAT, "versions": versions(), "families": families}
     path.write_text(layout(document, 6) + "\n", encoding="utf-8")

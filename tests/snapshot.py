@@ -17,10 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conversions.core import configs, conversion, loading, parity, tensors
-from conversions.core.conversion import Opened, Request
-from conversions.core.folder import ModelFolder, open_tensors
-from conversions.core.keys import collapse, collapse_keys, template
+from conversions.core import pipeline
+from conversions.core.checking import loading, parity
+from conversions.core.mapping.keys import collapse, collapse_keys, template
+from conversions.core.pipeline import Opened, Request
+from conversions.core.reading import tensors
+from conversions.core.writing import configs
+from conversions.core.writing.folder import ModelFolder, open_tensors
 from tests import tiny
 
 Json = dict[str, Any]
@@ -40,16 +43,16 @@ def request_with_vocabulary(family: str, folder: Path) -> Request:
 
 def write_unchecked(request: Request, folder: Path) -> None:
     """The folder of a conversion without its checks: what fails in a release is observed too."""
-    with conversion.opened(request) as source, ModelFolder(folder) as made:
-        made.write_tensors(conversion.pieces(source), request.max_shard_size)
-        conversion.write_documents(made, source)
+    with pipeline.opened(request) as source, ModelFolder(folder) as made:
+        made.write_tensors(pipeline.pieces(source), request.max_shard_size)
+        pipeline.write_documents(made, source)
         made.commit()
 
 
 def snapshot(request: Request, folder: Path) -> Json:
     """Everything worth comparing between two releases, of a folder converted for `request`."""
     started = time.perf_counter()
-    with conversion.opened(request) as source:
+    with pipeline.opened(request) as source:
         found = tiny.truth_of(source)
         class_name = request.family.model_class
         models: Json = {}
@@ -64,11 +67,12 @@ def snapshot(request: Request, folder: Path) -> Json:
             "config": config_of(source, folder),
             "loading": loading_of(models["eager"]),
             "tensors": tensors_of(model, folder),
-            "outputs": {}, "modules": {},
+            "outputs": {},
+            "modules": {},
             "pixels": pixels_of(found, folder),
             "tokens": tokens_of(found, folder),
             "files": files_of(folder),
-        }  # fmt: skip
+        }
         for attention, loaded in models.items():
             start = time.perf_counter()
             outputs, modules = forward_of(source, found, loaded.model, folder)
@@ -103,9 +107,10 @@ def _target(key: str, name: str) -> str:
 def config_of(source: Opened, folder: Path) -> Json:
     """Every config field as written, and as this release reads it; absent fields left out."""
     written = {
-        key: value for key, value in configs.flatten(source.config).items()
+        key: value
+        for key, value in configs.flatten(source.config).items()
         if not key.startswith(("id2label", "label2id"))
-    }  # fmt: skip
+    }
     return {"written": written, "read": _plain(loading.read_config(folder, written))}
 
 
@@ -135,9 +140,11 @@ def forward_of(source: Opened, found: parity.Truth, model: Any, folder: Path) ->
     layout = loading.layout_of(open_tensors(folder), memory)
     with torch.no_grad():
         expected = found.reference.forward(
-            state, found.architecture, inputs, 
+            state,
+            found.architecture,
+            inputs,
             trace=lambda path, value: trace.append((path, value.detach())),
-        )  # fmt: skip
+        )
         paths = parity.module_paths(source.plan, layout, [path for path, _ in trace])
         recorder = loading.Recorder(model, paths)
         try:
@@ -154,9 +161,11 @@ def forward_of(source: Opened, found: parity.Truth, model: Any, folder: Path) ->
 
 
 def _modules(
-    trace: list[tuple[str, Tensor]], paths: Mapping[str, str],
-    values: Mapping[str, list[Tensor]], inputs: Mapping[str, Tensor],
-) -> Json:  # fmt: skip
+    trace: list[tuple[str, Tensor]],
+    paths: Mapping[str, str],
+    values: Mapping[str, list[Tensor]],
+    inputs: Mapping[str, Tensor],
+) -> Json:
     """Source module path -> its name in memory and its output, in the original's order."""
     modules: Json = {}
     for path, wanted in trace:
@@ -223,7 +232,7 @@ def tokens_of(found: parity.Truth, folder: Path) -> Json:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Each file of the folder with a short hash of its bytes; conversion.json names versions."""
+    """Each file of the folder with a short hash of its bytes; pipeline.json names versions."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         for path in sorted(folder.iterdir())

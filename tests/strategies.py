@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import Phase, settings, strategies as st
 
-from conversions.core import truth
+from conversions.core.checking import golden
 
 
 @st.composite
@@ -17,7 +17,7 @@ def architectures(draw: st.DrawFn, family: str) -> dict[str, Any]:
     def pick(name: str, choices: Sequence[Any]) -> Any:
         return draw(st.sampled_from(list(choices)), label=name)
 
-    return truth.load_reference(family).random_architecture(pick)  # type: ignore[no-any-return]
+    return golden.load_reference(family).random_architecture(pick)  # type: ignore[no-any-return]
 
 
 seeds = st.integers(min_value=0, max_value=2**16)

@@ -9,22 +9,45 @@ from pathlib import Path
 
 import pytest
 
-from conversions.core import truth
+from conversions.core.checking import golden
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "conversions"
 CORE = sorted((PACKAGE / "core").rglob("*.py"))
 REFERENCES = sorted((ROOT / "golden" / "reference").glob("*.py"))
-NAMES = truth.referenced_families()
+NAMES = golden.referenced_families()
 CONVERTERS = [path for name in NAMES if (path := PACKAGE / f"{name}.py").exists()]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 ORIGINALS = {"fairseq", "dall_e", "timm", "cn_clip", "open_clip", "torchscale", "omegaconf"}
-TOUCHES_THE_WORLD = {"argparse", "requests", "urllib", "http", "socket", "subprocess", "shutil",
-                     "tempfile", "pathlib", "huggingface_hub", "safetensors", "transformers",
-                     "tqdm", "rich", "os"}  # fmt: skip
-FILE_METHODS = {"read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink",
-                "rename", "iterdir", "glob"}  # fmt: skip
+TOUCHES_THE_WORLD = {
+    "argparse",
+    "requests",
+    "urllib",
+    "http",
+    "socket",
+    "subprocess",
+    "shutil",
+    "tempfile",
+    "pathlib",
+    "huggingface_hub",
+    "safetensors",
+    "transformers",
+    "tqdm",
+    "rich",
+    "os",
+}
+FILE_METHODS = {
+    "read_text",
+    "read_bytes",
+    "write_text",
+    "write_bytes",
+    "mkdir",
+    "unlink",
+    "rename",
+    "iterdir",
+    "glob",
+}
 
 
 def ids(path: Path) -> str:
@@ -33,7 +56,7 @@ def ids(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module a file imports, absolute: `conversions.core.keys`, `torch.nn`."""
+    """Every module a file imports, absolute: `conversions.core.mapping.keys`, `torch.nn`."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -110,17 +133,17 @@ def test_originals_are_not_needed(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=ids)
 def test_only_the_command_line_prints(path: Path) -> None:
-    """Whoever imports conversions hears nothing: what prints is imported by cli.py alone."""
-    if path not in (PACKAGE / "cli.py", PACKAGE / "core" / "terminal.py"):
+    """Whoever imports conversions hears nothing: what prints is imported by cli/ alone."""
+    if not path.is_relative_to(PACKAGE / "cli"):
         assert not [line for name, line in calls(path) if name == "print"]
-        printing = {"rich", "tqdm", "conversions.core.terminal"}
+        printing = {"rich", "tqdm", "conversions.cli.terminal"}
         assert not [module for module in imports(path) if within(module, printing)]
 
 
 @pytest.mark.parametrize("path", CONVERTERS, ids=ids)
 def test_a_converter_is_one_short_file(path: Path) -> None:
-    """What a family is takes at most 150 lines of code; what it shares belongs to the engine."""
-    assert code_lines(path) <= 150
+    """What a family is takes at most 270 lines; what it shares belongs to the engine."""
+    assert code_lines(path) <= 270
 
 
 @pytest.mark.parametrize("path", CONVERTERS, ids=ids)

@@ -14,9 +14,9 @@ from hypothesis import given, strategies as st
 
 from conversions import cli
 from conversions.core.errors import ConversionError
-from conversions.core.regression import bisect, environments
-from conversions.core.regression.bisect import Search, State, Trial
-from conversions.core.regression.environments import Environments, Output
+from conversions.upgrading import bisect, environments
+from conversions.upgrading.bisect import Search, State, Trial
+from conversions.upgrading.environments import Environments, Output
 from tests import made_up
 
 RELEASES = [f"4.{minor}.0" for minor in range(10)]

@@ -22,7 +22,7 @@ from torch import Tensor
 import conversions
 from conversions import cli
 from conversions.core.errors import MappingError
-from conversions.core.mapping import Mapping, Rename, Rule
+from conversions.core.mapping.rules import Mapping, Rename, Rule
 from tests import tiny
 
 NAME = "convnextv2"
@@ -72,9 +72,8 @@ def verify(refused: Callable[..., str], tmp_path: Path) -> Callable[[Path], str]
         config = tmp_path / "given.json"
         config.write_text(json.dumps(shared.config), encoding="utf-8")
         return refused(
-            "verify", NAME, "--checkpoint", shared.checkpoint, "--config", config,
-            "--model", folder,
-        )  # fmt: skip
+            "verify", NAME, "--checkpoint", shared.checkpoint, "--config", config, "--model", folder
+        )
 
     return run
 

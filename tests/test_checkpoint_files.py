@@ -33,9 +33,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from conversions.core import checkpoint as module
-from conversions.core.checkpoint import Checkpoint, open_checkpoint
 from conversions.core.errors import CheckpointError, DamagedFileError
+from conversions.core.reading import checkpoint as module
+from conversions.core.reading.checkpoint import Checkpoint, open_checkpoint
 
 CONTAINERS = pytest.mark.parametrize("container", ["zip", "legacy"])
 
@@ -46,11 +46,7 @@ def save(value: Any, path: Path, container: str = "zip") -> Path:
 
 
 def weights(**more: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {
-        "a.weight": torch.arange(12.0).reshape(3, 4),
-        "a.bias": torch.arange(3.0) + 0.5,
-        **more,
-    }
+    return {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.arange(3.0) + 0.5, **more}
 
 
 def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
@@ -225,8 +221,10 @@ def test_opening_does_not_read_the_tensors(tmp_path: Path) -> None:
     """A 14 GB file (sparse on disk) opens in a second without taking memory for its tensors."""
     path = tmp_path / "large.pt"
     numel = 7_000_000_000 // 14
-    value = {f"layers.{i}": view(stored(str(i), numel, torch.HalfStorage), 0, (numel,), (1,))
-             for i in range(14)}  # fmt: skip
+    value = {
+        f"layers.{i}": view(stored(str(i), numel, torch.HalfStorage), 0, (numel,), (1,))
+        for i in range(14)
+    }
     layout = [("archive/data.pkl", pickled(value))]
     layout += [(f"archive/data/{i}", 2 * numel) for i in range(14)]
     write_sparse_zip(path, layout)
@@ -253,15 +251,36 @@ def write_sparse_zip(path: Path, layout: list[tuple[str, bytes | int]]) -> None:
             file.write(data) if isinstance(data, bytes) else file.seek(size, os.SEEK_CUR)
             wide = struct.pack("<HHQQQ", 1, 24, size, size, at)
             full = 0xFFFFFFFF
-            directory += struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 45, 45, 0, 0, 0, 0, 0, full,
-                                     full, len(raw), len(wide), 0, 0, 0, 0, full)  # fmt: skip
+            directory += struct.pack(
+                "<IHHHHHHIIIHHHHHII",
+                0x02014B50,
+                45,
+                45,
+                0,
+                0,
+                0,
+                0,
+                0,
+                full,
+                full,
+                len(raw),
+                len(wide),
+                0,
+                0,
+                0,
+                0,
+                full,
+            )
             directory += raw + wide
         start = file.tell()
         end = start + len(directory)
         file.write(directory)
         count = len(layout)
-        file.write(struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, count, count,
-                               len(directory), start))  # fmt: skip
+        file.write(
+            struct.pack(
+                "<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, count, count, len(directory), start
+            )
+        )
         file.write(struct.pack("<IIQI", 0x07064B50, 0, end, 1))
         file.write(struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 0xFFFF, 0xFFFF, full, full, 0))
 
@@ -366,8 +385,9 @@ def test_foreign_objects_become_placeholders(tmp_path: Path, container: str, pro
             "numbers": {1, 2},
         }
         path = tmp_path / "kosmos-2.pt"
-        torch.save(value, path, pickle_protocol=protocol,
-                   _use_new_zipfile_serialization=container == "zip")  # fmt: skip
+        torch.save(
+            value, path, pickle_protocol=protocol, _use_new_zipfile_serialization=container == "zip"
+        )
     with open_checkpoint(path) as checkpoint:
         assert_same(checkpoint.trees["model"], weights())
         other = checkpoint.other
@@ -375,8 +395,11 @@ def test_foreign_objects_become_placeholders(tmp_path: Path, container: str, pro
         assert other["args"] == "argparse.Namespace"
         assert other["counts"] == "dict of 2" and other["raw"] == "6 bytes"
         assert checkpoint.foreign["argparse.Namespace"] == 2
-        assert {"fairseq.data.dictionary.Dictionary", "omegaconf.dictconfig.DictConfig",
-                "datetime.datetime"} <= set(checkpoint.foreign)  # fmt: skip
+        assert {
+            "fairseq.data.dictionary.Dictionary",
+            "omegaconf.dictconfig.DictConfig",
+            "datetime.datetime",
+        } <= set(checkpoint.foreign)
         assert not [name for name in checkpoint.foreign if name.startswith(("torch", "numpy"))]
     assert "fairseq" not in sys.modules and "omegaconf" not in sys.modules
 
@@ -521,7 +544,7 @@ def calls(marker: str) -> dict[str, Any]:
         "parameter": Call(torch._utils._rebuild_parameter, Call(*mkdir), True, Call(dict)),
         "ordered dict": Call(collections.OrderedDict, Call(list, Call(map, os.mkdir, [marker]))),
         "encode": Call(__import__("_codecs").encode, Call(*mkdir), "latin1"),
-    }  # fmt: skip
+    }
 
 
 class Imported:
@@ -703,7 +726,7 @@ DEEP = {
     "doubling": b"K\x01\x85" + b"2\x86" * 100_000 + b".",
     "doubling key": b"}K\x01\x85" + b"2\x86" * 200 + b"K\x01s.",
     "marks": b"(" * _DEEP + b".",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("shape", list(DEEP))
@@ -719,8 +742,10 @@ def test_objects_that_hold_each_other_without_end_are_refused(tmp_path: Path) ->
     script = b"carg\nM\n)\x81p0\n}S'_modules'\n}S'x'\nNssb0"
     for level in range(1, 40):
         script += b"carg\nM\n)\x81p%d\n}S'_modules'\n}(S'a'\ng%d\nS'b'\ng%d\nusb0" % (
-            level, level - 1, level - 1,
-        )  # fmt: skip
+            level,
+            level - 1,
+            level - 1,
+        )
     refusal(crafted(tmp_path / "model.pt", script + b"g39\n."), "without end")
 
 
@@ -763,7 +788,7 @@ WILD: dict[str, Callable[[], Any]] = {
     "absent record": lambda: view(stored("1")),
     "path as key": lambda: view(stored("../../etc/passwd")),
     "two ways": lambda: [view(stored()), view(stored(count=3, kind=torch.DoubleStorage))],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("lie", list(WILD))
@@ -1082,9 +1107,18 @@ def test_an_index_cannot_leave_its_folder(tmp_path: Path, name: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{}", b'{"weight_map": []}', b"\xff\xfe", b"[" * 100_000,
-             b'{"weight_map": {}}', b'{"weight_map": {"a": "x.bin", "a": "y.bin"}}'],
-)  # fmt: skip
+    "text",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"weight_map": []}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"weight_map": {}}',
+        b'{"weight_map": {"a": "x.bin", "a": "y.bin"}}',
+    ],
+)
 def test_an_unreadable_index_is_named(tmp_path: Path, text: bytes) -> None:
     """A file named like an index that is none says so."""
     path = tmp_path / "pytorch_model.bin.index.json"
@@ -1234,7 +1268,7 @@ def test_files_are_looked_at_without_torch() -> None:
 
 def test_placeholders_cannot_be_called(tmp_path: Path) -> None:
     """Nothing that reading leaves behind can be called by accident."""
-    from conversions.core.pickles import Global, Placeholder
+    from conversions.core.reading.pickles import Global, Placeholder
 
     assert not callable(Global("os.system")) and not callable(Placeholder("os.system"))
     assert isinstance(Checkpoint, type)

@@ -124,8 +124,11 @@ def damage(folder: Path) -> str:
     return max(header, key=lambda key: header[key]["data_offsets"][1])
 
 
-EMPTIED = [*((name, content) for name in tiny.FAMILIES for content in (None, "{}")),
-           ("convnextv2", "[]"), ("convnextv2", '{"a": 1')]  # fmt: skip
+EMPTIED = [
+    *((name, content) for name in tiny.FAMILIES for content in (None, "{}")),
+    ("convnextv2", "[]"),
+    ("convnextv2", '{"a": 1'),
+]
 
 
 @pytest.mark.parametrize(("name", "content"), EMPTIED, ids=[f"{f}-{c}" for f, c in EMPTIED])
@@ -221,9 +224,12 @@ def piped(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A shell line; $CONVERSIONS in it is the command line in a process of its own."""
     program = f"{sys.executable} -m conversions"
     return subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=False,
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "CONVERSIONS": program, **environment},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

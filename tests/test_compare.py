@@ -13,13 +13,19 @@ from typing import Any
 import pytest
 
 from conversions import cli
-from conversions.core import terminal
+from conversions.cli import terminal
 from conversions.core.errors import ConversionError
-from conversions.core.regression import compare, html, markdown, records, sections
+from conversions.upgrading import compare, html, markdown, records, sections
 from tests import made_up
 
-DEFECT = {"check": "logits", "versions": ">=2", "where": "x", "what": "it is causal",
-          "workaround": "eager", "link": ""}  # fmt: skip
+DEFECT = {
+    "check": "logits",
+    "versions": ">=2",
+    "where": "x",
+    "what": "it is causal",
+    "workaround": "eager",
+    "link": "",
+}
 
 
 def compared(
@@ -54,7 +60,7 @@ CHANGES = {
     "tokenizer": set_in("snapshot", "tokens", "class", value="OtherTokenizer"),
     "folder": set_in("snapshot", "files", "config.json", value="abd"),
     "behaviour": set_in("behaviour", "largest file", value="50GB"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", CHANGES)

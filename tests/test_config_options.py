@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core import configs, hub
+from conversions.core.writing import configs, hub
 from tests import command, tiny
 
 
@@ -43,10 +43,10 @@ UPSTREAM = {
     "chinese_clip": "--checkpoint_path FILE --config_path JSON --pytorch_dump_folder_path OUT",
     "kosmos2": "--kosmos2_checkpoint_path FILE --pytorch_dump_folder_path OUT --config JSON",
     "flava": "--checkpoint_path FILE --codebook_path CODEBOOK --config_path JSON "
-             "--pytorch_dump_folder_path OUT",
+    "--pytorch_dump_folder_path OUT",
     "vipllava": "--old_state_dict_id someone/vip-llava --text_model_id VOCABULARY --config_path "
-                "JSON --vision_model_id VISION --output_hub_path someone/vip-llava-hf --output OUT",
-}  # fmt: skip
+    "JSON --vision_model_id VISION --output_hub_path someone/vip-llava-hf --output OUT",
+}
 
 
 def test_upstreams_command_line_still_works(
@@ -67,10 +67,13 @@ def test_upstreams_command_line_still_works(
     shutil.copy(converted.folder / "preprocessor_config.json", tmp_path / "vision")
     (tmp_path / "given.json").write_text(json.dumps(converted.config))
     places = {
-        "FILE": converted.checkpoint, "OUT": tmp_path / "model", "JSON": tmp_path / "given.json",
-        "CODEBOOK": converted.companions.get("codebook", ""), "VISION": tmp_path / "vision",
+        "FILE": converted.checkpoint,
+        "OUT": tmp_path / "model",
+        "JSON": tmp_path / "given.json",
+        "CODEBOOK": converted.companions.get("codebook", ""),
+        "VISION": tmp_path / "vision",
         "VOCABULARY": converted.companions.get("tokenizer", ""),
-    }  # fmt: skip
+    }
     arguments = [str(places.get(word, word)) for word in UPSTREAM[family].split()]
     outcome = command.run("convert", family, *arguments, "--checks", "files", "--json")
     note("command-line")
@@ -183,9 +186,15 @@ def test_no_config_is_needed_where_the_tensors_tell(name: str, tmp_path: Path, n
     """Everything but the picture's size is in the tensors; 224 is what is trained."""
     converted = tiny.converted("convnextv2")
     outcome = command.run(
-        "convert", "convnextv2", "--checkpoint", converted.checkpoint, "--checks", "files",
-        "--output", tmp_path / "model",
-    )  # fmt: skip
+        "convert",
+        "convnextv2",
+        "--checkpoint",
+        converted.checkpoint,
+        "--checks",
+        "files",
+        "--output",
+        tmp_path / "model",
+    )
     note("config")
     assert outcome.code == 0, outcome.err
     changed = {**model_config(converted.folder), "image_size": 224}
@@ -216,9 +225,10 @@ def test_heads_are_read_off_a_buffer(name: str, tmp_path: Path, note: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "layers", [[-2], [-1, 0, 12], [3, -3], [6, -11, -8, -5, -2]],
+    "layers",
+    [[-2], [-1, 0, 12], [3, -3], [6, -11, -8, -5, -2]],
     ids=lambda layers: "vipllava-layers_" + "_".join(map(str, layers)),
-)  # fmt: skip
+)
 def test_every_choice_of_vision_layers_agrees(layers: list[int], tmp_path: Path, note: Any) -> None:
     """Whichever hidden states the projector was trained on, in their order: equal outputs."""
     reference = tiny.truth.load_reference("vipllava")

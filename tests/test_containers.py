@@ -84,9 +84,13 @@ def wrapped(folder: Path, state: State) -> Path:
 
 
 GENERAL: dict[str, Writer] = {
-    "flat": flat, "legacy": legacy, "safetensors": one_safetensors, "bin_shards": bin_shards,
-    "safetensors_shards": safetensors_shards, "module_prefix": wrapped,
-}  # fmt: skip
+    "flat": flat,
+    "legacy": legacy,
+    "safetensors": one_safetensors,
+    "bin_shards": bin_shards,
+    "safetensors_shards": safetensors_shards,
+    "module_prefix": wrapped,
+}
 
 
 # --- containers of one original ---------------------------------------------------------------
@@ -124,8 +128,14 @@ def fine_tuning(folder: Path, state: State) -> Path:
     """What ConvNeXt V2's main_finetune.py saves with --model_ema."""
     other = {key: tensor + 1 for key, tensor in state.items()}
     arguments = argparse.Namespace(model="convnextv2_tiny", drop_path=0.1, device="cuda")
-    entries = {"model": state, "optimizer": {"state": {}}, "epoch": 299, "scaler": {"scale": 1.0},
-               "args": arguments, "model_ema": other}  # fmt: skip
+    entries = {
+        "model": state,
+        "optimizer": {"state": {}},
+        "epoch": 299,
+        "scaler": {"scale": 1.0},
+        "args": arguments,
+        "model_ema": other,
+    }
     return save(entries, folder / "checkpoint-best-ema.pth")
 
 
@@ -143,9 +153,16 @@ def with_pooler(folder: Path, state: State) -> Path:
 
 def fairseq(state: State, **entries: Any) -> dict[str, Any]:
     return {
-        "args": None, "cfg": None, "model": state, "criterion": None, "optimizer_history": [],
-        "task_state": {}, "extra_state": {"epoch": 1}, "last_optimizer_state": None, **entries,
-    }  # fmt: skip
+        "args": None,
+        "cfg": None,
+        "model": state,
+        "criterion": None,
+        "optimizer_history": [],
+        "task_state": {},
+        "extra_state": {"epoch": 1},
+        "last_optimizer_state": None,
+        **entries,
+    }
 
 
 def args_namespace(folder: Path, state: State) -> Path:
@@ -159,8 +176,11 @@ def cfg_dict(folder: Path, state: State) -> Path:
 
 
 def omegaconf(folder: Path, state: State) -> Path:
-    names = ("omegaconf.dictconfig.DictConfig", "omegaconf.nodes.AnyNode",
-             "omegaconf.base.ContainerMetadata")  # fmt: skip
+    names = (
+        "omegaconf.dictconfig.DictConfig",
+        "omegaconf.nodes.AnyNode",
+        "omegaconf.base.ContainerMetadata",
+    )
     with classes(*names) as kinds:
         metadata = instance(kinds.ContainerMetadata, ref_type=object, flags={"struct": True})
         node = instance(kinds.AnyNode, _val=2048, _metadata=metadata)
@@ -169,8 +189,11 @@ def omegaconf(folder: Path, state: State) -> Path:
 
 
 def fairseq_objects(folder: Path, state: State) -> Path:
-    names = ("fairseq.dataclass.configs.FairseqConfig", "fairseq.meters.AverageMeter",
-             "unilm.criterions.unigpt.UniLmCriterion")  # fmt: skip
+    names = (
+        "fairseq.dataclass.configs.FairseqConfig",
+        "fairseq.meters.AverageMeter",
+        "unilm.criterions.unigpt.UniLmCriterion",
+    )
     with classes(*names) as kinds:
         meters = [("train", instance(kinds.AverageMeter, sum=torch.tensor(2.5), count=3))]
         entries = {
@@ -206,12 +229,19 @@ def with_buffers(folder: Path, state: State) -> Path:
 SPECIAL: dict[str, dict[str, Writer]] = {
     "convnextv2": {"fine_tuning": fine_tuning},
     "chinese_clip": {"without_module": without_module, "bert_pooler": with_pooler},
-    "kosmos2": {"args_namespace": args_namespace, "cfg_dict": cfg_dict, "omegaconf": omegaconf,
-                "fairseq_objects": fairseq_objects},
-    "flava": {"training": training, "without_copies": without_copies,
-              "without_position_ids": without_position_ids},
+    "kosmos2": {
+        "args_namespace": args_namespace,
+        "cfg_dict": cfg_dict,
+        "omegaconf": omegaconf,
+        "fairseq_objects": fairseq_objects,
+    },
+    "flava": {
+        "training": training,
+        "without_copies": without_copies,
+        "without_position_ids": without_position_ids,
+    },
     "vipllava": {"buffers": with_buffers},
-}  # fmt: skip
+}
 
 
 def cases(table: dict[str, dict[str, Any]]) -> Any:
@@ -327,9 +357,10 @@ def module_of(state: State, kinds: types.SimpleNamespace) -> Any:
 
 
 @pytest.mark.parametrize(
-    "form", ["module_zip", "module_legacy", "state_dict", "state_dict_legacy"],
+    "form",
+    ["module_zip", "module_legacy", "state_dict", "state_dict_legacy"],
     ids=lambda form: f"flava-codebook_{form}",
-)  # fmt: skip
+)
 def test_every_form_of_the_codebook_gives_the_same_folder(
     form: str, tmp_path: Path, note: Any
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core.checks import Check
+from conversions.core.checking.checks import Check
 from tests import faults, tiny
 from tests.faults import code
 
@@ -30,11 +30,16 @@ def test_fault(fault: faults.Fault, pytestconfig: Any, record_property: Any) -> 
     """Each fault fails the checks that should see it, by name; those it deceives stay green."""
     found = faults.outcome(fault, everything=bool(pytestconfig.getoption("--matrix")))
     failed = [check for check in found if check.status == "failed"]
-    record_property("fault", {
-        "family": fault.family, "kind": fault.kind, "name": fault.name,
-        "failed": {check.name: next(iter(check.details), check.figure) for check in failed},
-        "demanded": list(fault.seen_by),
-    })  # fmt: skip
+    record_property(
+        "fault",
+        {
+            "family": fault.family,
+            "kind": fault.kind,
+            "name": fault.name,
+            "failed": {check.name: next(iter(check.details), check.figure) for check in failed},
+            "demanded": list(fault.seen_by),
+        },
+    )
     names = {check.name for check in failed}
     missed = set(fault.seen_by) - names
     told = {check.name: tiny.recorded_as_raised(fault.family, text(check)) for check in found}
@@ -83,9 +88,10 @@ def second_layers(family: str) -> list[tuple[str, str]]:
 
     def inner(layer: str) -> str:
         return next(
-            f"{layer}.{name}" for name, part in modules[layer].named_modules()
+            f"{layer}.{name}"
+            for name, part in modules[layer].named_modules()
             if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d)) and not code.is_key(name)
-        )  # fmt: skip
+        )
 
     firsts = [name for _, name in code.first_modules(model, code.is_layer)]
     return [(inner(first), inner(first.rpartition(".")[0] + ".1")) for first in firsts]

@@ -16,14 +16,10 @@ import pytest
 import torch
 from huggingface_hub import errors
 
-from conversions.core import download
-from conversions.core.checkpoint import fetch, open_checkpoint
-from conversions.core.download import cache_folder, without_secrets
-from conversions.core.errors import (
-    CheckpointError,
-    DamagedFileError,
-    DownloadError,
-)
+from conversions.core.errors import CheckpointError, DamagedFileError, DownloadError
+from conversions.core.reading import download
+from conversions.core.reading.checkpoint import fetch, open_checkpoint
+from conversions.core.reading.download import cache_folder, without_secrets
 from tests import serving
 from tests.serving import Served, Server
 
@@ -235,9 +231,16 @@ def test_passing_errors_of_the_server_are_waited_out(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "status, words", [(404, "not there"), (410, "not there"), (401, "refused"), (403, "refused"),
-                      (400, "unexpected answer"), (204, "unexpected answer")],
-)  # fmt: skip
+    "status, words",
+    [
+        (404, "not there"),
+        (410, "not there"),
+        (401, "refused"),
+        (403, "refused"),
+        (400, "unexpected answer"),
+        (204, "unexpected answer"),
+    ],
+)
 def test_lasting_errors_of_the_server_are_said_at_once(
     server: Server, status: int, words: str
 ) -> None:
@@ -359,9 +362,15 @@ def test_the_cache_serves_offline(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "path, name",
-    [("a/%2e%2e%2f%2e%2e%2fevil.pt", "evil.pt"), ("..%5c..%5cevil.pt", "evil.pt"),
-     ("x/.hidden", "hidden"), ("", "checkpoint"), ("a%00b.pt", "a_b.pt"), ("m.pt/?x=1", "m.pt")],
-)  # fmt: skip
+    [
+        ("a/%2e%2e%2f%2e%2e%2fevil.pt", "evil.pt"),
+        ("..%5c..%5cevil.pt", "evil.pt"),
+        ("x/.hidden", "hidden"),
+        ("", "checkpoint"),
+        ("a%00b.pt", "a_b.pt"),
+        ("m.pt/?x=1", "m.pt"),
+    ],
+)
 def test_no_address_leaves_the_cache_folder(server: Server, path: str, name: str) -> None:
     """The file name from a URL is one plain name, whatever the URL holds."""
     assert download._file_name(server.url(path)) == name
@@ -411,7 +420,9 @@ def test_an_address_that_is_none_is_refused(server: Server) -> None:
 
 # two processes
 
-CODE = "import sys; from conversions.core.download import fetch; print(fetch(sys.argv[1])[0])"
+CODE = (
+    "import sys; from conversions.core.reading.download import fetch; print(fetch(sys.argv[1])[0])"
+)
 
 
 def run(code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -460,7 +471,7 @@ def test_a_killed_download_leaves_no_file(server: Server) -> None:
 def hub(server: Server, location: str, tmp_path: Path, **environment: str) -> tuple[list[str], str]:
     """Paths and error message of fetching from a hub that the local server plays."""
     code = (
-        "import sys\nfrom conversions.core.download import fetch\n"
+        "import sys\nfrom conversions.core.reading.download import fetch\n"
         "from conversions.core.errors import DownloadError\n"
         "try:\n    print(*fetch(sys.argv[1]), sep='\\n')\n"
         "except DownloadError as error:\n    print(error, file=sys.stderr)\n"
@@ -511,9 +522,13 @@ def test_a_hub_index_brings_its_shards(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "status, code, words",
-    [(401, "RepoNotFound", "no such repository"), (403, "GatedRepo", "HF_TOKEN"),
-     (404, "RevisionNotFound", "no such revision"), (404, "EntryNotFound", "has no such file")],
-)  # fmt: skip
+    [
+        (401, "RepoNotFound", "no such repository"),
+        (403, "GatedRepo", "HF_TOKEN"),
+        (404, "RevisionNotFound", "no such revision"),
+        (404, "EntryNotFound", "has no such file"),
+    ],
+)
 def test_refusals_of_the_hub_are_said_in_words(
     server: Server, tmp_path: Path, status: int, code: str, words: str
 ) -> None:

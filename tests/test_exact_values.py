@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from conversions.core import checks
+from conversions.core.checking import checks
 from tests import strategies, tiny
 
 

@@ -8,23 +8,33 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core import parity, truth
-from conversions.core.checks import TOLERANCE
+from conversions.core.checking import golden, parity
+from conversions.core.checking.checks import TOLERANCE
 from tests import command, tiny
 
-CHECKS = ("key-coverage", "config", "strict-load", "parameter-sums", "exact-values", "round-trip",
-          "reload", "logits", "pixels")  # fmt: skip
+CHECKS = (
+    "key-coverage",
+    "config",
+    "strict-load",
+    "parameter-sums",
+    "exact-values",
+    "round-trip",
+    "reload",
+    "logits",
+    "pixels",
+)
 
 
 @pytest.mark.parametrize("size", ["atto"], ids=["convnextv2-atto"])
 def test_every_check_passes(size: str, tmp_path: Path, note: Any) -> None:
     """In the original's container, under its published name: logits at 224 within 1e-5."""
-    reference = truth.load_reference("convnextv2")
+    reference = golden.load_reference("convnextv2")
     arch = reference.VARIANTS[size]
     file = tmp_path / f"convnextv2_{size}_1k_224_ema.pt"
     torch.save(reference.container(reference.state_dict(arch)), file)
-    found = command.run("convert", "convnextv2", "--checkpoint", file,
-                        "--output", tmp_path / "model", "--json")  # fmt: skip
+    found = command.run(
+        "convert", "convnextv2", "--checkpoint", file, "--output", tmp_path / "model", "--json"
+    )
     assert found.code == 0, found.err
     checks = found.report["checks"]
     known = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conversions.core import known_defects, loading
+from conversions.core.checking import known_defects, loading
 from tests import behaviour, tiny
 
 REPEATS, REPEATS_NOT = "repeats three tokens", "repeats nothing"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conversions.core import truth
+from conversions.core.checking import golden
 from tests import edits, tiny
 
 SAMPLE = {"golden": 10, "reference": 6, "rules": 12}
@@ -49,4 +49,4 @@ def test_a_seal_does_not_hide_an_edit(family: str, note: Any) -> None:
 def test_samples_are_large_enough() -> None:
     """At least 40 edits in all, and every family and kind has its part."""
     assert len(tiny.FAMILIES) * sum(SAMPLE.values()) >= 40
-    assert all(json.loads((truth.golden_root() / f"{f}.json").read_text()) for f in tiny.FAMILIES)
+    assert all(json.loads((golden.golden_root() / f"{f}.json").read_text()) for f in tiny.FAMILIES)

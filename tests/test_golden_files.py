@@ -13,29 +13,29 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core import truth
-from conversions.core.family import Spec
-from conversions.core.keys import collapse, expand
+from conversions.core.checking import golden
+from conversions.core.manifest import Spec
+from conversions.core.mapping.keys import collapse, expand
 from golden import record
 from tests import tiny
 
 
 def test_digest_seals_the_file(family: str) -> None:
     """The digest is that of everything else in the file, so no edit by hand passes unseen."""
-    document = truth.load_golden(family)
+    document = golden.load_golden(family)
     assert document["digest"] == record.digest(document), f"run: python golden/record.py {family}"
 
 
 def test_layout_is_canonical(family: str) -> None:
     """Writing the parsed file again gives the same text, byte for byte."""
-    text = (truth.golden_root() / f"{family}.json").read_text(encoding="utf-8")
+    text = (golden.golden_root() / f"{family}.json").read_text(encoding="utf-8")
     assert record.layout(json.loads(text)) == text, f"run: python golden/record.py {family}"
 
 
 def test_one_line_for_each_tensor(family: str) -> None:
     """Every tensor of every manifest and of the tiny checkpoint has a line of its own."""
-    lines = (truth.golden_root() / f"{family}.json").read_text(encoding="utf-8").splitlines()
-    document = truth.load_golden(family)
+    lines = (golden.golden_root() / f"{family}.json").read_text(encoding="utf-8").splitlines()
+    document = golden.load_golden(family)
     tables = [entry["tensors"] for entry in document["manifests"].values()]
     for table in [*tables, document["tiny"]["tensors"]]:
         for key, text in table.items():
@@ -44,21 +44,21 @@ def test_one_line_for_each_tensor(family: str) -> None:
 
 def test_recomputing_changes_nothing(family: str) -> None:
     """Every recorded number agrees to 1e-11 with a float64 forward run now."""
-    document = truth.load_golden(family)
-    fresh = record.recompute(truth.load_reference(family))
+    document = golden.load_golden(family)
+    fresh = record.recompute(golden.load_reference(family))
     written = {key: document[key] for key in fresh}
     assert not record.differences(written, fresh), f"run: python golden/record.py {family}"
 
 
 def test_code_is_the_recorded_one(family: str) -> None:
     """The reference, and what it imports, are unchanged since the values were recorded."""
-    seal = record.seal(truth.load_reference(family))
-    assert truth.load_golden(family)["provenance"]["code"] == seal
+    seal = record.seal(golden.load_reference(family))
+    assert golden.load_golden(family)["provenance"]["code"] == seal
 
 
 def test_code_is_all_of_it(family: str) -> None:
     """The seal covers every file of golden/reference that the reference has really imported."""
-    reference = truth.load_reference(family)
+    reference = golden.load_reference(family)
     package = f"{reference.__name__.rpartition('.')[0]}."
     used = {
         str(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", ""))
@@ -70,13 +70,13 @@ def test_code_is_all_of_it(family: str) -> None:
 
 def test_record_would_rewrite_nothing(family: str) -> None:
     """golden/record.py, run now, would leave the file as it is."""
-    document = truth.load_golden(family)
-    assert record.renewed(document, truth.load_reference(family)) == document
+    document = golden.load_golden(family)
+    assert record.renewed(document, golden.load_reference(family)) == document
 
 
 def test_layers_are_collapsed(family: str) -> None:
     """Recorded keys are collapsed as far as they go, and expand to the references' keys."""
-    document, reference = truth.load_golden(family), truth.load_reference(family)
+    document, reference = golden.load_golden(family), golden.load_reference(family)
     for variant, entry in document["manifests"].items():
         tensors = expand(entry["tensors"])
         assert collapse(tensors) == entry["tensors"]
@@ -86,7 +86,7 @@ def test_layers_are_collapsed(family: str) -> None:
 
 def test_manifests_are_the_references(family: str) -> None:
     """Shapes and dtypes of every published size are those of the reference."""
-    document, reference = truth.load_golden(family), truth.load_reference(family)
+    document, reference = golden.load_golden(family), golden.load_reference(family)
     assert list(document["manifests"]) == list(reference.VARIANTS)
     for variant, entry in document["manifests"].items():
         specs = reference.manifest(reference.VARIANTS[variant])
@@ -97,7 +97,7 @@ def test_manifests_are_the_references(family: str) -> None:
 
 def test_targets_name_only_recorded_keys(family: str) -> None:
     """Upstream's placement, typed in by hand, takes its tensors from keys the originals have."""
-    document = truth.load_golden(family)
+    document = golden.load_golden(family)
     manifests = [set(expand(entry["tensors"])) for entry in document["manifests"].values()]
     for variant, targets in document["targets"].items():
         written = {key: target for key, target in targets.items() if target is not None}
@@ -109,8 +109,8 @@ def test_a_family_has_code_reference_and_golden() -> None:
     """Converter modules, references and golden files go by the same names."""
     files = {
         "conversions/{}.py": set(tiny.FAMILIES),
-        "golden/reference/{}.py": set(truth.referenced_families()),
-        "golden/{}.json": {path.stem for path in truth.golden_root().glob("*.json")},
+        "golden/reference/{}.py": set(golden.referenced_families()),
+        "golden/{}.json": {path.stem for path in golden.golden_root().glob("*.json")},
     }
     names = set().union(*files.values())
     absent = [file.format(n) for n in sorted(names) for file, has in files.items() if n not in has]
@@ -129,8 +129,10 @@ def test_a_changed_number_is_a_difference(change: float) -> None:
 
 def test_rounding_keeps_the_recorded_text() -> None:
     """Numbers that differ by rounding agree, so another processor rewrites nothing."""
-    left, right = ("F64[2] sum=1e-13 abs=2.00000000001 values=1,-1",
-                   "F64[2] sum=3e-13 abs=2.00000000002 values=1.000000000001,-1")  # fmt: skip
+    left, right = (
+        "F64[2] sum=1e-13 abs=2.00000000001 values=1,-1",
+        "F64[2] sum=3e-13 abs=2.00000000002 values=1.000000000001,-1",
+    )
     assert record.agree(left, right)
     assert not record.agree(left, right.replace("F64[2]", "F64[1,2]"))
 
@@ -148,15 +150,18 @@ def edits(value: Any) -> Iterator[Any]:
 
 def test_any_edit_breaks_the_seal(family: str) -> None:
     """Whatever section is edited, the digest no longer fits."""
-    for changed in edits(truth.load_golden(family)):
+    for changed in edits(golden.load_golden(family)):
         assert changed["digest"] != record.digest(changed)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "not there; type in its facts first: family, title"), ("{", "not JSON"),
-     ('{"family": "new", "title": "New"}', "typed in first: provenance, published, targets")],
-)  # fmt: skip
+    [
+        (None, "not there; type in its facts first: family, title"),
+        ("{", "not JSON"),
+        ('{"family": "new", "title": "New"}', "typed in first: provenance, published, targets"),
+    ],
+)
 def test_a_golden_file_without_facts_says_what_to_type_in(
     text: str | None, said: str, tmp_path: Path
 ) -> None:

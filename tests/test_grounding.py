@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 from transformers import AutoProcessor
 
-from conversions.core import loading, parity
+from conversions.core.checking import loading, parity
 from tests import tiny
 
 PAIRS = {
-    "apart": (44, 863), "one-cell": (70, 70), "one-row": (64, 95), "one-column": (2, 994),
-    "whole": (0, 1023), "neighbours": (0, 33),
-}  # fmt: skip
+    "apart": (44, 863),
+    "one-cell": (70, 70),
+    "one-row": (64, 95),
+    "one-column": (2, 994),
+    "whole": (0, 1023),
+    "neighbours": (0, 33),
+}
 """Cells of the upper left and the lower right corner, of the 32 x 32."""
 CAPTION = (
     "<grounding> Here<phrase> two dogs</phrase><object><patch_index_{0:04d}><patch_index_{1:04d}>"
@@ -77,8 +81,11 @@ def test_prompts_of_a_batch_are_padded_alike(name: str, side: str, note: Any) ->
         rows = processor(images=[image] * 2, text=texts, padding=True, **options)
         alone = [processor(images=image, text=text, **options) for text in texts]
     note("tokens")
-    filled = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0,
-              "image_embeds_position_mask": 0}  # fmt: skip
+    filled = {
+        "input_ids": processor.tokenizer.pad_token_id,
+        "attention_mask": 0,
+        "image_embeds_position_mask": 0,
+    }
     length = len(alone[1]["input_ids"])
     for field, value in filled.items():
         for row, one in zip(rows[field], alone, strict=True):

@@ -105,8 +105,11 @@ def test_files_that_are_nothing_but_a_trick_are_refused(
     marker.rmdir()
     path = crafted(tmp_path / "model.pt", script)
     outcomes = [command.run("inspect", path)]
-    outcomes += [command.run("convert", name, "--checkpoint", path) for name in tiny.FAMILIES
-                 if name != "flava"]  # fmt: skip
+    outcomes += [
+        command.run("convert", name, "--checkpoint", path)
+        for name in tiny.FAMILIES
+        if name != "flava"
+    ]
     note("hostile-pickles")
     assert [outcome.code for outcome in outcomes] == [1] * len(outcomes)
     assert all("no dict of named tensors" in outcome.err for outcome in outcomes)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 import conversions
-from conversions.core import truth
-from conversions.core.keys import expand, expand_key
-from conversions.core.mapping import Split, Transpose
+from conversions.core.checking import golden
+from conversions.core.mapping.keys import expand, expand_key
+from conversions.core.mapping.rules import Split, Transpose
 from tests import tiny
 
 
 def original_keys(family: str, variant: str) -> list[str]:
-    return list(expand(truth.load_golden(family)["manifests"][variant]["tensors"]))
+    return list(expand(golden.load_golden(family)["manifests"][variant]["tensors"]))
 
 
 def test_tiny_checkpoint_is_covered(family: str, note: Any) -> None:
@@ -36,7 +36,7 @@ def test_published_sizes_are_covered(variant: tuple[str, str], note: Any) -> Non
 def test_targets_are_where_upstream_places_them(variant: tuple[str, str], note: Any) -> None:
     """Each target key, split and transposition is the one upstream's own script makes."""
     family, name = variant
-    placed = truth.load_golden(family)["targets"].get(name)
+    placed = golden.load_golden(family)["targets"].get(name)
     if placed is None:
         pytest.skip("upstream's placement is recorded for one size of each layout only")
     wanted = {key: json.loads(text) for key, text in expand_targets(placed).items()}

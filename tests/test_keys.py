@@ -7,7 +7,7 @@ import itertools
 import pytest
 from hypothesis import given, strategies as st
 
-from conversions.core.keys import collapse, collapse_keys, expand, expand_key, template
+from conversions.core.mapping.keys import collapse, collapse_keys, expand, expand_key, template
 
 WORDS = st.sampled_from(["layer", "norm", "mlp", "weight", "block_1", "h2o", "ts_attn", "w"])
 INDICES = st.integers(0, 12).map(str)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core import truth
-from conversions.core.folder import open_tensors
+from conversions.core.checking import golden
+from conversions.core.writing.folder import open_tensors
 
 NAME = "convnextv2"
 FILES = {"config.json", "conversion.json", "model.safetensors", "preprocessor_config.json"}
@@ -89,7 +89,7 @@ print(json.dumps({"before": before, "after": after, "moments": found}))
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A file of the full published size, in the original's container."""
-    reference = truth.load_reference(NAME)
+    reference = golden.load_reference(NAME)
     file = tmp_path / "convnextv2_atto_1k_224_ema.pt"
     torch.save(reference.container(reference.state_dict(reference.VARIANTS["atto"])), file)
     return file
@@ -105,9 +105,11 @@ def test_killed_at_random_moments(times: int, checkpoint: Path, tmp_path: Path, 
     # OpenMP's threads do not survive a fork: a child that computes would wait for them for ever
     run = subprocess.run(
         [sys.executable, "-c", LAUNCHER, str(times), *convert],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout)
     moments = told.pop("moments")

@@ -12,8 +12,8 @@ import transformers
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from conversions.core import known_defects, truth
-from conversions.core.checks import Check
+from conversions.core.checking import golden, known_defects
+from conversions.core.checking.checks import Check
 from tests import defects, tiny
 
 RECORDED = [(f, defect) for f in tiny.FAMILIES for defect in tiny.section(f, "known_defects")]
@@ -80,7 +80,7 @@ EXPLAINS: dict[str, tuple[dict[str, Any], str]] = {
 def with_record(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """golden/ holds this one record."""
     record = {"check": "logits", "versions": ">=4", "what": "W", "workaround": "D", **fields}
-    monkeypatch.setattr(truth, "load_golden", lambda family: {"known_defects": [record]})
+    monkeypatch.setattr(golden, "load_golden", lambda family: {"known_defects": [record]})
 
 
 @pytest.mark.parametrize("case", EXPLAINS)

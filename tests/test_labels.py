@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from conversions.core import configs, loading
+from conversions.core.checking import loading
 from conversions.core.family import Family, Source
+from conversions.core.writing import configs
 from tests import faults
 
 

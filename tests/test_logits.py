@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from conversions.core import checks, known_defects, loading, parity
-from conversions.core.mapping import Mapping, Rename
+from conversions.core.checking import checks, known_defects, loading, parity
+from conversions.core.mapping.rules import Mapping, Rename
 from tests import strategies, tiny
 
 
@@ -101,8 +101,11 @@ counts, in models that normalise before a block and in those that do so after it
 def quiet(state: dict[str, Tensor], kept: tuple[str, ...], kind: str) -> dict[str, Tensor]:
     """The state with small weights; single numbers, GRN and `kept` prefixes stay."""
     weights, norm = QUIET[kind]
-    norms = {key.rpartition(".")[0] for key, tensor in state.items()
-             if tensor.dim() == 1 and key.endswith(".weight")}  # fmt: skip
+    norms = {
+        key.rpartition(".")[0]
+        for key, tensor in state.items()
+        if tensor.dim() == 1 and key.endswith(".weight")
+    }
     changed = {
         key: tensor * (norm if key.rpartition(".")[0] in norms else weights)
         for key, tensor in state.items()

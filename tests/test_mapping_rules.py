@@ -9,7 +9,16 @@ import torch
 
 import conversions
 from conversions.core.errors import MappingError
-from conversions.core.mapping import Drop, Expand, Mapping, Pattern, Rename, Split, Tie, Transpose
+from conversions.core.mapping.rules import (
+    Drop,
+    Expand,
+    Mapping,
+    Pattern,
+    Rename,
+    Split,
+    Tie,
+    Transpose,
+)
 
 
 def one(rule, tensors, options=None):

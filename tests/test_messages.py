@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core import parity
+from conversions.core.checking import parity
 from conversions.core.errors import ConversionError
 from conversions.core.family import Refusal
 from tests import command, tiny
@@ -62,27 +62,30 @@ def contradicting(folder: Path) -> Path:
 CONFIGS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "absent": (
         lambda folder: folder / "absent.json",
-        ["error: --config {path}: no such file",
-         "  give a JSON file, or a folder with config.json"],
+        [
+            "error: --config {path}: no such file",
+            "  give a JSON file, or a folder with config.json",
+        ],
     ),
     "cut off": (
         unreadable,
-        ["error: --config {path}: not readable as JSON",
-         "  Expecting value: line 1 column 16 (char 15)"],
+        [
+            "error: --config {path}: not readable as JSON",
+            "  Expecting value: line 1 column 16 (char 15)",
+        ],
     ),
-    "a list": (
-        listed,
-        ["error: --config {path}: a JSON object is needed, this is a list"],
-    ),
+    "a list": (listed, ["error: --config {path}: a JSON object is needed, this is a list"]),
     "contradicting": (
         contradicting,
-        ["error: convnextv2: the given config contradicts the checkpoint in 4 fields",
-         "  depths: the config says [3, 3, 9, 3], the tensors say [2, 3, 4, 2]",
-         "  num_labels: the config says 7, the tensors say 5",
-         '  hidden_act: the config says "relu", the original computes with "gelu"',
-         "  layer_norm_eps: the config says 1e-12, the original computes with 1e-06"],
+        [
+            "error: convnextv2: the given config contradicts the checkpoint in 4 fields",
+            "  depths: the config says [3, 3, 9, 3], the tensors say [2, 3, 4, 2]",
+            "  num_labels: the config says 7, the tensors say 5",
+            '  hidden_act: the config says "relu", the original computes with "gelu"',
+            "  layer_norm_eps: the config says 1e-12, the original computes with 1e-06",
+        ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CONFIGS, ids=[f"{NAME}-{case}" for case in CONFIGS])
@@ -146,9 +149,10 @@ def below_a_closed_folder(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "make", [a_file, a_folder, below_a_file, below_a_closed_folder],
+    "make",
+    [a_file, a_folder, below_a_file, below_a_closed_folder],
     ids=lambda make: f"{NAME}-{make.__name__}",
-)  # fmt: skip
+)
 def test_an_output_that_cannot_be_is_explained(
     make: Callable[[Path], Path], tmp_path: Path
 ) -> None:
@@ -190,9 +194,10 @@ def no_tensors(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "make", [empty, text, truncated, without_checkpoints, no_tensors],
+    "make",
+    [empty, text, truncated, without_checkpoints, no_tensors],
     ids=lambda make: f"{NAME}-{make.__name__}",
-)  # fmt: skip
+)
 def test_what_is_no_checkpoint_is_explained(make: Callable[[Path], Path], tmp_path: Path) -> None:
     """A file that cannot be read is named by its path, and so it is for inspect."""
     file = make(tmp_path)

@@ -22,9 +22,9 @@ from hypothesis import given, strategies as st
 from safetensors import safe_open
 from torch import Tensor
 
-from conversions.core import folder as folder_module
 from conversions.core.errors import DamagedFileError, OutputError
-from conversions.core.folder import ModelFolder, Piece, open_tensors, parse_size
+from conversions.core.writing import folder as folder_module
+from conversions.core.writing.folder import ModelFolder, Piece, open_tensors, parse_size
 
 ROOT = Path(__file__).parents[1]
 GB = 10**9
@@ -124,8 +124,12 @@ def test_scalars_and_empty_tensors_are_kept(tmp_path: Path) -> None:
 
 def test_wide_dtypes_come_first_so_that_every_tensor_can_be_viewed(tmp_path: Path) -> None:
     """Odd-sized narrow tensors do not push wider ones to offsets they cannot be read at."""
-    tensors = {"flags": torch.ones(3, dtype=torch.bool), "half": torch.ones(5).half(),
-               "wide": torch.arange(3), "single": torch.ones(3)}  # fmt: skip
+    tensors = {
+        "flags": torch.ones(3, dtype=torch.bool),
+        "half": torch.ones(5).half(),
+        "wide": torch.arange(3),
+        "single": torch.ones(3),
+    }
     write(tmp_path / "model", *(piece(name, tensor) for name, tensor in tensors.items()))
     read = read_by_safetensors(tmp_path / "model/model.safetensors")
     assert all(identical(read[name], tensor) for name, tensor in tensors.items())
@@ -340,7 +344,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str, str]] = {
     "long-name": (lambda at: at / ("x" * 256), False, "name too long", "shorter"),
     "current-folder": (lambda at: Path("."), True, "current folder", "inside it"),
     "root": (lambda at: Path("/"), True, "mounted disk", "inside it"),
-}  # fmt: skip
+}
 
 
 def _file(path: Path) -> Path:
@@ -698,16 +702,22 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "none": (lambda at: os.remove(at / "whole/model.safetensors"), "whole", "holds no model"),
     "shard-gone": (
         lambda at: os.remove(at / "sharded/model-00002-of-00003.safetensors"),
-        "sharded", "00002-of-00003.safetensors is not there"),
+        "sharded",
+        "00002-of-00003.safetensors is not there",
+    ),
     "unlisted": (lambda at: _edit_index(at, lambda m: m.pop("t3")), "sharded", "t3 is in model-0"),
     "unfilled": (
-        lambda at: _edit_index(at, lambda m: m.update(t9=m["t0"])), "sharded", "t9 is not in"),
-    "outside": (
-        lambda at: _edit_index(at, lambda m: m.update(t0="../x")), "sharded", "outside"),
+        lambda at: _edit_index(at, lambda m: m.update(t9=m["t0"])),
+        "sharded",
+        "t9 is not in",
+    ),
+    "outside": (lambda at: _edit_index(at, lambda m: m.update(t0="../x")), "sharded", "outside"),
     "index-garbled": (
         lambda at: os.truncate(at / "sharded/model.safetensors.index.json", 9),
-        "sharded", "no index"),
-}  # fmt: skip
+        "sharded",
+        "no index",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", DAMAGES)
@@ -730,9 +740,19 @@ def test_opened_tensors_are_mapped_apart_and_never_written_back(written: Path) -
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("5GB", 5 * GB), ("5 gb", 5 * GB), ("500MB", 5 * 10**8), ("5GiB", 5 << 30), ("1.5k", 1500),
-     ("123", 123), (77, 77), ("1TB", 10**12), ("10 B", 10), ("2KiB", 2048)],
-)  # fmt: skip
+    [
+        ("5GB", 5 * GB),
+        ("5 gb", 5 * GB),
+        ("500MB", 5 * 10**8),
+        ("5GiB", 5 << 30),
+        ("1.5k", 1500),
+        ("123", 123),
+        (77, 77),
+        ("1TB", 10**12),
+        ("10 B", 10),
+        ("2KiB", 2048),
+    ],
+)
 def test_sizes_are_read_as_people_write_them(text: str | int, size: int) -> None:
     """Decimal and binary units, with and without B."""
     assert parse_size(text) == size

@@ -26,8 +26,11 @@ def compared(name: str) -> dict[str, Any]:
         return originals.report(name)
     run = subprocess.run(
         [sys.executable, "-m", "tests.originals", name],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert run.returncode == 0, run.stderr[-4000:]
     return json.loads(run.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 

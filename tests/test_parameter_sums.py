@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conversions.core import checks
+from conversions.core.checking import checks
 from tests import tiny
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import transformers
 
-from conversions.core import conversion
-from conversions.core.conversion import Request
+from conversions.core import pipeline
 from conversions.core.errors import ConversionError
+from conversions.core.pipeline import Request
 from tests import snapshot
 
 
@@ -24,13 +24,13 @@ def left_for_others(request: Request, root: Path, family: str) -> None:
     """Write this release's folder under its version, replacing an earlier one."""
     folder = root / transformers.__version__ / family
     shutil.rmtree(folder, ignore_errors=True)
-    conversion.convert(request, folder)
+    pipeline.convert(request, folder)
 
 
 def cell(request: Request, folder: Path) -> tuple[str, float | None]:
     """Green, or each failed check of a folder with its first lines; and the worst difference."""
     try:
-        report = conversion.verify(request, folder)
+        report = pipeline.verify(request, folder)
     except ConversionError as error:
         return str(error), None
     lines = [f"{c.name}: {c.figure}: {'; '.join(c.details[:3])}" for c in report.failures]
@@ -57,9 +57,9 @@ def test_folders_of_every_release_load_here(
 
 
 def test_folder_does_not_depend_on_the_release(family: str, tmp_path: Path, note: Any) -> None:
-    """No file of a folder but conversion.json names the release that wrote it."""
+    """No file of a folder but pipeline.json names the release that wrote it."""
     request = snapshot.request_with_vocabulary(family, tmp_path / "source")
-    conversion.convert(request, tmp_path / "model")
+    pipeline.convert(request, tmp_path / "model")
     note("portability")
     for path in (tmp_path / "model").glob("*.json"):
         if path.name != "conversion.json":

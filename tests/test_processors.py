@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core import checks, known_defects, parity
+from conversions.core.checking import checks, known_defects, parity
 from tests import tiny
 
 
@@ -22,9 +22,11 @@ def test_pixels_are_the_originals(family: str, note: Any) -> None:
 
 
 PICTURES = {
-    "tall": parity.sample_image(41, 230), "wide": parity.sample_image(211, 37),
-    "small": parity.sample_image(9, 7), "grey": parity.sample_image(90, 71).convert("L"),
-}  # fmt: skip
+    "tall": parity.sample_image(41, 230),
+    "wide": parity.sample_image(211, 37),
+    "small": parity.sample_image(9, 7),
+    "grey": parity.sample_image(90, 71).convert("L"),
+}
 
 
 @pytest.mark.parametrize("picture", list(PICTURES))

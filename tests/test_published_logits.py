@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import conversions
-from conversions.core import parity, truth
+from conversions.core.checking import golden, parity
 from tests import published as upstream, serving, tiny
 from tests.published import COCO, Supply
 
@@ -41,7 +41,7 @@ def values_hold(
 def test_published_values(published: Any, tmp_path: Path, request: Any, note: Any) -> None:
     """A published checkpoint, converted, gives the numbers or words that upstream published."""
     family, name = published
-    entry = truth.load_golden(family)["published"][name]
+    entry = golden.load_golden(family)["published"][name]
     reading = values_hold(family, name, supplied(request), tmp_path, entry, note)
     print(f"{name}: upstream's values hold with {reading}")
 
@@ -50,10 +50,10 @@ def test_published_values(published: Any, tmp_path: Path, request: Any, note: An
 def test_the_originals_own_values(who: str, tmp_path: Path, request: Any, note: Any) -> None:
     """The probabilities in the original's README hold for its own copy of the picture."""
     name = "ViT-B-16"
-    golden = truth.load_golden(who)
-    recorded = golden["published_values"][name]
+    recording = golden.load_golden(who)
+    recorded = recording["published_values"][name]
     expected = {"softmax(logits_per_image)[0]": recorded["values"][0]}
-    entry = {**golden["published"][name], "expected": expected}
+    entry = {**recording["published"][name], "expected": expected}
     supply = supplied(request)
     picture = Path(supply.folder or "", "chinese_clip", "examples", "pokemon.jpeg")
     if supply.folder is None or not picture.exists():
@@ -68,11 +68,11 @@ def test_the_originals_own_values(who: str, tmp_path: Path, request: Any, note: 
 @pytest.mark.parametrize("who", ["flava"], ids=["flava-flava-full"])
 def test_the_sums_of_embeddings(who: str, tmp_path: Path, request: Any, note: Any) -> None:
     """The sums of image and text embeddings are those of transformers' own test, to 4 places."""
-    golden = truth.load_golden(who)
-    recorded = golden["published_values"]
+    recording = golden.load_golden(who)
+    recorded = recording["published_values"]
     names = ("image_embeddings.sum", "text_embeddings.sum")
     expected = {name: [recorded["values"][name]] for name in names}
-    entry = {**golden["published"]["flava-full"], "expected": expected, "atol": 0.5e-4}
+    entry = {**recording["published"]["flava-full"], "expected": expected, "atol": 0.5e-4}
     values_hold(who, "flava-full", supplied(request), tmp_path, entry, note)
 
 
@@ -82,7 +82,7 @@ def test_the_sums_of_embeddings(who: str, tmp_path: Path, request: Any, note: An
 @pytest.fixture(scope="module")
 def atto() -> dict[str, torch.Tensor]:
     """Random weights of the full published size."""
-    reference = truth.load_reference("convnextv2")
+    reference = golden.load_reference("convnextv2")
     return reference.state_dict(reference.VARIANTS["atto"])  # type: ignore[no-any-return]
 
 
@@ -118,7 +118,7 @@ def expected_of(state: dict[str, torch.Tensor], picture: Path, reading: str) -> 
     """The entry that a golden file would hold for these weights, from the reference alone."""
     import PIL.Image
 
-    reference = truth.load_reference("convnextv2")
+    reference = golden.load_reference("convnextv2")
     arch = reference.VARIANTS["atto"]
     pixels = reference.pixels(PIL.Image.open(picture), arch, reading)["pixel_values"]
     with torch.no_grad():
@@ -179,19 +179,23 @@ def test_what_is_missing_is_said(published: Any) -> None:
 # The other families' paths, with tiny models under the published names.
 
 
-NAMES = {"chinese_clip": "ViT-B-16", "flava": "flava-full", "kosmos2": "kosmos-2",
-         "vipllava": "vip-llava-7b"}  # fmt: skip
+NAMES = {
+    "chinese_clip": "ViT-B-16",
+    "flava": "flava-full",
+    "kosmos2": "kosmos-2",
+    "vipllava": "vip-llava-7b",
+}
 
 
 @pytest.mark.parametrize("who", NAMES, ids=[f"{name}-tiny" for name in NAMES])
 def test_the_path_of_every_family(who: str, tmp_path: Path) -> None:
     """From the documented folder the observables are measured; other weights change them."""
     name = NAMES[who]
-    reference = truth.load_reference(who)
+    reference = golden.load_reference(who)
     folder = tmp_path / "real"
     lay_out(who, name, reference.state_dict(reference.TINY), folder)
     supply = Supply(folder, config=reference.config(reference.TINY))
-    entry = {**truth.load_golden(who)["published"][name], "max_new_tokens": 10}
+    entry = {**golden.load_golden(who)["published"][name], "max_new_tokens": 10}
     measured = upstream.measure(who, name, supply, tmp_path / "first", entry)
     assert len(measured) == 1
     own = {**entry, "expected": next(iter(measured.values()))}
@@ -234,7 +238,7 @@ def put_checkpoint(checkpoint: Path, place: Path) -> None:
 def vocabulary_of(family: str) -> Any:
     """Writes a small vocabulary that fits the tiny model, under the real name."""
     if family != "flava":
-        return truth.load_reference(family).example_vocabulary
-    words = truth.load_reference("chinese_clip").example_vocabulary
-    rows = truth.load_reference(family).TINY["text"]["vocabulary"]
+        return golden.load_reference(family).example_vocabulary
+    words = golden.load_reference("chinese_clip").example_vocabulary
+    rows = golden.load_reference(family).TINY["text"]["vocabulary"]
     return lambda folder: words(folder, {"vocab_size": rows})

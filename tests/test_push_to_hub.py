@@ -15,7 +15,7 @@ import pytest
 
 from conversions import cli
 from conversions.core.errors import ConversionError
-from conversions.core.hub import push
+from conversions.core.writing.hub import push
 
 TOKEN = "hf_" + "secret" * 5
 COMMIT = "c" * 40
@@ -52,8 +52,13 @@ class Endpoints(BaseHTTPRequestHandler):
             elif "/tree/" in self.path:
                 self._answer([self._entry(path) for path in self.server.files])
             else:
-                self._answer({"id": "somebody/model", "sha": COMMIT, "siblings": [
-                    {"rfilename": path} for path in self.server.files]})  # fmt: skip
+                self._answer(
+                    {
+                        "id": "somebody/model",
+                        "sha": COMMIT,
+                        "siblings": [{"rfilename": path} for path in self.server.files],
+                    }
+                )
 
     def do_POST(self) -> None:
         body = self._body()
@@ -62,14 +67,33 @@ class Endpoints(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             self._create(json.loads(body))
         elif "/preupload/" in self.path:
-            self._answer({"files": [
-                {"path": file["path"], "shouldIgnore": False,
-                 "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular"}
-                for file in json.loads(body)["files"]]})  # fmt: skip
+            self._answer(
+                {
+                    "files": [
+                        {
+                            "path": file["path"],
+                            "shouldIgnore": False,
+                            "uploadMode": "lfs"
+                            if file["path"].endswith(".safetensors")
+                            else "regular",
+                        }
+                        for file in json.loads(body)["files"]
+                    ]
+                }
+            )
         elif self.path.endswith("/info/lfs/objects/batch"):
-            self._answer({"transfer": "basic", "objects": [
-                {**wanted, "actions": {"upload": {"href": f"{self.server.url}/o/{wanted['oid']}"}}}
-                for wanted in json.loads(body)["objects"]]})  # fmt: skip
+            self._answer(
+                {
+                    "transfer": "basic",
+                    "objects": [
+                        {
+                            **wanted,
+                            "actions": {"upload": {"href": f"{self.server.url}/o/{wanted['oid']}"}},
+                        }
+                        for wanted in json.loads(body)["objects"]
+                    ],
+                }
+            )
         elif "/commit/" in self.path:
             self._commit([json.loads(line) for line in body.splitlines()])
         else:
@@ -104,8 +128,12 @@ class Endpoints(BaseHTTPRequestHandler):
 
     def _entry(self, path: str) -> dict[str, Any]:
         content = self.server.files[path]
-        return {"type": "file", "path": path, "size": len(content),
-                "oid": hashlib.sha1(content).hexdigest()}  # fmt: skip
+        return {
+            "type": "file",
+            "path": path,
+            "size": len(content),
+            "oid": hashlib.sha1(content).hexdigest(),
+        }
 
     def _body(self) -> bytes:
         if "chunked" in self.headers.get("Transfer-Encoding", ""):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conversions.core.regression import observed
+from conversions.upgrading import differences
 from tests import behaviour, record, snapshot, tiny
 
 
@@ -36,10 +36,10 @@ def test_traced_modules_agree_with_the_reference(family: str, tmp_path: Any, not
     request = snapshot.request_with_vocabulary(family, tmp_path)
     snapshot.write_unchecked(request, tmp_path / "model")
     modules = snapshot.snapshot(request, tmp_path / "model")["modules"]["eager"]
-    wrong = {path: observed.off(entry) for path, entry in modules.items()}
+    wrong = {path: differences.off(entry) for path, entry in modules.items()}
     note("record", max(wrong.values()))
     assert len(modules) > 10
-    assert not {path: by for path, by in wrong.items() if by > observed.TOLERANCE}
+    assert not {path: by for path, by in wrong.items() if by > differences.TOLERANCE}
 
 
 def test_two_snapshots_of_one_release_are_equal(family: str, tmp_path: Any, note: Any) -> None:

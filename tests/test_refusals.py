@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conversions.core import configs
-from conversions.core.mapping import Move, Rename
+from conversions.core.mapping.rules import Move, Rename
+from conversions.core.writing import configs
 from tests import command, tiny
 
 State = dict[str, Tensor]
@@ -101,8 +101,12 @@ def other(key: str, *shape: int) -> Callable[[State], State]:
 
 def resnet(state: State) -> State:
     """Chinese-CLIP RN50: a ResNet in place of the image transformer."""
-    names = ("visual.conv1.weight", "visual.bn1.running_mean", "visual.layer1.0.conv1.weight",
-             "visual.attnpool.positional_embedding")  # fmt: skip
+    names = (
+        "visual.conv1.weight",
+        "visual.bn1.running_mean",
+        "visual.layer1.0.conv1.weight",
+        "visual.attnpool.positional_embedding",
+    )
     text = {k: v for k, v in state.items() if not k.startswith("visual.")}
     return {**text, **only(*names)(state)}
 
@@ -168,7 +172,7 @@ WRONG: dict[str, dict[str, Wrong]] = {
         "llama": Wrong(("Llama",), without("mm_projector", "vision_tower")),
         "projector_alone": Wrong(("only the projector",), only(f"{LN}.weight")),
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -242,18 +246,38 @@ def test_numbers_that_are_none_are_named(
 
 CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "convnextv2": {"depths": [9, 9, 9, 9], "num_channels": 7, "layer_norm_eps": 1e-12},
-    "chinese_clip": {"projection_dim": 5, "text_config.num_hidden_layers": 1,
-                     "text_config.vocab_size": 99, "text_config.max_position_embeddings": 512,
-                     "vision_config.patch_size": 99, "vision_config.hidden_act": "gelu"},
-    "kosmos2": {"latent_query_num": 64, "text_config.layers": 24, "text_config.vocab_size": 65037,
-                "vision_config.hidden_size": 1024, "vision_config.hidden_act": "gelu"},
-    "flava": {"image_codebook_config.hidden_size": 256, "image_codebook_config.vocab_size": 8192,
-              "text_config.vocab_size": 30522, "image_config.patch_size": 16,
-              "multimodal_config.num_hidden_layers": 6, "layer_norm_eps": 1e-5},
-    "vipllava": {"text_config.vocab_size": 32000, "text_config.num_hidden_layers": 32,
-                 "text_config.tie_word_embeddings": True, "vision_config.image_size": 336,
-                 "image_token_index": 32000, "projector_hidden_act": "relu"},
-}  # fmt: skip
+    "chinese_clip": {
+        "projection_dim": 5,
+        "text_config.num_hidden_layers": 1,
+        "text_config.vocab_size": 99,
+        "text_config.max_position_embeddings": 512,
+        "vision_config.patch_size": 99,
+        "vision_config.hidden_act": "gelu",
+    },
+    "kosmos2": {
+        "latent_query_num": 64,
+        "text_config.layers": 24,
+        "text_config.vocab_size": 65037,
+        "vision_config.hidden_size": 1024,
+        "vision_config.hidden_act": "gelu",
+    },
+    "flava": {
+        "image_codebook_config.hidden_size": 256,
+        "image_codebook_config.vocab_size": 8192,
+        "text_config.vocab_size": 30522,
+        "image_config.patch_size": 16,
+        "multimodal_config.num_hidden_layers": 6,
+        "layer_norm_eps": 1e-5,
+    },
+    "vipllava": {
+        "text_config.vocab_size": 32000,
+        "text_config.num_hidden_layers": 32,
+        "text_config.tie_word_embeddings": True,
+        "vision_config.image_size": 336,
+        "image_token_index": 32000,
+        "projector_hidden_act": "relu",
+    },
+}
 
 
 def off_by_one(family: str) -> dict[str, Any]:
@@ -279,9 +303,12 @@ UNTOLD = {
     "chinese_clip": ("vision_config.num_attention_heads", "text_config.num_attention_heads"),
     "kosmos2": ("vision_config.num_attention_heads",),
     "flava": tuple(f"{part}_config.num_attention_heads" for part in ("image", "multimodal")),
-    "vipllava": ("text_config.num_attention_heads", "text_config.rope_theta",
-                 "vision_config.num_attention_heads"),
-}  # fmt: skip
+    "vipllava": (
+        "text_config.num_attention_heads",
+        "text_config.rope_theta",
+        "vision_config.num_attention_heads",
+    ),
+}
 
 
 @pytest.mark.parametrize("family_", list(UNTOLD), ids=[f"{name}-tiny" for name in UNTOLD])
@@ -294,18 +321,33 @@ def test_what_only_the_user_can_tell_is_asked_for(family_: str, tmp_path: Path, 
 
 
 GIVEN: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "heads_that_do_not_divide": ("chinese_clip", {"vision_config.num_attention_heads": 7},
-                                 ("vision_config.num_attention_heads", "7")),
-    "two_spellings": ("vipllava", {"vision_feature_layer": [-2]},
-                      ("vision_feature_layers", "vision_feature_layer", "[-2]")),
-    "no_such_layer": ("vipllava", {"vision_feature_layers": [-2, -5, -8, -11, 66]},
-                      ("vision layer 66", "0 to 12")),
+    "heads_that_do_not_divide": (
+        "chinese_clip",
+        {"vision_config.num_attention_heads": 7},
+        ("vision_config.num_attention_heads", "7"),
+    ),
+    "two_spellings": (
+        "vipllava",
+        {"vision_feature_layer": [-2]},
+        ("vision_feature_layers", "vision_feature_layer", "[-2]"),
+    ),
+    "no_such_layer": (
+        "vipllava",
+        {"vision_feature_layers": [-2, -5, -8, -11, 66]},
+        ("vision layer 66", "0 to 12"),
+    ),
     "fewer_layers": ("vipllava", {"vision_feature_layers": [-2]}, (LN, "width 24")),
-    "scaled_rope": ("vipllava", {"text_config.rope_scaling": {"type": "linear", "factor": 2.0}},
-                    ("rope_scaling", "the original does not")),
-    "two_thetas": ("vipllava", {"text_config.rope_parameters": {"rope_theta": 5.0}},
-                   ("rope_theta", "5.0", "10000.0")),
-}  # fmt: skip
+    "scaled_rope": (
+        "vipllava",
+        {"text_config.rope_scaling": {"type": "linear", "factor": 2.0}},
+        ("rope_scaling", "the original does not"),
+    ),
+    "two_thetas": (
+        "vipllava",
+        {"text_config.rope_parameters": {"rope_theta": 5.0}},
+        ("rope_theta", "5.0", "10000.0"),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", list(GIVEN), ids=lambda name: f"{GIVEN[name][0]}-{name}")
@@ -382,10 +424,13 @@ def renamed(family: str) -> Move:
     moves = tiny.converted(family).family.mapping.plan(tiny.converted(family).state).moves
     bound = {key for move in moves for pair in move.must_agree() for key in pair}
     return next(
-        m for m in moves
-        if type(m.rule) is Rename and m.sources[0] in state.keys() - bound
-        and state[m.sources[0]].is_floating_point() and state[m.sources[0]].numel() > 1
-    )  # fmt: skip
+        m
+        for m in moves
+        if type(m.rule) is Rename
+        and m.sources[0] in state.keys() - bound
+        and state[m.sources[0]].is_floating_point()
+        and state[m.sources[0]].numel() > 1
+    )
 
 
 KINDS = [("int8", "all"), ("bool", "files"), ("complex64", "files")]

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 import conversions
-from conversions.core import truth
-from conversions.core.mapping import Drop, Tie
+from conversions.core.checking import golden
+from conversions.core.mapping.rules import Drop, Tie
 from tests import strategies
 
 
 def keys_of(family: str, arch: dict[str, Any]) -> list[str]:
-    return list(truth.load_reference(family).manifest(arch))
+    return list(golden.load_reference(family).manifest(arch))
 
 
 @strategies.examples(10)
@@ -100,7 +100,7 @@ def test_layers_one_and_ten_stay_apart(family: str, index: str, note: Any) -> No
         for text in rule.sources:
             if "{" not in text:
                 continue
-            from conversions.core.mapping import Pattern
+            from conversions.core.mapping.rules import Pattern
 
             pattern = Pattern(text)
             binding = {

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import given, strategies as st
 
-from conversions.core import checks
-from conversions.core.tensors import same_bits
+from conversions.core.checking import checks
+from conversions.core.reading.tensors import same_bits
 from tests import strategies, tiny
 
 
@@ -25,9 +25,11 @@ def test_two_exchanged_tensors_are_named(family: str, note: Any) -> None:
     plan = converted.family.mapping.plan(converted.state)
     single = [m for m in plan.moves if len(m.targets) == 1 and len(m.sources) == 1]
     first, second = next(
-        (a, b) for a in single for b in single
+        (a, b)
+        for a in single
+        for b in single
         if a is not b and written[a.targets[0]].shape == written[b.targets[0]].shape
-    )  # fmt: skip
+    )
     left, right = first.targets[0], second.targets[0]
     written[left], written[right] = written[right], written[left]
     check = checks.round_trip(plan, converted.state, written)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversions.core import checks, loading, parity
-from conversions.core.mapping import Plan, Tie
+from conversions.core.checking import checks, loading, parity
+from conversions.core.mapping.rules import Plan, Tie
 from golden import values
 from tests import faults, tiny
 from tests.faults.bench import invisible

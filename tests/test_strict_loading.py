@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import conversions
-from conversions.core import checks, configs, loading, truth
-from conversions.core.family import Manifest, Source, Spec
-from conversions.core.keys import expand
+from conversions.core.checking import checks, golden, loading
+from conversions.core.family import Source
+from conversions.core.manifest import Manifest, Spec
+from conversions.core.mapping.keys import expand
+from conversions.core.writing import configs
 from tests import tiny
 
 
@@ -92,7 +94,7 @@ def test_published_config_holds_the_published_facts(variant: tuple[str, str], no
     """The config derived for a published size holds every fact recorded for it."""
     family, size = variant
     chosen = conversions.family(family)
-    expected = truth.load_golden(family)["configs"]
+    expected = golden.load_golden(family)["configs"]
     names = [name for name in expected if name == size or published_variant(chosen, name) == size]
     note("config", sizes=len(names))
     assert names, f"golden/{family}.json records no config for {size}"
@@ -113,7 +115,7 @@ def test_published_config_holds_the_published_facts(variant: tuple[str, str], no
 
 
 def published_manifest(family: str, size: str) -> Manifest:
-    entries = expand(truth.load_golden(family)["manifests"][size]["tensors"])
+    entries = expand(golden.load_golden(family)["manifests"][size]["tensors"])
     return Manifest({key: spec_of(str(text)) for key, text in entries.items()})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conversions.core import loading, parity
+from conversions.core.checking import loading, parity
 from tests import command, tiny
 
 FAMILIES = [name for name in tiny.FAMILIES if hasattr(tiny.truth.load_reference(name), "tokenize")]
@@ -77,22 +77,28 @@ def test_the_processor_takes_texts_and_pictures(name: str, note: Any) -> None:
         assert found == converted.golden["tiny"]["tokens"][text]
     elif name == "kosmos2":
         # <s> <image> five places </image> text; a prompt is not closed by </s>
-        first, last = (tokenizer_of(converted.folder).convert_tokens_to_ids(token)
-                       for token in ("<image>", "</image>"))  # fmt: skip
+        first, last = (
+            tokenizer_of(converted.folder).convert_tokens_to_ids(token)
+            for token in ("<image>", "</image>")
+        )
         plain = ids(tokenizer_of(converted.folder), text)[1:-1]
         assert [found[1], found[7]] == [first, last] and found[8:] == plain
         assert list(batch["image_embeds_position_mask"][0]) == [
-            0, 0, *[1] * 5, *[0] * (len(plain) + 1),
-        ]  # fmt: skip
+            0,
+            0,
+            *[1] * 5,
+            *[0] * (len(plain) + 1),
+        ]
     else:
         assert found == converted.golden["tiny"]["tokens"][text]
 
 
 TEXTS = {
-    "chinese_clip": "皮卡丘和妙蛙种子, a Pokémon pair", "flava": "A photo of TWO dogs, running!",
+    "chinese_clip": "皮卡丘和妙蛙种子, a Pokémon pair",
+    "flava": "A photo of TWO dogs, running!",
     "kosmos2": "<grounding>An image of",
     "vipllava": "<image>\nWhat is shown within the pointed  region?",
-}  # fmt: skip
+}
 # Kosmos2Processor counts on 64 latent queries unless told; the tiny model has 5
 CALL: dict[str, dict[str, Any]] = {"kosmos2": {"num_image_tokens": 5}}
 PIXELS = 0.05
@@ -156,9 +162,18 @@ def test_a_finished_folder_is_a_tokenizer_to_give(name: str, tmp_path: Path, not
     more = ["--tokenizer", converted.folder]
     arguments = without(command.told(name), "--vocab", "--tokenizer")
     outcome = command.run(
-        "convert", name, "--checkpoint", converted.checkpoint, *arguments, *more,
-        "--output", tmp_path / "model", "--checks", "files", "--json",
-    )  # fmt: skip
+        "convert",
+        name,
+        "--checkpoint",
+        converted.checkpoint,
+        *arguments,
+        *more,
+        "--output",
+        tmp_path / "model",
+        "--checks",
+        "files",
+        "--json",
+    )
     note("tokens")
     assert outcome.code == 0, outcome.err
     for file in WRITTEN:
@@ -179,9 +194,17 @@ def test_without_a_vocabulary_the_report_says_how_to_supply_it(
     converted = tiny.converted(name)
     arguments = without(command.told(name), "--vocab", "--tokenizer")
     outcome = command.run(
-        "convert", name, "--checkpoint", converted.checkpoint, *arguments,
-        "--output", tmp_path / "model", "--checks", "files", "--json",
-    )  # fmt: skip
+        "convert",
+        name,
+        "--checkpoint",
+        converted.checkpoint,
+        *arguments,
+        "--output",
+        tmp_path / "model",
+        "--checks",
+        "files",
+        "--json",
+    )
     note("tokens")
     assert outcome.code == 0, outcome.err
     notes = [line for line in outcome.report["notes"] if line.startswith("tokenizer: ")]
@@ -255,15 +278,24 @@ FOLDERS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "two_vocabularies": ("flava", line_changed(90, "surprise"), "in vocab.txt"),
     "added": ("flava", json_changed("added_tokens.json", **{"<new>": 999}), "<new>"),
     "no_json": ("flava", bytes_changed("tokenizer.json", lambda b: b[:-9]), "not readable as JSON"),
-    "other_kind": ("flava", json_changed("tokenizer.json", model={"type": "BPE", "vocab": {}}),
-                   "WordPiece"),
+    "other_kind": (
+        "flava",
+        json_changed("tokenizer.json", model={"type": "BPE", "vocab": {}}),
+        "WordPiece",
+    ),
     "no_model": ("kosmos2", emptied, "sentencepiece.bpe.model"),
-    "truncated": ("kosmos2", bytes_changed("sentencepiece.bpe.model", lambda b: b[:-30]),
-                  "sentencepiece"),
+    "truncated": (
+        "kosmos2",
+        bytes_changed("sentencepiece.bpe.model", lambda b: b[:-30]),
+        "sentencepiece",
+    ),
     "no_tokenizer": ("vipllava", emptied, "neither tokenizer.json nor tokenizer.model"),
-    "other_text_model": ("vipllava", json_changed("config.json", hidden_size=4096),
-                         "another text model"),
-}  # fmt: skip
+    "other_text_model": (
+        "vipllava",
+        json_changed("config.json", hidden_size=4096),
+        "another text model",
+    ),
+}
 
 
 @pytest.mark.parametrize("flaw", list(FOLDERS), ids=lambda flaw: f"{FOLDERS[flaw][0]}-{flaw}")
@@ -290,8 +322,12 @@ def test_the_tokenizer_of_another_size_is_refused(name: str, tmp_path: Path, not
     assert "tokens" in message and ("not the" in message or "not this" in message), message
 
 
-SIZES = {"chinese_clip": ("vocab_size", False), "flava": ("vocabulary", True),
-         "kosmos2": ("vocabulary", False), "vipllava": ("vocab_size", False)}  # fmt: skip
+SIZES = {
+    "chinese_clip": ("vocab_size", False),
+    "flava": ("vocabulary", True),
+    "kosmos2": ("vocabulary", False),
+    "vipllava": ("vocab_size", False),
+}
 
 
 @pytest.mark.parametrize("name", ["chinese_clip", "flava"], ids=lambda name: f"{name}-tiny")
@@ -327,9 +363,16 @@ def refused(
     arguments = without(command.told(name), *([] if keep else replaced))
     which = ["--checkpoint", converted.checkpoint] if checkpoint else []
     outcome = command.run(
-        "convert", name, *arguments, *which, *more, "--output", tmp_path / "model",
-        "--checks", "files",
-    )  # fmt: skip
+        "convert",
+        name,
+        *arguments,
+        *which,
+        *more,
+        "--output",
+        tmp_path / "model",
+        "--checks",
+        "files",
+    )
     assert outcome.code == 1, outcome.out
     assert outcome.err.startswith("error: ") and "unexpected" not in outcome.err.splitlines()[0]
     assert not (tmp_path / "model").exists()

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 import conversions
-from conversions.core.folder import open_tensors
+from conversions.core.writing.folder import open_tensors
 from tests import command, tiny
 
-MAIN = {"convnextv2": "model", "chinese_clip": "state_dict", "kosmos2": "model",
-        "flava": "model", "vipllava": "state_dict"}  # fmt: skip
+MAIN = {
+    "convnextv2": "model",
+    "chinese_clip": "state_dict",
+    "kosmos2": "model",
+    "flava": "model",
+    "vipllava": "state_dict",
+}
 """Where a training run of each original keeps the weights."""
 
 
@@ -55,8 +60,9 @@ def averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def floats(folder: Path) -> dict[str, Tensor]:
-    return {key: tensor for key, tensor in open_tensors(folder).items()
-            if tensor.is_floating_point()}  # fmt: skip
+    return {
+        key: tensor for key, tensor in open_tensors(folder).items() if tensor.is_floating_point()
+    }
 
 
 def test_the_weights_are_converted_and_the_average_is_mentioned(

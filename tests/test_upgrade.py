@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import transformers
 
-from conversions.core.regression import compare, html, markdown, records
+from conversions.upgrading import compare, html, markdown, records
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(transformers.__file__).parent
@@ -41,25 +41,40 @@ class Change:
 
 CHANGES = {
     "epsilon": Change(
-        "convnextv2", "models/convnextv2/modeling_convnextv2.py",
-        r"eps=config\.layer_norm_eps", "eps=0.1", "logits", "outputs", "norm",
+        "convnextv2",
+        "models/convnextv2/modeling_convnextv2.py",
+        r"eps=config\.layer_norm_eps",
+        "eps=0.1",
+        "logits",
+        "outputs",
+        "norm",
     ),
     "activation": Change(
-        "chinese_clip", "models/chinese_clip/modeling_chinese_clip.py",
+        "chinese_clip",
+        "models/chinese_clip/modeling_chinese_clip.py",
         r"self\.intermediate_act_fn = ACT2FN\[config\.hidden_act\]",
-        'self.intermediate_act_fn = ACT2FN["relu"]', "logits", "outputs",
+        'self.intermediate_act_fn = ACT2FN["relu"]',
+        "logits",
+        "outputs",
         "bert.encoder.layer.0.output",
     ),
     "renamed parameter": Change(
-        "kosmos2", "models/kosmos2/modeling_kosmos2.py",
-        r"\blatent_query\b", "latent_queries", "strict-load", "loading",
+        "kosmos2",
+        "models/kosmos2/modeling_kosmos2.py",
+        r"\blatent_query\b",
+        "latent_queries",
+        "strict-load",
+        "loading",
     ),
     "resample filter": Change(
-        "vipllava", "image_transforms.py",
+        "vipllava",
+        "image_transforms.py",
         r"resample = resample if resample is not None else PILImageResampling\.BILINEAR",
-        "resample = PILImageResampling.NEAREST", "pixels", "pixels",
+        "resample = PILImageResampling.NEAREST",
+        "pixels",
+        "pixels",
     ),
-}  # fmt: skip
+}
 
 
 def has_the_line(change: Change) -> bool:
@@ -95,9 +110,13 @@ def recorded(path: Path, overlay: Path | None) -> records.Record:
     command += [*(f"tests/test_{name}.py" for name in files), "--record", str(path)]
     places = filter(None, (overlay and str(overlay), os.environ.get("PYTHONPATH")))
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False,
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)},
-    )  # fmt: skip
+    )
     assert path.exists(), done.stdout[-3000:] + done.stderr[-3000:]
     return records.read(path)
 

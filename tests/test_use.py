@@ -12,8 +12,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from conversions.core import checks, known_defects, loading, parity
-from conversions.core.folder import open_tensors
+from conversions.core.checking import checks, known_defects, loading, parity
+from conversions.core.writing.folder import open_tensors
 from tests import behaviour, tiny
 
 LONG = 400
@@ -130,9 +130,10 @@ def test_a_cached_beginning_changes_nothing(name: str, note: Any) -> None:
         whole = model(**inputs).logits[:, -3:]
         cache = model(**head, use_cache=True).past_key_values
         rest = model(
-            input_ids=inputs["input_ids"][:, -3:], attention_mask=inputs["attention_mask"],
+            input_ids=inputs["input_ids"][:, -3:],
+            attention_mask=inputs["attention_mask"],
             past_key_values=cache,
-        ).logits  # fmt: skip
+        ).logits
     agree(whole, rest, note)
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conversions.core import vocabulary
 from conversions.core.errors import ConversionError
+from conversions.core.mapping import vocabulary
 from golden import values
 from tests import command, tiny
 
@@ -182,9 +182,10 @@ def test_the_seed_decides_the_new_rows_and_is_recorded(
 
 
 @pytest.mark.parametrize(
-    "count, rows", [(61, 64), (62, 64), (63, 128), (64, 128), (126, 128)],
+    "count, rows",
+    [(61, 64), (62, 64), (63, 128), (64, 128), (126, 128)],
     ids=lambda number: f"vipllava-{number}",
-)  # fmt: skip
+)
 def test_vocabularies_of_every_size_are_padded_to_64(
     count: int, rows: int, tmp_path: Path, note: Any
 ) -> None:

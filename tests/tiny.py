@@ -17,21 +17,22 @@ import torch
 from torch import Tensor
 
 import conversions
-from conversions.core import conversion, known_defects, parity, truth
-from conversions.core.conversion import Opened, Request
+from conversions.core import pipeline
+from conversions.core.checking import golden, known_defects, parity
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.family import Family
-from conversions.core.folder import ModelFolder, open_tensors
+from conversions.core.pipeline import Opened, Request
 from conversions.core.report import Report
+from conversions.core.writing.folder import ModelFolder, open_tensors
 
 FAMILIES = list(conversions.families())
 
 
 def section(family: str, name: str) -> dict[str, Any]:
     """A section of a golden file; empty while a family is being added (test_golden_files tells)."""
-    if not (truth.golden_root() / f"{family}.json").exists():
+    if not (golden.golden_root() / f"{family}.json").exists():
         return {}
-    return truth.load_golden(family).get(name, {})  # type: ignore[no-any-return]
+    return golden.load_golden(family).get(name, {})  # type: ignore[no-any-return]
 
 
 VARIANTS = [(name, variant) for name in FAMILIES for variant in section(name, "manifests")]
@@ -77,11 +78,11 @@ class Converted:
 
     @property
     def reference(self) -> ModuleType:
-        return truth.load_reference(self.family.name)
+        return golden.load_reference(self.family.name)
 
     @property
     def golden(self) -> dict[str, Any]:
-        return truth.load_golden(self.family.name)
+        return golden.load_golden(self.family.name)
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
@@ -122,7 +123,7 @@ def write_source(
     family: str, folder: Path, state: dict[str, Tensor] | None = None, **save: Any
 ) -> tuple[Path, dict[str, str]]:
     """A state dict in the original's container, companions beside it; default: the tiny one."""
-    reference = truth.load_reference(family)
+    reference = golden.load_reference(family)
     state = reference.state_dict(reference.TINY) if state is None else state
     prefixes = tuple(c.prefix for c in conversions.family(family).companions) or ("\0",)
     extra = reference.companions(state) if hasattr(reference, "companions") else {}
@@ -151,14 +152,14 @@ def convert_state(
 
     keep: the folder stays even when a check fails.
     """
-    reference = truth.load_reference(family)
+    reference = golden.load_reference(family)
     arch = reference.TINY if arch is None else arch
     state = reference.state_dict(arch) if state is None else state
     checkpoint, companions = write_source(family, folder / "source", state)
     options = {**companions, **(options or {})}
     config = copy.deepcopy(reference.config(arch))
     request = make_request(family, checkpoint, config, options, checks=checks, **changes)
-    convert = converted_anyway if keep else conversion.convert
+    convert = converted_anyway if keep else pipeline.convert
     report = convert(request, folder / "model")
     return Converted(request.family, checkpoint, options, config, folder / "model", report)
 
@@ -173,11 +174,11 @@ def session_folder() -> Path:
 def converted_anyway(request: Request, output: Path) -> Report:
     """The folder even when a check fails, so that only the tests of that check fail."""
     try:
-        return conversion.convert(request, output)
+        return pipeline.convert(request, output)
     except CheckFailed as error:
-        with conversion.opened(request) as source, ModelFolder(output) as folder:
-            conversion.write_documents(folder, source)
-            folder.write_tensors(conversion.pieces(source), request.max_shard_size)
+        with pipeline.opened(request) as source, ModelFolder(output) as folder:
+            pipeline.write_documents(folder, source)
+            folder.write_tensors(pipeline.pieces(source), request.max_shard_size)
             folder.commit()
         return error.report  # type: ignore[attr-defined, no-any-return]
 
@@ -207,7 +208,7 @@ def _tried(family: str) -> Converted | ConversionError:
 
 def opened(request: Request) -> Any:
     """Context manager: the planned source of a request."""
-    return conversion.opened(request)
+    return pipeline.opened(request)
 
 
 def truth_of(source: Opened) -> parity.Truth:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import selection
-from .checkpoint import Progress, open_checkpoint
-from .family import Family, Manifest
-from .keys import collapse
-from .mapping import Drop, explain
+from .family import Family
+from .manifest import Manifest
+from .mapping.keys import collapse
+from .mapping.rules import Drop, explain
+from .reading.checkpoint import Progress, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {name: dict(value) if isinstance(value, MappingABC) else value
-                for name, value in vars(self).items()}  # fmt: skip
+        return {
+            name: dict(value) if isinstance(value, MappingABC) else value
+            for name, value in vars(self).items()
+        }
 
 
 def inspect(location: str, families: Sequence[Family], progress: Progress | None) -> Inspection:
@@ -56,13 +59,22 @@ def inspect(location: str, families: Sequence[Family], progress: Progress | None
         manifest = selection.manifest_of(selected.state)
         drops, problems = _judge(family, manifest) if family and not refusal else ({}, ())
         return Inspection(
-            location, checkpoint.container, sum(path.stat().st_size for path in checkpoint.files),
-            {name: len(state) for name, state in checkpoint.trees.items()}, selected.tree,
-            family.name if family else None, refusal,
+            location,
+            checkpoint.container,
+            sum(path.stat().st_size for path in checkpoint.files),
+            {name: len(state) for name, state in checkpoint.trees.items()},
+            selected.tree,
+            family.name if family else None,
+            refusal,
             {k: str(v) for k, v in collapse({k: str(s) for k, s in manifest.items()}).items()},
-            len(manifest), sum(math.prod(spec.shape) for spec in manifest.values()),
-            drops, problems, selected.notes, dict(checkpoint.other), dict(checkpoint.foreign),
-        )  # fmt: skip
+            len(manifest),
+            sum(math.prod(spec.shape) for spec in manifest.values()),
+            drops,
+            problems,
+            selected.notes,
+            dict(checkpoint.other),
+            dict(checkpoint.foreign),
+        )
 
 
 def _judge(family: Family, manifest: Manifest) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .checks import Check
+from .checking.checks import Check
 
 
 def versions() -> dict[str, str]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from . import tensors
 from .errors import ConversionError, WrongCheckpointError
-from .family import Family, Manifest, Spec
-from .keys import collapse_keys
+from .family import Family
+from .manifest import Manifest, Spec
+from .mapping.keys import collapse_keys
+from .reading import tensors
 
 State = dict[str, Tensor]
 
@@ -76,8 +77,9 @@ def _preferred(trees: MappingABC[str, State], containers: Sequence[str]) -> str:
         return next(iter(trees))
     raise ConversionError(
         f"the checkpoint holds none of {', '.join(containers)}",
-        _describe_trees(trees), "name the right entry with --weights",
-    )  # fmt: skip
+        _describe_trees(trees),
+        "name the right entry with --weights",
+    )
 
 
 def _describe_trees(trees: MappingABC[str, State]) -> list[str]:
@@ -114,8 +116,10 @@ def refuse_wrong(family: Family, manifest: Manifest, families: Sequence[Family] 
     """
     refuse_known(family, manifest)
     matched = share(family, manifest)
-    converted = sum(bool(family.mapping.source_keys(key)) and family.mapping.match(key) is None
-                    for key in manifest)  # fmt: skip
+    converted = sum(
+        bool(family.mapping.source_keys(key)) and family.mapping.match(key) is None
+        for key in manifest
+    )
     if converted * 2 > len(manifest):
         raise WrongCheckpointError(
             f"{family.name}: this is already a converted checkpoint "

@@ -30,16 +30,7 @@ from torch import Tensor
 from .. import values
 from ..values import Spec
 from . import _wordpiece
-from ._layers import (
-    State,
-    Trace,
-    attention,
-    gelu,
-    layer_norm,
-    linear,
-    no_trace,
-    quick_gelu,
-)
+from ._layers import State, Trace, attention, gelu, layer_norm, linear, no_trace, quick_gelu
 
 Architecture = dict[str, Any]
 
@@ -303,11 +294,7 @@ def inputs(arch: Architecture, batch: int = 2, seed: int = 0) -> dict[str, Tenso
     ids = values.integers(f"{seed}:input_ids", (batch, length), PAD + 1, arch["vocab_size"])
     for row in range(1, batch):
         ids[row, length - 1 - row % (length - 1) :] = PAD
-    return {
-        "pixel_values": pixels.float(),
-        "input_ids": ids,
-        "attention_mask": (ids != PAD).long(),
-    }
+    return {"pixel_values": pixels.float(), "input_ids": ids, "attention_mask": (ids != PAD).long()}
 
 
 def forward(

@@ -36,16 +36,25 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """IMAGENET_DEFAULT_MEAN and _STD (`--imagenet_default_mean_and_std`, true by default)."""
 
 TINY: Architecture = {
-    "in_chans": 3, "patch_size": 4, "depths": [2, 3, 4, 2], "dims": [6, 10, 14, 22],
-    "num_classes": 5, "image_size": 68,
-}  # fmt: skip
+    "in_chans": 3,
+    "patch_size": 4,
+    "depths": [2, 3, 4, 2],
+    "dims": [6, 10, 14, 22],
+    "num_classes": 5,
+    "image_size": 68,
+}
 
 
 def _variant(depths: list[int], width: int) -> Architecture:
     """A published size; all of them double the width from stage to stage."""
-    return {"in_chans": 3, "patch_size": 4, "depths": depths,
-            "dims": [width, 2 * width, 4 * width, 8 * width],
-            "num_classes": 1000, "image_size": 224}  # fmt: skip
+    return {
+        "in_chans": 3,
+        "patch_size": 4,
+        "depths": depths,
+        "dims": [width, 2 * width, 4 * width, 8 * width],
+        "num_classes": 1000,
+        "image_size": 224,
+    }
 
 
 VARIANTS: dict[str, Architecture] = {
@@ -112,10 +121,13 @@ def architecture(
         raise ValueError(f"cannot read a ConvNeXt V2 architecture without {absent}")
     _, in_chans, patch, _ = shapes[wanted[0]]
     return {
-        "in_chans": in_chans, "patch_size": patch, "depths": depths,
-        "dims": [shapes[key][0] for key in dims], "num_classes": shapes["head.weight"][0],
+        "in_chans": in_chans,
+        "patch_size": patch,
+        "depths": depths,
+        "dims": [shapes[key][0] for key in dims],
+        "num_classes": shapes["head.weight"][0],
         "image_size": (hints or {}).get("image_size", 224),
-    }  # fmt: skip
+    }
 
 
 def config(arch: Architecture) -> dict[str, Any]:

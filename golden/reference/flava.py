@@ -39,30 +39,53 @@ Pick = Callable[[str, Sequence[Any]], Any]
 TINY: Architecture = {
     "hidden": 24,
     "projection": 20,
-    "image": {"layers": 2, "heads": 3, "mlp": 40, "image": 12, "patch": 4, "channels": 3,
-              "vocabulary": 41},
+    "image": {
+        "layers": 2,
+        "heads": 3,
+        "mlp": 40,
+        "image": 12,
+        "patch": 4,
+        "channels": 3,
+        "vocabulary": 41,
+    },
     "text": {"layers": 3, "heads": 4, "mlp": 44, "vocabulary": 101, "positions": 47, "types": 5},
     "multimodal": {"layers": 2, "heads": 6, "mlp": 36},
     "codebook": {"width": 8, "blocks": 2, "channels": 3, "vocabulary": 37},
     "position_ids": True,
-}  # fmt: skip
+}
 
 VARIANTS: dict[str, Architecture] = {
     "flava-full": {
         "hidden": 768,
         "projection": 768,
-        "image": {"layers": 12, "heads": 12, "mlp": 3072, "image": 224, "patch": 16, "channels": 3,
-                  "vocabulary": 8192},
-        "text": {"layers": 12, "heads": 12, "mlp": 3072, "vocabulary": 30522, "positions": 512,
-                 "types": 2},
+        "image": {
+            "layers": 12,
+            "heads": 12,
+            "mlp": 3072,
+            "image": 224,
+            "patch": 16,
+            "channels": 3,
+            "vocabulary": 8192,
+        },
+        "text": {
+            "layers": 12,
+            "heads": 12,
+            "mlp": 3072,
+            "vocabulary": 30522,
+            "positions": 512,
+            "types": 2,
+        },
         "multimodal": {"layers": 6, "heads": 12, "mlp": 3072},
         "codebook": {"width": 256, "blocks": 2, "channels": 3, "vocabulary": 8192},
         "position_ids": True,
     }
-}  # fmt: skip
+}
 
-ENCODERS = {"image": "image_encoder.module", "text": "text_encoder.module",
-            "multimodal": "mm_encoder.module"}  # fmt: skip
+ENCODERS = {
+    "image": "image_encoder.module",
+    "text": "text_encoder.module",
+    "multimodal": "mm_encoder.module",
+}
 
 # The encoders are BERT's and ViT's: 1e-12. The heads' names (cls.predictions.transform.LayerNorm)
 # are BERT's masked-language head, which takes its epsilon from the same setting.
@@ -77,11 +100,22 @@ LOGIT_LAPLACE_EPS = 0.1
 LONGEST_WORD = 100  # BERT's WordpieceTokenizer: a longer word is [UNK]
 
 COPIED = {
-    "image": ("cls_token", "mask_token", "position_embeddings",
-              "patch_embeddings.projection.weight", "patch_embeddings.projection.bias"),
-    "text": ("position_ids", "word_embeddings.weight", "position_embeddings.weight",
-             "token_type_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"),
-}  # fmt: skip
+    "image": (
+        "cls_token",
+        "mask_token",
+        "position_embeddings",
+        "patch_embeddings.projection.weight",
+        "patch_embeddings.projection.bias",
+    ),
+    "text": (
+        "position_ids",
+        "word_embeddings.weight",
+        "position_embeddings.weight",
+        "token_type_embeddings.weight",
+        "LayerNorm.weight",
+        "LayerNorm.bias",
+    ),
+}
 
 MIM, MLM = "heads.imagenet.mim_head", "heads.fairseq_mlm"
 MMM_IMAGE, MMM_TEXT = "heads.cmd.mim_head", "heads.cmd.mlm_head"
@@ -113,8 +147,10 @@ def manifest(arch: Architecture) -> dict[str, Spec]:
     for copy, original in duplicates(arch).items():
         shapes[copy] = shapes[original]
     _codebook(shapes, "codebook.blocks", arch["codebook"])
-    return {key: ("I64" if key.endswith("position_ids") else "F32", shape)
-            for key, shape in shapes.items()}  # fmt: skip
+    return {
+        key: ("I64" if key.endswith("position_ids") else "F32", shape)
+        for key, shape in shapes.items()
+    }
 
 
 def duplicates(arch: Architecture) -> dict[str, str]:
@@ -161,8 +197,12 @@ def _encoder(
 ) -> None:
     for layer in range(tower["layers"]):
         at = f"{name}.encoder.layer.{layer}"
-        for part in ("attention.attention.query", "attention.attention.key",
-                     "attention.attention.value", "attention.output.dense"):  # fmt: skip
+        for part in (
+            "attention.attention.query",
+            "attention.attention.key",
+            "attention.attention.value",
+            "attention.output.dense",
+        ):
             _linear(shapes, f"{at}.{part}", hidden, hidden)
         _linear(shapes, f"{at}.intermediate.dense", tower["mlp"], hidden)
         _linear(shapes, f"{at}.output.dense", hidden, tower["mlp"])
@@ -218,9 +258,11 @@ def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
         "image words": f"{MIM}.cls.predictions.decoder.weight",
         "input": "codebook.blocks.input.w",
         "output": "codebook.blocks.output.conv.w",
-        **{f"{name} mlp": f"{at}.encoder.layer.0.intermediate.dense.weight"
-           for name, at in ENCODERS.items()},
-    }  # fmt: skip
+        **{
+            f"{name} mlp": f"{at}.encoder.layer.0.intermediate.dense.weight"
+            for name, at in ENCODERS.items()
+        },
+    }
     if absent := [key for key in wanted.values() if key not in shapes]:
         raise ValueError(f"no tensor {', '.join(absent)}")
     size = {name: shapes[key] for name, key in wanted.items()}
@@ -237,17 +279,27 @@ def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
         "hidden": hidden,
         "projection": size["projection"][0],
         "image": towers["image"]
-        | {"image": patch * math.isqrt(size["places"][1] - 1), "patch": patch,
-           "channels": channels, "vocabulary": size["image words"][0]},
+        | {
+            "image": patch * math.isqrt(size["places"][1] - 1),
+            "patch": patch,
+            "channels": channels,
+            "vocabulary": size["image words"][0],
+        },
         "text": towers["text"]
-        | {"vocabulary": size["words"][0], "positions": size["positions"][0],
-           "types": size["types"][0]},
+        | {
+            "vocabulary": size["words"][0],
+            "positions": size["positions"][0],
+            "types": size["types"][0],
+        },
         "multimodal": towers["multimodal"],
-        "codebook": {"width": size["input"][0],
-                     "blocks": _count(shapes, "codebook.blocks.group_1.block_"),
-                     "channels": size["input"][1], "vocabulary": size["output"][0]},
+        "codebook": {
+            "width": size["input"][0],
+            "blocks": _count(shapes, "codebook.blocks.group_1.block_"),
+            "channels": size["input"][1],
+            "vocabulary": size["output"][0],
+        },
         "position_ids": "text_encoder.module.embeddings.position_ids" in shapes,
-    }  # fmt: skip
+    }
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
@@ -276,19 +328,36 @@ def random_architecture(pick: Pick) -> Architecture:
     return {
         "hidden": hidden,
         "projection": pick("projection", [7, 10, hidden]),
-        "image": {"layers": pick("image layers", [1, 2, 11]), "heads": pick("image heads", [2, 3]),
-                  "mlp": pick("image mlp", [9, 14]), "image": patch * pick("grid", [1, 2, 3]),
-                  "patch": patch, "channels": 3, "vocabulary": pick("image words", [13, 17])},
-        "text": {"layers": pick("text layers", [1, 2, 11]), "heads": pick("text heads", [4, 6]),
-                 "mlp": pick("text mlp", [11, 15]), "vocabulary": pick("words", [23, 31]),
-                 "positions": pick("positions", [8, 12]), "types": pick("types", [1, 2, 3])},
-        "multimodal": {"layers": pick("multimodal layers", [1, 2, 11]),
-                       "heads": pick("multimodal heads", [2, 12]),
-                       "mlp": pick("multimodal mlp", [10, 16])},
-        "codebook": {"width": pick("codebook width", [4, 8]), "blocks": pick("blocks", [1, 2, 3]),
-                     "channels": 3, "vocabulary": pick("codebook words", [5, 13])},
+        "image": {
+            "layers": pick("image layers", [1, 2, 11]),
+            "heads": pick("image heads", [2, 3]),
+            "mlp": pick("image mlp", [9, 14]),
+            "image": patch * pick("grid", [1, 2, 3]),
+            "patch": patch,
+            "channels": 3,
+            "vocabulary": pick("image words", [13, 17]),
+        },
+        "text": {
+            "layers": pick("text layers", [1, 2, 11]),
+            "heads": pick("text heads", [4, 6]),
+            "mlp": pick("text mlp", [11, 15]),
+            "vocabulary": pick("words", [23, 31]),
+            "positions": pick("positions", [8, 12]),
+            "types": pick("types", [1, 2, 3]),
+        },
+        "multimodal": {
+            "layers": pick("multimodal layers", [1, 2, 11]),
+            "heads": pick("multimodal heads", [2, 12]),
+            "mlp": pick("multimodal mlp", [10, 16]),
+        },
+        "codebook": {
+            "width": pick("codebook width", [4, 8]),
+            "blocks": pick("blocks", [1, 2, 3]),
+            "channels": 3,
+            "vocabulary": pick("codebook words", [5, 13]),
+        },
         "position_ids": pick("position_ids", [True, False]),
-    }  # fmt: skip
+    }
 
 
 # --- checkpoints and inputs ------------------------------------------------------------------
@@ -336,8 +405,10 @@ def inputs(arch: Architecture, batch: int = 2, seed: int = 0) -> dict[str, Tenso
     name = f"flava {seed} "
     ids = integers(f"{name}ids", (batch, length), 1, text["vocabulary"] - 1)
     keep = torch.arange(length)[None, :] < length - torch.arange(batch)[:, None] % (length - 1)
-    masked = ids.where(integers(f"{name}word mask", (batch, length), 0, 3) > 0,
-                       torch.tensor(text["vocabulary"] - 1))  # fmt: skip
+    masked = ids.where(
+        integers(f"{name}word mask", (batch, length), 0, 3) > 0,
+        torch.tensor(text["vocabulary"] - 1),
+    )
     pixels = (batch, image["channels"], image["image"], image["image"])
     # the codebook halves its image three times and has to give one word for each patch;
     # coloured squares, lest every patch be given the same word
@@ -456,8 +527,10 @@ def layers(
         at = f"{name}.encoder.layer.{layer}"
         y = layer_norm(state, f"{at}.layernorm_before", x, EPS)
         trace(f"{at}.layernorm_before", y)
-        q, k, v = (linear(state, f"{at}.attention.attention.{part}", y)
-                   for part in ("query", "key", "value"))  # fmt: skip
+        q, k, v = (
+            linear(state, f"{at}.attention.attention.{part}", y)
+            for part in ("query", "key", "value")
+        )
         y = linear(state, f"{at}.attention.output.dense", attention(q, k, v, tower["heads"], mask))
         trace(f"{at}.attention", y)
         x = x + y

@@ -42,37 +42,64 @@ Architecture = dict[str, Any]
 visual_{width,mlp_width,layers,heads,patch_size,image_size}: names of the original's arguments."""
 
 TINY: Architecture = {
-    "decoder_embed_dim": 24, "decoder_ffn_embed_dim": 44, "decoder_layers": 2,
-    "decoder_attention_heads": 3, "vocabulary": 1103, "latent_query_num": 5,
-    "visual_width": 20, "visual_mlp_width": 52, "visual_layers": 3, "visual_heads": 2,
-    "visual_patch_size": 4, "visual_image_size": 12,
-}  # fmt: skip
+    "decoder_embed_dim": 24,
+    "decoder_ffn_embed_dim": 44,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 3,
+    "vocabulary": 1103,
+    "latent_query_num": 5,
+    "visual_width": 20,
+    "visual_mlp_width": 52,
+    "visual_layers": 3,
+    "visual_heads": 2,
+    "visual_patch_size": 4,
+    "visual_image_size": 12,
+}
 
 VARIANTS: dict[str, Architecture] = {
     "patch14-224": {
         # arch unigptmodel_xl with train.sh's arguments; vocabulary: see EXTRA_TOKENS
-        "decoder_embed_dim": 2048, "decoder_ffn_embed_dim": 8192, "decoder_layers": 24,
-        "decoder_attention_heads": 32, "vocabulary": 65037, "latent_query_num": 64,
+        "decoder_embed_dim": 2048,
+        "decoder_ffn_embed_dim": 8192,
+        "decoder_layers": 24,
+        "decoder_attention_heads": 32,
+        "vocabulary": 65037,
+        "latent_query_num": 64,
         # open_clip's ViT-L-14
-        "visual_width": 1024, "visual_mlp_width": 4096, "visual_layers": 24, "visual_heads": 16,
-        "visual_patch_size": 14, "visual_image_size": 224,
+        "visual_width": 1024,
+        "visual_mlp_width": 4096,
+        "visual_layers": 24,
+        "visual_heads": 16,
+        "visual_patch_size": 14,
+        "visual_image_size": 224,
     }
-}  # fmt: skip
+}
 
 BOS, PAD, EOS, UNK = range(4)  # fairseq Dictionary: these four, then the lines of dict.txt
 
 GRID = 32  # --location-bin-size: cells of a picture's side; one patch index each, row by row
 
 EXTRA_TOKENS = [
-    "<mask>", "</doc>", "<image>", "</image>", "</chunk>", "</line>", "<phrase>", "</phrase>",
-    "<object>", "</object>", "</delimiter_of_multi_objects/>", "<grounding>",
+    "<mask>",
+    "</doc>",
+    "<image>",
+    "</image>",
+    "</chunk>",
+    "</line>",
+    "<phrase>",
+    "</phrase>",
+    "<object>",
+    "</object>",
+    "</delimiter_of_multi_objects/>",
+    "<grounding>",
     *(f"<patch_index_{index:04d}>" for index in range(GRID * GRID)),
-]  # fmt: skip
+]
 """What GenerationObjTask.setup_dictionary adds after dict.txt."""
 
 CONSTANTS = (
-    "gpt_model.decoder.embed_positions._float_tensor", "gpt_model.decoder.self_attn_sope.scale",
-)  # fmt: skip
+    "gpt_model.decoder.embed_positions._float_tensor",
+    "gpt_model.decoder.self_attn_sope.scale",
+)
 """Buffers among the keys that are no parameters: neither takes part in the forward pass."""
 
 LAYER_NORM_EPS = 1e-5  # torch's default in open_clip, apex FusedLayerNorm's default in torchscale
@@ -131,7 +158,9 @@ def manifest(arch: Architecture) -> dict[str, Spec]:
         specs |= _decoder_layer(f"gpt_model.decoder.layers.{index}", width, hidden)
     specs |= _norm("gpt_model.decoder.layer_norm", width)
     specs["gpt_model.decoder.self_attn_sope.scale"] = (
-        "F32", (width // arch["decoder_attention_heads"] // 2,))  # fmt: skip
+        "F32",
+        (width // arch["decoder_attention_heads"] // 2,),
+    )
     return specs | _visual(arch) | _connector(arch)
 
 
@@ -250,10 +279,15 @@ def state_dict(arch: Architecture, seed: int = 0) -> dict[str, Tensor]:
 def container(state: dict[str, Tensor]) -> dict[str, Any]:
     """What fairseq's checkpoint_utils saves: args, or cfg in later versions; no objects here."""
     return {
-        "args": None, "cfg": {"_name": None, "model": {"_name": "unigptmodel"}}, "model": state,
-        "criterion": None, "optimizer_history": [{"num_updates": 3}], "task_state": {},
-        "extra_state": {"epoch": 1}, "last_optimizer_state": None,
-    }  # fmt: skip
+        "args": None,
+        "cfg": {"_name": None, "model": {"_name": "unigptmodel"}},
+        "model": state,
+        "criterion": None,
+        "optimizer_history": [{"num_updates": 3}],
+        "task_state": {},
+        "extra_state": {"epoch": 1},
+        "last_optimizer_state": None,
+    }
 
 
 def inputs(arch: Architecture, batch: int = 2, seed: int = 0) -> dict[str, Tensor]:
@@ -380,9 +414,13 @@ def sinusoids(ids: Tensor, width: int) -> Tensor:
 
 
 def decode(
-    state: State, arch: Architecture, ids: Tensor, image: Tensor, positions: Tensor,
+    state: State,
+    arch: Architecture,
+    ids: Tensor,
+    image: Tensor,
+    positions: Tensor,
     trace: Trace = no_trace,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """LMDecoder.forward: logits of every position. SoPE is built and saved but never applied."""
     root = "gpt_model.decoder"
     width = arch["decoder_embed_dim"]

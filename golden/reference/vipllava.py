@@ -44,27 +44,64 @@ CONSTANTS = ("model.layers.#.self_attn.rotary_emb.inv_freq", f"{VISION}.embeddin
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-CLIP_L_336 = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-              "num_attention_heads": 16, "image_size": 336, "patch_size": 14}  # fmt: skip
-VICUNA = {"vocab_size": 32000, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-          "vision": CLIP_L_336, "select_layers": SELECT_LAYERS,
-          "image_aspect_ratio": "pad", "with_buffers": False}  # fmt: skip
+CLIP_L_336 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+VICUNA = {
+    "vocab_size": 32000,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "vision": CLIP_L_336,
+    "select_layers": SELECT_LAYERS,
+    "image_aspect_ratio": "pad",
+    "with_buffers": False,
+}
 
 VARIANTS: dict[str, Architecture] = {
-    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-           "num_attention_heads": 32, "num_key_value_heads": 32, **VICUNA},
-    "13b": {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40,
-            "num_attention_heads": 40, "num_key_value_heads": 40, **VICUNA},
-}  # fmt: skip
+    "7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        **VICUNA,
+    },
+    "13b": {
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+        **VICUNA,
+    },
+}
 
 TINY: Architecture = {
-    "hidden_size": 56, "intermediate_size": 88, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 301,
-    "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-    "vision": {"hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 12,
-               "num_attention_heads": 3, "image_size": 20, "patch_size": 5},
-    "select_layers": SELECT_LAYERS, "image_aspect_ratio": "square", "with_buffers": False,
-}  # fmt: skip
+    "hidden_size": 56,
+    "intermediate_size": 88,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 301,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "vision": {
+        "hidden_size": 24,
+        "intermediate_size": 44,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 3,
+        "image_size": 20,
+        "patch_size": 5,
+    },
+    "select_layers": SELECT_LAYERS,
+    "image_aspect_ratio": "square",
+    "with_buffers": False,
+}
 
 
 def manifest(arch: Architecture) -> dict[str, Spec]:

@@ -22,10 +22,20 @@ from tests.faults.bench import (
     converted,
     only,
     outcome,
-)  # fmt: skip
+)
 
-__all__ = ["EVERYTHING", "Bench", "Fault", "bench", "blueprint", "catalogue", "converted",
-           "harmless_changes", "only", "outcome"]  # fmt: skip
+__all__ = [
+    "EVERYTHING",
+    "Bench",
+    "Fault",
+    "bench",
+    "blueprint",
+    "catalogue",
+    "converted",
+    "harmless_changes",
+    "only",
+    "outcome",
+]
 
 
 def catalogue(family: str) -> list[Fault]:

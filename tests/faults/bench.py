@@ -15,12 +15,14 @@ from unittest import mock
 
 from packaging.specifiers import SpecifierSet
 
-from conversions.core import checks, configs, conversion, loading, parity, release, truth
-from conversions.core.checks import Check
-from conversions.core.conversion import Opened
+from conversions.core import pipeline
+from conversions.core.checking import checks, golden, loading, parity, release
+from conversions.core.checking.checks import Check
 from conversions.core.errors import CheckFailed, ConversionError
-from conversions.core.folder import ModelFolder, open_tensors
-from conversions.core.mapping import Mapping, Plan
+from conversions.core.mapping.rules import Mapping, Plan
+from conversions.core.pipeline import Opened
+from conversions.core.writing import configs
+from conversions.core.writing.folder import ModelFolder, open_tensors
 from tests import tiny
 
 Act = Callable[["Bench", frozenset[str]], Sequence[Check]]
@@ -67,7 +69,7 @@ class Bench:
         self._stack = contextlib.ExitStack()
         atexit.register(self._stack.close)
         request = self.converted.request(checks="all")
-        self.source: Opened = self._stack.enter_context(conversion.opened(request))
+        self.source: Opened = self._stack.enter_context(pipeline.opened(request))
         self.work = tiny.session_folder() / f"{family}-harmed"
 
     @property
@@ -90,11 +92,8 @@ class Bench:
         if not wanted & MODEL:
             source = replace(source, request=replace(source.request, checks="files"))
         shapes = {key: tuple(tensor.shape) for key, tensor in open_tensors(folder).items()}
-        with (
-            only(wanted),
-            conversion.begun_release_checks(source, folder, shapes) as release_checks,
-        ):
-            return conversion.run_checks(source, folder, release_checks)
+        with only(wanted), pipeline.begun_release_checks(source, folder, shapes) as release_checks:
+            return pipeline.run_checks(source, folder, release_checks)
 
     def convert(self, wanted: frozenset[str] = EVERYTHING, **changes: Any) -> list[Check]:
         """A conversion with a family that is wrong in something; what its checks say."""
@@ -104,20 +103,24 @@ class Bench:
             return converted(wrong)
 
 
-def converted(request: conversion.Request) -> list[Check]:
+def converted(request: pipeline.Request) -> list[Check]:
     """The checks of a conversion that leaves nothing, whether they fail or not."""
     try:
-        return list(conversion.convert(request, None).checks)
+        return list(pipeline.convert(request, None).checks)
     except CheckFailed as error:
         return list(error.report.checks)  # type: ignore[attr-defined]
 
 
 COSTLY = {
-    "parameter-sums": (checks, "parameter_sums"), "exact-values": (checks, "exact_values"),
-    "round-trip": (checks, "round_trip"), "config": (release, "config_read_back"),
+    "parameter-sums": (checks, "parameter_sums"),
+    "exact-values": (checks, "exact_values"),
+    "round-trip": (checks, "round_trip"),
+    "config": (release, "config_read_back"),
     "strict-load": (release, "strict_load"),  # of a model on meta, where none is built
-    "logits": (parity, "logits"), "pixels": (parity, "pixels"), "tokens": (parity, "tokens"),
-}  # fmt: skip
+    "logits": (parity, "logits"),
+    "pixels": (parity, "pixels"),
+    "tokens": (parity, "tokens"),
+}
 """Where the product's code calls for each check that takes time."""
 
 
@@ -197,29 +200,35 @@ def invisible(family: str) -> dict[str, dict[str, str]]:
             for pattern, entry in patterns.items()
         }
         found[section] = {
-            pattern: entry["why"] for pattern, entry in entries.items()
+            pattern: entry["why"]
+            for pattern, entry in entries.items()
             if installed in SpecifierSet(entry["versions"])
-        }  # fmt: skip
+        }
     return found
 
 
 @cache
 def blueprint(family: str) -> Blueprint:
     request = tiny.make_request(family, "tiny", {}, {})
-    reference = truth.load_reference(family)
-    with conversion.opened(request) as source, ModelFolder(None) as folder:
+    reference = golden.load_reference(family)
+    with pipeline.opened(request) as source, ModelFolder(None) as folder:
         folder.write_json("config.json", source.config)
         shapes = {key: tuple(tensor.shape) for key, tensor in source.state.items()}
         documents = {**source.processor.files}
         if source.generation is not None:
             documents["generation_config.json"] = source.generation
         return Blueprint(
-            family, request.family.mapping, source.plan, shapes, source.plan.target_shapes(shapes),
-            configs.flatten(source.config), documents,
+            family,
+            request.family.mapping,
+            source.plan,
+            shapes,
+            source.plan.target_shapes(shapes),
+            configs.flatten(source.config),
+            documents,
             loading.model_on_meta(folder.path, request.family.model_class),
             "attention_mask" in reference.inputs(reference.TINY),
             invisible(family),
-        )  # fmt: skip
+        )
 
 
 Entry = tuple[str, dict[str, Any]]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import conversions
-from conversions.core import loading
-from conversions.core.checks import Check
+from conversions.core.checking import loading
+from conversions.core.checking.checks import Check
 from tests.faults.bench import (
     DIVERGES,
     EVERYTHING,
@@ -122,8 +122,9 @@ def is_layer(name: str, part: Any) -> bool:
 def _another_activation(name: str) -> Alter:
     def alter(model: Any) -> None:
         kind = type(module(model, name)).__name__.lower()
-        replaced(model, name, torch.nn.GELU() if "quick" in kind or "silu" in kind
-                 else torch.nn.SiLU())  # fmt: skip
+        replaced(
+            model, name, torch.nn.GELU() if "quick" in kind or "silu" in kind else torch.nn.SiLU()
+        )
 
     return alter
 
@@ -286,16 +287,21 @@ def transformers_faults(plan: Blueprint) -> Iterator[Entry]:
         yield f"norm-skipped@{where}", _at(_skipped(name))
     for where, name in first_modules(model, is_layer):
         yield f"layer-skipped@{where}", _at(_skipped(name))
-        yield f"residual-dropped@{where}", _at(
-            with_output(name, lambda out, args: out - args[0] if args else out.neg()))  # fmt: skip
+        yield (
+            f"residual-dropped@{where}",
+            _at(with_output(name, lambda out, args: out - args[0] if args else out.neg())),
+        )
         yield f"downcast@{where}", _at(with_output(name, lambda out, args: out.half().float()))
         yield f"tokens-shifted@{where}", _at(with_output(name, _shifted_tokens))
     yield from _norms_exchanged(model)
     for where, name in first_modules(
         model,
-        lambda name, part: isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))
-        and part.bias is not None and not is_key(name),
-    ):  # fmt: skip
+        lambda name, part: (
+            isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))
+            and part.bias is not None
+            and not is_key(name)
+        ),
+    ):
         yield f"bias-ignored@{where}", _at(_without_bias(name))
     yield from _number_faults(model)
     yield from _weight_faults(model)
@@ -330,22 +336,33 @@ def _weight_faults(model: Any) -> Iterator[Entry]:
     """Weights that the loader leaves, loses, separates or calls otherwise."""
     names = [name for name, p in model.named_parameters() if p.dim() > 1]
     for where, name in (("first", names[0]), ("last", names[-1])):
-        yield f"zeroed-after-loading-{where}", _at(
-            _change_tensor(name, torch.zeros_like), "reload", "logits", says=name)  # fmt: skip
-    yield "initialised-after-loading", _at(
-        _change_tensor(names[len(names) // 2], lambda t: torch.full_like(t, 0.02)),
-        "reload", "logits", says=names[len(names) // 2],
-    )  # fmt: skip
+        yield (
+            f"zeroed-after-loading-{where}",
+            _at(_change_tensor(name, torch.zeros_like), "reload", "logits", says=name),
+        )
+    yield (
+        "initialised-after-loading",
+        _at(
+            _change_tensor(names[len(names) // 2], lambda t: torch.full_like(t, 0.02)),
+            "reload",
+            "logits",
+            says=names[len(names) // 2],
+        ),
+    )
     seen: dict[int, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) in seen:
             yield f"tie-broken-{name}", _at(_untied(name), "reload", "logits", says=name)
         seen.setdefault(id(tensor), name)
     for where, name in first_modules(model, lambda n, m: isinstance(m, torch.nn.Linear))[:2]:
-        yield f"module-renamed@{where}", {
-            "act": constructed(_renamed(name)), "seen_by": ("strict-load", "reload"),
-            "says": name.rpartition(".")[2],
-        }  # fmt: skip
+        yield (
+            f"module-renamed@{where}",
+            {
+                "act": constructed(_renamed(name)),
+                "seen_by": ("strict-load", "reload"),
+                "says": name.rpartition(".")[2],
+            },
+        )
 
 
 def _position_faults(model: Any) -> Iterator[Entry]:
@@ -354,8 +371,10 @@ def _position_faults(model: Any) -> Iterator[Entry]:
     for name, tensor in tensors.items():
         if "position" in name and tensor.dim() >= 2 and tensor.is_floating_point():
             axis = tensor.dim() - 2
-            yield f"position-offset-{name}", _at(
-                _change_tensor(name, lambda t, axis=axis: t.roll(1, axis)))  # fmt: skip
+            yield (
+                f"position-offset-{name}",
+                _at(_change_tensor(name, lambda t, axis=axis: t.roll(1, axis))),
+            )
         if name.endswith("inv_freq") and "original" not in name:
             yield f"another-frequency-{name}", _at(_change_tensor(name, lambda t: t * 1.01))
     names = sorted({type(m).__module__ for m in model.modules()})
@@ -363,9 +382,10 @@ def _position_faults(model: Any) -> Iterator[Entry]:
 
     turning = [name for name in names if hasattr(sys.modules[name], "rotate_half")]
     if turning:
-        yield "rotary-interleaved", {
-            "act": _interleaved(turning), "seen_by": ("logits",), "says": DIVERGES,
-        }  # fmt: skip
+        yield (
+            "rotary-interleaved",
+            {"act": _interleaved(turning), "seen_by": ("logits",), "says": DIVERGES},
+        )
 
 
 def _attention_faults(plan: Blueprint) -> Iterator[Entry]:

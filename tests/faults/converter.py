@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import conversions
-from conversions.core import checks, truth
-from conversions.core.checks import Check
-from conversions.core.mapping import Drop, Mapping, Move, Plan, Rename, Rule, Split, Transpose
+from conversions.core.checking import checks, golden
+from conversions.core.checking.checks import Check
+from conversions.core.mapping.rules import Drop, Mapping, Move, Plan, Rename, Rule, Split, Transpose
 from tests import test_key_coverage, tiny
 from tests.faults.bench import (
     DIVERGES,
@@ -79,7 +79,7 @@ def _with_mapping(mapping: Mapping) -> Act:
 @cache
 def _placements(family: str) -> dict[str, Any]:
     """Where golden/ says that each key of one published size goes."""
-    placed = next(iter(truth.load_golden(family)["targets"].values()))
+    placed = next(iter(golden.load_golden(family)["targets"].values()))
     return {k: json.loads(v) for k, v in test_key_coverage.expand_targets(placed).items()}
 
 
@@ -154,9 +154,10 @@ def _pairs(keys: Sequence[str], plan: Blueprint) -> Iterator[tuple[str, str]]:
     pairs = [
         (a, b)
         for a, b in itertools.combinations(keys, 2)
-        if plan.targets[a] == plan.targets[b] and named[a][2] == named[b][2]
+        if plan.targets[a] == plan.targets[b]
+        and named[a][2] == named[b][2]
         and named[a][0] != named[b][0]
-    ]  # fmt: skip
+    ]
     return iter([*pairs[:1], *pairs[-1:]] if len(pairs) > 1 else pairs)
 
 
@@ -170,8 +171,9 @@ def converter_faults(plan: Blueprint) -> Iterator[Entry]:
                 yield from _misplaced(plan, f"swapped-{label}@{within}", _swap(left, right, within))
         if norms := _two_norms(plan, within, layer):
             yield from _misplaced(plan, f"exchanged-norms@{within}", _swap(*norms, within))
-        count = 1 + max(int(key[len(within) + 1 :].partition(".")[0])
-                        for key in keys if tower(key) == within)  # fmt: skip
+        count = 1 + max(
+            int(key[len(within) + 1 :].partition(".")[0]) for key in keys if tower(key) == within
+        )
         if count > 1:
             cycle = _shifted(within, lambda i, n=count: (i + 1) % n)
             if _permutes(keys, cycle):
@@ -229,28 +231,43 @@ def _rule_faults(plan: Blueprint) -> Iterator[Entry]:
         if not moves:
             continue
         if isinstance(rule, Split):
-            for label, parts in (("reversed", rule.parts[::-1]),
-                                 ("rotated", (*rule.parts[1:], rule.parts[0]))):  # fmt: skip
+            for label, parts in (
+                ("reversed", rule.parts[::-1]),
+                ("rotated", (*rule.parts[1:], rule.parts[0])),
+            ):
                 act = _changed_rule(plan, rule, replace(rule, parts=parts))
-                yield f"split-{label}-{moves[0].sources[0]}", {
-                    "act": act, "seen_by": ("logits", "targets"), "blind": SAME_RULES,
-                    "says": DIVERGES,
-                }  # fmt: skip
+                yield (
+                    f"split-{label}-{moves[0].sources[0]}",
+                    {
+                        "act": act,
+                        "seen_by": ("logits", "targets"),
+                        "blind": SAME_RULES,
+                        "says": DIVERGES,
+                    },
+                )
         if isinstance(rule, Transpose):
             act = _changed_rule(plan, rule, Rename(rule.source, rule.target))
             square = len(set(plan.shapes[moves[0].sources[0]])) == 1
-            yield f"transpose-forgotten-{moves[0].sources[0]}", {
-                "act": act, "seen_by": ("logits",) if square else ("strict-load",),
-                "says": DIVERGES if square else f"mismatched: {moves[0].targets[0]}",
-            }  # fmt: skip
+            yield (
+                f"transpose-forgotten-{moves[0].sources[0]}",
+                {
+                    "act": act,
+                    "seen_by": ("logits",) if square else ("strict-load",),
+                    "says": DIVERGES if square else f"mismatched: {moves[0].targets[0]}",
+                },
+            )
     renames = [m for m in plan.plan.moves if type(m.rule) is Rename]
     for move in (renames[0], renames[-1]) if renames else ():
         rule = move.rule
         drop = Drop(rule.sources[0], reason="a fault")
-        yield f"dropped-{move.sources[0]}", {
-            "act": _changed_rule(plan, rule, drop), "seen_by": ("strict-load", "reload"),
-            "says": "missing: ",
-        }  # fmt: skip
+        yield (
+            f"dropped-{move.sources[0]}",
+            {
+                "act": _changed_rule(plan, rule, drop),
+                "seen_by": ("strict-load", "reload"),
+                "says": "missing: ",
+            },
+        )
 
 
 def _twists(plan: Blueprint) -> Iterator[Entry]:
@@ -258,14 +275,19 @@ def _twists(plan: Blueprint) -> Iterator[Entry]:
     renames = [move for move in plan.plan.moves if type(move.rule) is Rename]
     matrices = [m for m in renames if len(plan.shapes[m.sources[0]]) == 2]
     layered = [m for m in renames if tower(m.targets[0]) and len(plan.shapes[m.sources[0]]) > 1]
-    square = [m for m in matrices
-              if all(len(set(plan.shapes[n.sources[0]])) == 1 for n in renames
-                     if n.rule is m.rule and len(plan.shapes[n.sources[0]]) == 2)
-              and plan.shapes[m.sources[0]][0] == plan.shapes[m.sources[0]][1]]  # fmt: skip
+    square = [
+        m
+        for m in matrices
+        if all(
+            len(set(plan.shapes[n.sources[0]])) == 1
+            for n in renames
+            if n.rule is m.rule and len(plan.shapes[n.sources[0]]) == 2
+        )
+        and plan.shapes[m.sources[0]][0] == plan.shapes[m.sources[0]][1]
+    ]
     attention = [m for m in matrices if any(f".{n}." in m.targets[0] for n in ROLES["q"])]
     biases = [m for m in renames if m.targets[0].endswith(".bias")]
-    tables = [m for m in matrices
-              if "embed" in m.targets[0] and plan.shapes[m.sources[0]][0] > 1]  # fmt: skip
+    tables = [m for m in matrices if "embed" in m.targets[0] and plan.shapes[m.sources[0]][0] > 1]
     heads = _head_count(plan)
 
     def entry(name: str, move: Move, twist: Any, back: Any = None) -> Entry:
@@ -273,8 +295,11 @@ def _twists(plan: Blueprint) -> Iterator[Entry]:
         blind = ("exact-values", "round-trip") if back is not None else ("exact-values",)
         act = _changed_rule(plan, move.rule, wrong)
         return f"{name}-{move.sources[0]}", {
-            "act": act, "seen_by": ("logits",), "blind": blind, "says": DIVERGES,
-        }  # fmt: skip
+            "act": act,
+            "seen_by": ("logits",),
+            "blind": blind,
+            "says": DIVERGES,
+        }
 
     def roll(by: int, tensor: Tensor) -> Tensor:
         return tensor.roll(by * (len(tensor) // (heads or 1)), 0) if tensor.dim() else tensor
@@ -282,14 +307,18 @@ def _twists(plan: Blueprint) -> Iterator[Entry]:
     if attention and heads:
         yield entry("heads-exchanged", attention[0], partial(roll, 1), partial(roll, -1))
     for name, moves, twist, back in (
-        ("transposed", square, lambda t: t.t() if t.dim() == 2 else t,
-         lambda t: t.t().contiguous() if t.dim() == 2 else t),
+        (
+            "transposed",
+            square,
+            lambda t: t.t() if t.dim() == 2 else t,
+            lambda t: t.t().contiguous() if t.dim() == 2 else t,
+        ),
         ("rows-reversed", layered, lambda t: t.flip(0), lambda t: t.flip(0)),
         ("negated", layered[-1:], torch.neg, torch.neg),
         ("through-float16", layered[:1], lambda t: t.half().float(), None),
         ("rows-off-by-one", tables, lambda t: t.roll(1, 0), lambda t: t.roll(-1, 0)),
         ("zeroed", biases[:1], torch.zeros_like, None),
-    ):  # fmt: skip
+    ):
         if moves:
             yield entry(name, moves[0], twist, back)
 
@@ -301,7 +330,7 @@ def _head_count(plan: Blueprint) -> int | None:
 
 def _deep(family: str) -> tuple[dict[str, Any], str] | None:
     """A random tiny architecture with eleven layers in one of its lists."""
-    reference = truth.load_reference(family)
+    reference = golden.load_reference(family)
     chosen: list[str] = []
 
     def pick(name: str, choices: Sequence[Any]) -> Any:
@@ -350,9 +379,10 @@ def _confused_layers(plan: Blueprint) -> Iterator[Entry]:
             with only(wanted):
                 return [*converted(replace(request, family=family)), targets(plan.family, wrong)]
 
-    yield f"layers-1-and-10-confused@{within}", {
-        "act": act, "seen_by": ("logits", "targets"), "blind": SAME_RULES, "says": DIVERGES,
-    }  # fmt: skip
+    yield (
+        f"layers-1-and-10-confused@{within}",
+        {"act": act, "seen_by": ("logits", "targets"), "blind": SAME_RULES, "says": DIVERGES},
+    )
 
 
 def _with_state(edit: Callable[[dict[str, Tensor]], None]) -> Act:
@@ -382,8 +412,10 @@ def source_faults(plan: Blueprint) -> Iterator[Entry]:
         def differ(state: dict[str, Tensor], key: str = second) -> None:
             state[key].view(-1)[-1] += 1
 
-        yield f"copies-disagree-{label}-{second}", {
-            "act": _with_state(differ), "seen_by": ("refused",), "says": second}  # fmt: skip
+        yield (
+            f"copies-disagree-{label}-{second}",
+            {"act": _with_state(differ), "seen_by": ("refused",), "says": second},
+        )
     key = kept[len(kept) // 2].sources[0]
 
     def plant(state: dict[str, Tensor]) -> None:
@@ -397,5 +429,7 @@ def source_faults(plan: Blueprint) -> Iterator[Entry]:
 
     yield f"nan-in-{key}", {"act": _with_state(plant), "seen_by": ("parameter-sums",), "says": key}
     yield f"source-lacks-{key}", {"act": _with_state(remove), "seen_by": ("refused",), "says": key}
-    yield f"source-renames-{key}", {
-        "act": _with_state(rename), "seen_by": ("refused",), "says": f"{key}x"}  # fmt: skip
+    yield (
+        f"source-renames-{key}",
+        {"act": _with_state(rename), "seen_by": ("refused",), "says": f"{key}x"},
+    )

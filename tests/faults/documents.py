@@ -8,15 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from conversions.core import configs
-from conversions.core.checks import Check
-from tests.faults.bench import (
-    MODEL,
-    Act,
-    Bench,
-    Blueprint,
-    Entry,
-)
+from conversions.core.checking.checks import Check
+from conversions.core.writing import configs
+from tests.faults.bench import MODEL, Act, Bench, Blueprint, Entry
 
 UNSEEN = {
     r"(.*\.)?model_type": "from_pretrained of the class that is named does not ask for it",
@@ -34,8 +28,12 @@ def another(name: str, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
-        mistaken = {"gelu": "quick_gelu", "quick_gelu": "gelu", "silu": "gelu",
-                    "float32": "float16"}  # fmt: skip
+        mistaken = {
+            "gelu": "quick_gelu",
+            "quick_gelu": "gelu",
+            "silu": "gelu",
+            "float32": "float16",
+        }
         return mistaken.get(value, f"{value}x")
     if isinstance(value, float):
         if leaf.endswith(("eps", "epsilon")):
@@ -101,10 +99,15 @@ def config_faults(plan: Blueprint) -> Iterator[Entry]:
     """
     for name, value in plan.config.items():
         unseen = _is_unseen(plan, "config", name)
-        yield f"config-{name}", {
-            "act": _edited_json("config.json", name, another(name, value)),
-            "seen_by": ("config",), "or_by": frozenset() if unseen else MODEL, "says": name,
-        }  # fmt: skip
+        yield (
+            f"config-{name}",
+            {
+                "act": _edited_json("config.json", name, another(name, value)),
+                "seen_by": ("config",),
+                "or_by": frozenset() if unseen else MODEL,
+                "says": name,
+            },
+        )
 
 
 def processor_faults(plan: Blueprint) -> Iterator[Entry]:
@@ -112,23 +115,29 @@ def processor_faults(plan: Blueprint) -> Iterator[Entry]:
     for file, content in plan.documents.items():
         textual = "token" in file or "vocab" in file
         if isinstance(content, bytes):
-            yield f"vocabulary-{file}", {
-                "act": _shifted_bytes(file), "seen_by": ("tokens",), "says": file}  # fmt: skip
+            yield (
+                f"vocabulary-{file}",
+                {"act": _shifted_bytes(file), "seen_by": ("tokens",), "says": file},
+            )
             continue
         if file == "tokenizer.json":
-            yield "vocabulary-shifted", {
-                "act": _shifted_vocabulary, "seen_by": ("tokens",), "says": "reference [",
-            }  # fmt: skip
+            yield (
+                "vocabulary-shifted",
+                {"act": _shifted_vocabulary, "seen_by": ("tokens",), "says": "reference ["},
+            )
             continue
         for name, value in configs.flatten(content).items():
             unseen = _is_unseen(plan, "processor", f"{file}:{name}")
             sees = frozenset({"pixels" if file.startswith("pre") else "logits"})
-            yield f"processor-{file}-{name}", {
-                "act": _edited_json(file, name, another(name, value)),
-                "seen_by": ("tokens" if textual else "config",),
-                "or_by": frozenset() if unseen or textual else sees,
-                "says": f"{file}: {name}",
-            }  # fmt: skip
+            yield (
+                f"processor-{file}-{name}",
+                {
+                    "act": _edited_json(file, name, another(name, value)),
+                    "seen_by": ("tokens" if textual else "config",),
+                    "or_by": frozenset() if unseen or textual else sees,
+                    "says": f"{file}: {name}",
+                },
+            )
 
 
 def _shifted_bytes(name: str) -> Act:

@@ -12,15 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversions.core import conversion
-from conversions.core.checks import Check
-from tests.faults.bench import (
-    Act,
-    Bench,
-    Blueprint,
-    Entry,
-    scratch,
-)
+from conversions.core import pipeline
+from conversions.core.checking.checks import Check
+from tests.faults.bench import Act, Bench, Blueprint, Entry, scratch
 
 
 def _damaged_source(damage: Callable[[Path], None] | None) -> Act:
@@ -39,7 +33,7 @@ def _damaged_source(damage: Callable[[Path], None] | None) -> Act:
             else:
                 damage(file)
             request = replace(bench.converted.request(checks="files"), checkpoint=str(file))
-            return conversion.convert(request, None).checks
+            return pipeline.convert(request, None).checks
 
     return act
 
@@ -51,7 +45,7 @@ def _damaged_shards(damage: Callable[[Path, dict[str, Any]], None]) -> Act:
         with scratch(bench.work) as work:
             total = (bench.converted.folder / "model.safetensors").stat().st_size
             request = bench.converted.request(checks="files", max_shard_size=total // 3)
-            conversion.convert(request, work / "shards")
+            pipeline.convert(request, work / "shards")
             file = work / "shards" / "model.safetensors.index.json"
             index = json.loads(file.read_text(encoding="utf-8"))
             damage(work / "shards", index)
@@ -81,9 +75,9 @@ def _source_shards(damage: Callable[[Path, dict[str, Any]], None]) -> Act:
             file = work / "pytorch_model.bin.index.json"
             file.write_text(json.dumps(index), encoding="utf-8")
             request = replace(bench.converted.request(checks="files"), checkpoint=str(file))
-            return conversion.convert(request, None).checks
+            return pipeline.convert(request, None).checks
 
-    return act  # fmt: skip
+    return act
 
 
 def _flip(file: Path, place: int) -> None:
@@ -121,11 +115,12 @@ def _unnamed_file(folder: Path, index: dict[str, Any]) -> None:
 
 def file_faults(plan: Blueprint) -> Iterator[Entry]:
     for name, damage in (
-        ("flipped-byte", None), ("truncated", _truncate),
+        ("flipped-byte", None),
+        ("truncated", _truncate),
         ("cut-short", lambda file: _truncate(file, 0.001)),
         ("emptied", lambda file: file.write_bytes(b"")),
         ("missing", lambda file: file.unlink()),
-    ):  # fmt: skip
+    ):
         yield f"source-{name}", {"act": _damaged_source(damage), "seen_by": ("refused",)}
     for kind, run in (("folder", _damaged_shards), ("source", _source_shards)):
         for name, damage in (
@@ -136,7 +131,10 @@ def file_faults(plan: Blueprint) -> Iterator[Entry]:
             ("shard-truncated", lambda folder, index: _truncate(_shards(folder)[0])),
         ):
             yield f"{kind}-{name}", {"act": run(damage), "seen_by": ("refused",)}
-    yield "folder-shard-flipped-byte", {
-        "act": _damaged_shards(lambda folder, index: _flip(_shards(folder)[0], -9)),
-        "seen_by": ("exact-values", "round-trip"),
-    }  # fmt: skip
+    yield (
+        "folder-shard-flipped-byte",
+        {
+            "act": _damaged_shards(lambda folder, index: _flip(_shards(folder)[0], -9)),
+            "seen_by": ("exact-values", "round-trip"),
+        },
+    )

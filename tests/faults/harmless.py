@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conversions.core import conversion, loading
-from conversions.core.checks import Check
-from conversions.core.mapping import Mapping
+from conversions.core import pipeline
+from conversions.core.checking import loading
+from conversions.core.checking.checks import Check
+from conversions.core.mapping.rules import Mapping
 from tests import tiny
 from tests.faults.bench import Act, Bench, Blueprint, converted, only, scratch
 from tests.faults.code import altered, transformers_faults
@@ -110,7 +111,7 @@ def _sharded(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
     own = bench.converted
     size = (own.folder / "model.safetensors").stat().st_size
     with scratch(bench.work) as work:
-        conversion.convert(own.request(checks="files", max_shard_size=size // 4), work / "shards")
+        pipeline.convert(own.request(checks="files", max_shard_size=size // 4), work / "shards")
         return bench.verify(work / "shards", wanted)
 
 
@@ -170,9 +171,15 @@ def _manual_attention(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
     """The fused attention written out: scores, softmax, mixture."""
 
     def attention(
-        q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
-        is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-    ) -> Tensor:  # fmt: skip
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
         if enable_gqa:
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         scores = torch.einsum("bhqd,bhkd->bhqk", q, k) * (scale or q.shape[-1] ** -0.5)
@@ -206,9 +213,16 @@ def changes(plan: Blueprint) -> Iterator[tuple[str, Act]]:
     yield "json-order", _json(_reversed)
     yield "json-spaces", _json(lambda value: value, indent=7, separators=(" ,", " : "))
     yield "json-escapes", _json(lambda value: value, ensure_ascii=True)
-    yield "more-metadata", _json(
-        lambda value: {**value, "_name_or_path": "elsewhere", "transformers_version": "0.0.1"}
-        if isinstance(value, dict) else value)  # fmt: skip
+    yield (
+        "more-metadata",
+        _json(
+            lambda value: (
+                {**value, "_name_or_path": "elsewhere", "transformers_version": "0.0.1"}
+                if isinstance(value, dict)
+                else value
+            )
+        ),
+    )
     yield "more-files", _folder(lambda f: (f / "README.md").write_text("# A model") and None)
     yield "tensors-in-another-order", _folder(_rewritten_tensors)
     yield "sharded", _sharded

@@ -10,15 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conversions.core.checks import Check
-from tests.faults.bench import (
-    Act,
-    Bench,
-    Blueprint,
-    Entry,
-    is_key,
-    tower,
-)
+from conversions.core.checking.checks import Check
+from tests.faults.bench import Act, Bench, Blueprint, Entry, is_key, tower
 
 
 def edited_tensors(edit: Callable[[dict[str, Tensor]], None]) -> Act:
@@ -49,9 +42,10 @@ def tensor_faults(plan: Blueprint) -> Iterator[Entry]:
             tensors[key] = change(tensors[key]).contiguous()
 
         return f"{name}-{key}", {
-            "act": edited_tensors(act), "seen_by": ("exact-values", "round-trip", *more),
+            "act": edited_tensors(act),
+            "seen_by": ("exact-values", "round-trip", *more),
             "says": key,
-        }  # fmt: skip
+        }
 
     def nan(tensor: Tensor) -> Tensor:
         tensor.view(-1)[0] = float("nan")
@@ -78,10 +72,14 @@ def tensor_faults(plan: Blueprint) -> Iterator[Entry]:
         tensors[biases[0]] += 5 / tensors[biases[0]].numel()
         tensors[biases[-1]] -= 5 / tensors[biases[-1]].numel()
 
-    yield "folder-compensating-biases", {
-        "act": edited_tensors(compensate), "seen_by": ("parameter-sums", "exact-values"),
-        "says": biases[-1],
-    }  # fmt: skip
+    yield (
+        "folder-compensating-biases",
+        {
+            "act": edited_tensors(compensate),
+            "seen_by": ("parameter-sums", "exact-values"),
+            "says": biases[-1],
+        },
+    )
 
     def drop(tensors: dict[str, Tensor]) -> None:
         del tensors[middle]
@@ -91,24 +89,37 @@ def tensor_faults(plan: Blueprint) -> Iterator[Entry]:
 
     def exchange(tensors: dict[str, Tensor]) -> None:
         left, right = next(
-            (a, b) for a, b in itertools.combinations(keys, 2)
+            (a, b)
+            for a, b in itertools.combinations(keys, 2)
             if plan.targets[a] == plan.targets[b] and a.rpartition(".")[2] == b.rpartition(".")[2]
-        )  # fmt: skip
+        )
         tensors[left], tensors[right] = tensors[right], tensors[left]
 
     def cut(tensors: dict[str, Tensor]) -> None:
         tensors[middle] = tensors[middle][:-1].clone()
 
-    yield f"folder-lacks-{middle}", {
-        "act": edited_tensors(drop), "seen_by": ("strict-load", "reload", "exact-values"),
-        "says": middle,
-    }  # fmt: skip
-    yield f"folder-has-more-{middle}x", {
-        "act": edited_tensors(add), "seen_by": ("exact-values",), "says": f"{middle}x",
-        "or_by": frozenset({"strict-load", "reload"}),
-    }  # fmt: skip
-    yield "folder-exchanged", {
-        "act": edited_tensors(exchange), "seen_by": ("exact-values", "round-trip")}  # fmt: skip
-    yield f"folder-cut-{middle}", {
-        "act": edited_tensors(cut), "seen_by": ("exact-values", "strict-load"), "says": middle,
-    }  # fmt: skip
+    yield (
+        f"folder-lacks-{middle}",
+        {
+            "act": edited_tensors(drop),
+            "seen_by": ("strict-load", "reload", "exact-values"),
+            "says": middle,
+        },
+    )
+    yield (
+        f"folder-has-more-{middle}x",
+        {
+            "act": edited_tensors(add),
+            "seen_by": ("exact-values",),
+            "says": f"{middle}x",
+            "or_by": frozenset({"strict-load", "reload"}),
+        },
+    )
+    yield (
+        "folder-exchanged",
+        {"act": edited_tensors(exchange), "seen_by": ("exact-values", "round-trip")},
+    )
+    yield (
+        f"folder-cut-{middle}",
+        {"act": edited_tensors(cut), "seen_by": ("exact-values", "strict-load"), "says": middle},
+    )

@@ -1,0 +1,82 @@
+"""Arguments that several commands take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from .. import families
+from ..core.family import Family
+
+
+def add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+    command.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+
+
+def by_family(
+    command: argparse.ArgumentParser, description: str
+) -> Iterator[argparse.ArgumentParser]:
+    """A subcommand for each family, with its options; description: {0} is the family."""
+    commands = command.add_subparsers(metavar="FAMILY", required=True, dest="family")
+    for name, family in families().items():
+        about = description.format(family)
+        one = commands.add_parser(name, help=family.title, description=about)
+        _add_source(one, family)
+        yield one
+
+
+def _add_source(command: argparse.ArgumentParser, family: Family) -> None:
+    which = command.add_mutually_exclusive_group(required=True)
+    plain = [flag for flag in family.checkpoint_flags if "=" not in flag]
+    which.add_argument(
+        "--checkpoint",
+        *plain,
+        metavar="CHECKPOINT",
+        help="file, folder of shards, URL, hf://REPO/FILE, published name, or tiny",
+    )
+    for flag, _, location in (
+        flag.partition("=") for flag in family.checkpoint_flags if "=" in flag
+    ):
+        which.add_argument(
+            flag,
+            dest="checkpoint",
+            metavar="REPO",
+            type=location.format,
+            help=f"hub repository that holds {location.rpartition('/')[2]}",
+        )
+    command.add_argument(
+        "--config",
+        "--config_path",
+        metavar="JSON",
+        help="JSON file or folder with config.json: what the tensors cannot tell",
+    )
+    command.add_argument(
+        "--weights", metavar="NAME", help="which entry of a training checkpoint (model_ema)"
+    )
+    command.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "float16", "bfloat16", "float64"],
+        default="auto",
+        help="dtype to write (default: the file's own)",
+    )
+    command.add_argument(
+        "--checks",
+        choices=["auto", "all", "files"],
+        help="build the model to check it: auto up to 512 MiB, all always, files never",
+    )
+    for option in family.options:
+        command.add_argument(
+            *option.flags,
+            dest=option.name,
+            default=option.default,
+            type=option.type,
+            metavar=option.metavar or option.name.upper(),
+            help=option.help,
+        )
+    add_common(command)
+
+
+def family_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {option.name: getattr(args, option.name) for option in families()[args.family].options}

@@ -1,0 +1,48 @@
+"""conversions bisect: which transformers release first fails a check."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from . import arguments, terminal
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "bisect",
+        help="which transformers release first fails a check, or first no longer does",
+        description="Search the transformers releases between two for the first whose results "
+        "differ. Where --bad is the older one it finds the first release that no longer fails.",
+    )
+    flag = command.add_argument
+    flag("-k", dest="select", required=True, metavar="EXPRESSION", help="tests, as pytest's -k")
+    flag("--good", required=True, metavar="RELEASE", help="a release whose tests pass")
+    flag("--bad", required=True, metavar="RELEASE", help="one where a test fails, known or not")
+    flag("--check", metavar="NAME", help="only the tests of one check (logits, reload …)")
+    flag("--work", metavar="DIR", default=".cache/bisect", help="a search found here goes on")
+    flag("--checkout", metavar="DIR", default=".", help="checkout whose suite judges")
+    flag("--releases", metavar="A,B,…", help="search these instead of asking the package index")
+    arguments.add_common(command)
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..upgrading import bisect, environments
+
+    search = bisect.Search(args.select, args.good, args.bad, args.check)
+    checkout = bisect.checkout_root(Path(args.checkout).resolve())
+    work = Path(args.work).resolve()
+    made = environments.Environments(work / "releases")
+    releases = args.releases.split(",") if args.releases else made.releases()
+    suite = bisect.PytestSuite(checkout, made, work / search.name)
+    state = bisect.State.load(work / search.name / "state.json", search)
+    finding = bisect.bisect(state, releases, suite, terminal.bisect_step)
+    told = json.dumps(finding.to_json(), indent=2, ensure_ascii=False)
+    page = work / search.name / "evidence.md"
+    page.write_text(finding.to_markdown(), encoding="utf-8")
+    page.with_suffix(".json").write_text(f"{told}\n", encoding="utf-8")
+    print(told if args.json else f"{finding.sentence}\nevidence: {page} (and .json)")
+    return 0

@@ -1,0 +1,56 @@
+"""conversions compare: what changes between two transformers releases."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .. import families
+from ..core.errors import ConversionError
+from . import arguments, terminal
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "compare",
+        help="what changes between two transformers releases, from records of the suite",
+        description="Compare two records of `pytest --record FILE`. Exit 0: nothing changed that "
+        "matters; 1: something changed or fails; 2: a record is not there or none.",
+    )
+    flag = command.add_argument
+    flag("left", metavar="A", help="a recorded release (4.57.6), or a record file")
+    flag("right", metavar="B", help="the release to move to, or its record")
+    flag("--reports", metavar="DIR", help="where records lie (default: reports, releases)")
+    flag("--markdown", metavar="FILE", help="write it as Markdown, for a pull request")
+    flag("--html", metavar="FILE", help="write it as one self-contained page")
+    arguments.add_common(command)
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..upgrading import compare, html, markdown, records
+
+    places = [Path(args.reports)] if args.reports else records.folders()
+    try:
+        left, right = (records.load(name, places) for name in (args.left, args.right))
+    except ConversionError as error:
+        # not 1, which says that something changed
+        terminal.complain(str(error))
+        return 2
+    found = compare.compare(left, right, _recorded_defects(), records.every(places))
+    for file, render in ((args.markdown, markdown.to_markdown), (args.html, html.to_html)):
+        if file:
+            Path(file).write_text(render(found), encoding="utf-8")
+    if args.json:
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        terminal.comparison(terminal.console(), found)
+    return 0 if found.level == "same" else 1
+
+
+def _recorded_defects() -> dict[str, Any]:
+    from ..core.checking import golden
+
+    return {name: golden.load_golden(name).get("known_defects", []) for name in families()}

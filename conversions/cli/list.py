@@ -1,0 +1,64 @@
+"""conversions list: families, published checkpoints, what each needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from .. import families
+from ..core.family import Family
+from . import arguments, terminal
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("list", help="families, published checkpoints, what each needs")
+    arguments.add_common(command)
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.json:
+        print(json.dumps([_entry(family) for family in families().values()], indent=2))
+        return 0
+    from rich.text import Text
+
+    console = terminal.console()
+    for family in families().values():
+        title = Text(f"  {family.title} -> {family.model_class}")
+        console.print(Text(family.name, "bold") + title)
+        if family.needs:
+            terminal.say(console, f"  needs: {family.needs}")
+        for published in family.published:
+            size = _parameters(family, published.variant)
+            facts = ", ".join(filter(None, (published.variant, size and f"{size} parameters")))
+            print(f"  {published.name}  ({facts})")
+            print(f"    {published.location}")
+    return 0
+
+
+def _parameters(family: Family, variant: str) -> str:
+    from ..core.checking import golden
+
+    manifest = golden.load_golden(family.name)["manifests"].get(variant, {})
+    count = manifest.get("parameters")
+    return f"{count / 1e6:,.1f}M" if count else ""
+
+
+def _entry(family: Family) -> dict[str, Any]:
+    return {
+        "name": family.name,
+        "title": family.title,
+        "model_class": family.model_class,
+        "needs": family.needs,
+        "published": [
+            {
+                "name": p.name,
+                "variant": p.variant,
+                "location": p.location,
+                "hub_name": p.hub_name,
+                "parameters": _parameters(family, p.variant),
+            }
+            for p in family.published
+        ],
+    }

@@ -1,0 +1,245 @@
+"""What the command line shows: reports, tables, bars and complaints. Imported by cli.py alone.
+
+Keys, names and messages come from files: none of them reaches the terminal with characters that
+would steer it, or break its line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..core.inspection import Inspection
+    from ..core.report import Report
+    from ..upgrading.bisect import Progress as BisectProgress
+    from ..upgrading.compare import Comparison
+    from ..upgrading.sections import Section
+
+STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim", "known-defect": "yellow"}
+LEVELS = {"broken": "bold red", "changed": "yellow", "mended": "green", "same": "dim"}
+
+
+# --- the streams --------------------------------------------------------------------------
+
+
+def open_streams() -> None:
+    """Streams that are closed, or cannot write every character, are no reason to fail."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def close_output() -> None:
+    """Nobody reads it: what is still to be printed goes nowhere, quietly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def whatever_can_be_printed() -> Iterator[None]:
+    """What was done stays done, and keeps its exit code, when its report cannot be printed."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            complain(f"the report could not be printed: {error.strerror}")
+        close_output()
+    except SystemExit:  # rich's own answer to a reader that left
+        pass
+
+
+def complain(message: str) -> None:
+    """One `error: …` on stderr; its further lines are indented by whoever wrote them."""
+    with contextlib.suppress(OSError):  # nobody listens; the exit code says it
+        print(f"error: {plain(message)}", file=sys.stderr)
+
+
+def progress() -> Callable[[str, int, int], None] | None:
+    """Progress bars on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def show(label: str, done: int, total: int) -> None:
+        bar = bars.get(label)
+        if bar is None:
+            bar = bars[label] = tqdm(
+                total=total or None, desc=label, unit="B", unit_scale=True, leave=False
+            )
+        bar.update(done - bar.n)
+        if total and done >= total:
+            bars.pop(label).close()
+
+    return show
+
+
+# --- lines and tables ---------------------------------------------------------------------
+
+
+def console() -> Console:
+    """A terminal's own width; elsewhere wide lines, so that no name or URL is folded."""
+    from rich.console import Console
+
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=200 if wide else None)
+
+
+def say(to: Console, text: str) -> None:
+    """One line, folded by the terminal alone."""
+    to.print(_one_line(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def _one_line(text: str) -> str:
+    return plain(text).replace("\n", "\\n")
+
+
+def table(to: Console, rows: Sequence[Sequence[Text]]) -> None:
+    """Columns without frame, header or trailing blanks."""
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, show_header=False)
+    for _ in rows[0] if rows else ():
+        grid.add_column(overflow="fold")
+    for row in rows:
+        for cell in row:
+            cell.plain = _one_line(cell.plain)
+        grid.add_row(*row)
+    with to.capture() as captured:
+        to.print(grid)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _pairs(to: Console, title: str, pairs: Mapping[str, Any]) -> None:
+    from rich.text import Text
+
+    if pairs and title:
+        say(to, title)
+    if pairs:
+        table(to, [(Text(f"  {left}"), Text(str(right))) for left, right in pairs.items()])
+
+
+def size(count: int) -> str:
+    """Bytes for people: 2.6 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.1f} {unit}" if unit != "bytes" else f"{count} bytes"
+        count /= 1000  # type: ignore[assignment]
+    raise AssertionError("unreachable")
+
+
+# --- reports ------------------------------------------------------------------------------
+
+
+def checks(to: Console, report: Report) -> None:
+    """The source, and a row for each check."""
+    from rich.text import Text
+
+    held = size(sum(source["bytes"] for source in report.sources))
+    say(to, f"{report.family}: {report.checkpoint} ({report.container}, {held})")
+    rows = []
+    for check in report.checks:
+        judged = check.status in ("passed", "failed")
+        why = check.figure if judged else "; ".join(filter(None, (check.figure, check.advice)))
+        rows.append((Text(check.name), Text(check.status, STYLES[check.status]), Text(why)))
+    table(to, rows)
+
+
+def inspection(to: Console, found: Inspection) -> None:
+    """What a file holds, what a conversion would drop or refuse, and what was met in it."""
+    say(to, f"{found.checkpoint}: {found.container}, {size(found.bytes)}")
+    say(to, f"family: {found.family or 'not recognised'}")
+    if found.refusal:
+        say(to, f"cannot be converted: {found.refusal}")
+    trees = ", ".join(
+        f"{name or '(top level)'} ({count} tensors)" for name, count in found.trees.items()
+    )
+    say(to, f"state dicts: {trees}; shown: {found.tree or '(top level)'}")
+    say(to, f"{found.tensors} tensors, {found.parameters:,} elements")
+    _pairs(to, "", found.keys)
+    _pairs(to, "a conversion would drop:", found.drops)
+    for title, lines in (("a conversion would refuse:", found.problems), ("notes:", found.notes)):
+        for line in (title, *(f"  {line}" for line in lines)) if lines else ():
+            say(to, line)
+    _pairs(to, "beside the tensors:", found.other)
+    met = {name: f"{times} times" for name, times in found.foreign.items()}
+    _pairs(to, "pickled names met, none executed:", met)
+
+
+# --- releases -----------------------------------------------------------------------------
+
+
+def comparison(to: Console, found: Comparison) -> None:
+    """The verdict, what to do, and every section that has something to say."""
+    from rich.text import Text
+
+    from ..upgrading.sections import in_text
+
+    to.print(Text(found.verdict, LEVELS["mended" if found.level == "same" else found.level]))
+    if found.actions:
+        to.print(Text("\nWhat to do", "bold"))
+        _listing(to, [(" -", action) for action in found.actions])
+    for row in found.broken:
+        for message in row.messages:
+            to.print(Text(message, "red"))
+    for section in in_text(found):
+        to.print(Text(f"\n{section.title}", "bold"))
+        compact = section.title == "Checks" or to.width >= 100
+        (_section if compact else _stacked)(to, section)
+        if section.note:
+            to.print(Text(section.note, "dim"))
+
+
+def _listing(to: Console, rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    listing = Table.grid(padding=(0, 1))
+    for row in rows:
+        listing.add_row(*map(Text, row))
+    to.print(listing)
+
+
+def _section(to: Console, section: Section) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False)
+    for column in section.columns:
+        grid.add_column(Text(column), overflow="fold")
+    for row, level in zip(section.rows, section.levels, strict=True):
+        style = "" if level == "changed" else LEVELS[level]
+        grid.add_row(*(Text(cell, style if i in (1, 2) else "") for i, cell in enumerate(row)))
+    to.print(grid)
+
+
+def _stacked(to: Console, section: Section) -> None:
+    """Rows as paragraphs: six columns do not fit into eighty characters."""
+    from rich.text import Text
+
+    for row, level in zip(section.rows, section.levels, strict=True):
+        head = ", ".join(cell for cell in row[:2] if cell)
+        to.print(Text(head, "" if level == "changed" else LEVELS[level]))
+        named = zip(section.columns[2:], row[2:], strict=True)
+        _listing(to, [("", f"{name}: {cell}") for name, cell in named if cell])
+
+
+def bisect_step(step: BisectProgress) -> None:
+    """One line a release, on stderr: the answer alone goes to stdout."""
+    trial = step.trial
+    left = f"at most {step.steps} more of {step.between} releases" if step.between else "done"
+    why = f": {trial.trouble.splitlines()[-1]}" if trial.trouble else ""
+    print(f"{trial.release}: {step.verdict}{why} ({trial.seconds:.0f} s); {left}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Checks on a written folder, and the truth they are held against."""

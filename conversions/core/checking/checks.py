@@ -1,0 +1,504 @@
+"""The checks. Each takes plain values and returns a Check; one vocabulary everywhere."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping as MappingABC, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..mapping.rules import Expand, Mapping, Move, Plan, explain
+from ..reading import tensors
+
+NAMES = (
+    "key-coverage",
+    "config",
+    "strict-load",
+    "parameter-sums",
+    "exact-values",
+    "round-trip",
+    "reload",
+    "logits",
+    "pixels",
+    "tokens",
+    "portability",
+)
+
+TOLERANCE = 1e-5
+"""Largest difference between reference and converted outputs, per unit of the output's scale."""
+
+Status = Literal["passed", "failed", "skipped", "known-defect"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check.
+
+    figure: what was measured, for people. worst: the largest difference, for tables and drift.
+    details: every offender. advice: what to do when it failed, or why it was skipped.
+    """
+
+    name: str
+    status: Status
+    figure: str = ""
+    worst: float | None = None
+    details: tuple[str, ...] = ()
+    advice: str = ""
+    values: MappingABC[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.status != "failed"
+
+    def to_json(self) -> dict[str, Any]:
+        entry = {
+            "name": self.name,
+            "status": self.status,
+            "figure": self.figure,
+            "worst": self.worst,
+            "details": list(self.details),
+            "advice": self.advice,
+            **self.values,
+        }
+        return {key: value for key, value in entry.items() if value not in (None, "", [])}
+
+    @classmethod
+    def from_json(cls, entry: MappingABC[str, Any]) -> Check:
+        """The inverse of to_json."""
+        known = {"name", "status", "figure", "worst", "details", "advice"}
+        values = {key: value for key, value in entry.items() if key not in known}
+        return cls(
+            entry["name"],
+            entry["status"],
+            entry.get("figure", ""),
+            entry.get("worst"),
+            tuple(entry.get("details", ())),
+            entry.get("advice", ""),
+            values,
+        )
+
+
+def judge(name: str, offenders: Iterable[str], figure: str, advice: str = "", **more: Any) -> Check:
+    """Passed when there is no offender."""
+    details = tuple(offenders)
+    return Check(
+        name,
+        "failed" if details else "passed",
+        figure,
+        details=details,
+        advice=advice if details else "",
+        **more,
+    )
+
+
+def _figure(what: str, good: str, bad: str, offenders: Sequence[str]) -> str:
+    """`130 tensors bit for bit`, or `of 130 tensors 2 differ`."""
+    return f"of {what} {len(offenders)} {bad}" if offenders else f"{what} {good}"
+
+
+def skipped(name: str, why: str) -> Check:
+    """Not run; `why` names what is missing and how to supply it."""
+    return Check(name, "skipped", advice=why)
+
+
+def key_coverage(plan: Plan, mapping: Mapping, label: dict[str, str]) -> Check:
+    """Every source key has its rule, every rule its source, every target exactly one filler."""
+    sources = sum(len(move.sources) for move in plan.moves)
+    targets = sum(len(move.targets) for move in plan.moves)
+    dropped = sum(len(move.sources) for move in plan.dropped)
+    return judge(
+        "key-coverage",
+        explain(plan.coverage, mapping, label),
+        f"{sources} source keys -> {targets} target keys, {dropped} dropped",
+        "add or mend the rules, or give the checkpoint this family was written for",
+    )
+
+
+def agreement(plan: Plan, state: MappingABC[str, Tensor]) -> list[str]:
+    """Copies and tied tensors of the source that differ: one line each."""
+    return [
+        f"{left} and {right} must be equal: largest difference "
+        f"{tensors.largest_difference(state[left], state[right]):.3g}"
+        for move in plan.moves
+        for left, right in move.must_agree()
+        if not tensors.same_bits(state[left], state[right])
+    ]
+
+
+def _source_rows(move: Move, state: MappingABC[str, Tensor]) -> int | None:
+    return len(state[move.sources[0]]) if isinstance(move.rule, Expand) else None
+
+
+def parameter_sums(
+    plan: Plan,
+    state: MappingABC[str, Tensor],
+    written: MappingABC[str, Tensor],
+    companions: MappingABC[str, str] | None = None,
+    same: Callable[[Tensor, Tensor], bool] = operator.is_,
+) -> Check:
+    """Float64 sums of source and target, tensor by tensor and over everything.
+
+    Tied tensors count once, dropped ones not at all, drawn vocabulary rows apart.
+    A tensor that holds NaN or infinity fails by name.
+
+    Args:
+        companions: prefix of the keys of each further file -> its name; sums are given apart.
+        same: a comparison that remembers; a target that has the source's very bits, by its answer,
+            has the source's sum and is not read once more for it.
+    """
+    total_source = total_written = worst = 0.0
+    by_file = dict.fromkeys(["checkpoint", *(companions or {}).values()], 0.0)
+    offenders: list[str] = []
+    for move in plan.moves:
+        if not move.targets:
+            continue
+        source, parts = state[move.sources[0]], _summed(move, state, written)
+        sum_source = tensors.sum64(source)
+        alike = len(parts) == 1 and parts[0].dtype == source.dtype
+        if alike and same(source, parts[0]):
+            sum_written = sum_source
+        else:
+            sum_written = sum(map(tensors.sum64, parts))
+        total_source += sum_source
+        total_written += sum_written
+        files = (
+            name
+            for prefix, name in (companions or {}).items()
+            if move.sources[0].startswith(prefix)
+        )
+        by_file[next(files, "checkpoint")] += sum_source
+        if not math.isfinite(sum_source) or not math.isfinite(sum_written):
+            where = "source" if not math.isfinite(sum_source) else f"{parts[0].dtype} target"
+            offenders.append(f"{move.sources[0]}: NaN or infinite values in the {where}")
+            continue
+        difference = abs(sum_source - sum_written)
+        worst = max(worst, difference)
+        if difference and difference > _sum_tolerance(source, parts[0]):
+            offenders.append(
+                f"{move.sources[0]}: {sum_source:.9g} -> "
+                f"{', '.join(move.targets)}: {sum_written:.9g}"
+            )
+    arrow = "->" if offenders else "="
+    parts_of = " + ".join(f"{name} {total:.12g}" for name, total in by_file.items())
+    return judge(
+        "parameter-sums",
+        offenders,
+        f"{total_source:.12g} {arrow} {total_written:.12g}"
+        + (f" ({parts_of})" if companions else ""),
+        "the values of these tensors changed on the way, or the file holds NaN or infinity",
+        worst=worst,
+        values={
+            "source_sum": float(f"{total_source:.12g}"),
+            "target_sum": float(f"{total_written:.12g}"),
+            **({"source_sums": by_file} if companions else {}),
+        },
+    )
+
+
+def _summed(
+    move: Move, state: MappingABC[str, Tensor], written: MappingABC[str, Tensor]
+) -> list[Tensor]:
+    """The target tensors whose sum is the source's: one of tied ones, rows that were there."""
+    rows = _source_rows(move, state)
+    parts = [written[key][:rows] if rows else written[key] for key in move.targets]
+    tied = len(move.rule.targets) == len(parts) and len(move.sources) > 1
+    return parts[:1] if tied else parts
+
+
+def _sum_tolerance(source: Tensor, written: Tensor) -> float:
+    """What the order of a float64 sum, or rounding to a smaller dtype, may move a sum by."""
+    unit, smallest = 2.0**-50, 0.0
+    if source.dtype != written.dtype:
+        import torch
+
+        unit, smallest = torch.finfo(written.dtype).eps, torch.finfo(written.dtype).tiny
+    return unit * tensors.sum64(source, absolute=True) + smallest * source.numel()
+
+
+def exact_values(
+    plan: Plan,
+    state: MappingABC[str, Tensor],
+    written: MappingABC[str, Tensor],
+    options: MappingABC[str, Any],
+    same: Callable[[Tensor, Tensor], bool] = tensors.same_cast,
+) -> Check:
+    """Every written tensor is, bit for bit, what the rules make of the source.
+
+    same: whether two tensors are equal up to the dtype written; `tensors.Compared` remembers.
+    """
+    offenders: list[str] = []
+    count = 0
+    for move in plan.moves:
+        for target, blocks in zip(move.targets, move.forward(state, options), strict=True):
+            count += 1
+            tensor = written.get(target)
+            if tensor is None:
+                offenders.append(f"{target}: not in the folder")
+            elif not _same_blocks(blocks, tensor, same):
+                offenders.append(
+                    f"{target}: differs from {', '.join(move.sources)} "
+                    f"({_first_difference(blocks, tensor)})"
+                )
+    known = {target for move in plan.moves for target in move.targets}
+    offenders += [f"{key}: no rule writes it" for key in written if key not in known]
+    return judge(
+        "exact-values",
+        offenders,
+        _figure(f"{count} tensors", "bit for bit", "differ", offenders),
+        "these tensors are not what the rules make of the source; convert again",
+    )
+
+
+def _same_blocks(
+    blocks: Sequence[Tensor], tensor: Tensor, same: Callable[[Tensor, Tensor], bool]
+) -> bool:
+    rows = [len(block) for block in blocks] if tensor.dim() else []
+    if len(blocks) == 1:
+        return same(blocks[0], tensor)
+    if sum(rows) != len(tensor):
+        return False
+    return all(map(tensors.same_cast, blocks, tensor.split(rows)))
+
+
+def _first_difference(blocks: Sequence[Tensor], tensor: Tensor) -> str:
+    source = blocks[0]
+    part = tensor[: len(source)] if tensor.dim() else tensor
+    if source.shape != part.shape:
+        return f"shape {list(source.shape)} -> {list(tensor.shape)}"
+    unequal = (source.to(part.dtype) != part).nonzero()
+    if not len(unequal):
+        return "signs of zero, NaN bits or drawn rows"
+    where = tuple(int(i) for i in unequal[0])
+    return f"first at {list(where)}: {float(source[where]):.9g} -> {float(part[where]):.9g}"
+
+
+def round_trip(
+    plan: Plan,
+    state: MappingABC[str, Tensor],
+    written: MappingABC[str, Tensor],
+    same: Callable[[Tensor, Tensor], bool] = tensors.same_cast,
+) -> Check:
+    """The folder's tensors, taken back through the inverse rules, are the source bit for bit.
+
+    same: as for exact_values; a tensor that is only renamed comes back as itself, so that one
+    comparison answers both.
+    """
+    offenders: list[str] = []
+    count = 0
+    for move in plan.moves:
+        if not move.rule.has_inverse or any(key not in written for key in move.targets):
+            offenders += [f"{key}: not in the folder" for key in move.targets if key not in written]
+            continue
+        restored = move.backward(written, _source_rows(move, state))
+        for key, tensor in zip(move.sources, restored, strict=True):
+            count += 1
+            if not same(state[key], tensor):
+                offenders.append(f"{key}: not restored from {', '.join(move.targets)}")
+    return judge(
+        "round-trip",
+        offenders,
+        _figure(f"{count} source tensors", "restored", "not restored", offenders),
+        "these source tensors cannot be restored from the folder",
+    )
+
+
+def reload(
+    layout: MappingABC[str, str],
+    written: MappingABC[str, Tensor],
+    memory: MappingABC[str, Tensor],
+    unfilled: Iterable[str] = (),
+) -> Check:
+    """After from_pretrained, every tensor in memory holds what the folder holds.
+
+    layout: folder key -> name in memory. unfilled: names in memory that no key reaches.
+    """
+    offenders = [
+        f"{name}: left at its initial values, nothing in the folder fills it" for name in unfilled
+    ]
+    offenders += [f"{key}: not found in memory" for key in written if key not in layout]
+    for key, name in layout.items():
+        expected, loaded = written[key], memory[name].detach()
+        if expected.shape != loaded.shape:
+            offenders.append(
+                f"{name}: shape {list(loaded.shape)}, {key} has {list(expected.shape)}"
+            )
+        elif not tensors.same_cast(expected, loaded):
+            offenders.append(
+                f"{name}: in memory it differs from {key} ({_where(expected, loaded)})"
+            )
+    return judge(
+        "reload",
+        offenders,
+        _figure(f"{len(layout)} tensors", "in memory as in the folder", "not", offenders),
+        "this release of transformers changes weights while loading them",
+    )
+
+
+def _where(expected: Tensor, loaded: Tensor) -> str:
+    unequal = (expected.to(loaded.dtype) != loaded).nonzero()
+    if not len(unequal):
+        return "signs of zero or NaN bits"
+    where = tuple(int(i) for i in unequal[0])
+    rows = sorted({int(i[0]) for i in unequal}) if expected.dim() else []
+    text = f"rows {rows[:3]}{'…' if len(rows) > 3 else ''}, " if rows else ""
+    return (
+        f"{text}first at {list(where)}: {float(expected[where]):.6g} -> {float(loaded[where]):.6g}"
+    )
+
+
+DISAGREE = {
+    "logits": "reference and converted model disagree: a rule, the config or this release of "
+    "transformers computes something else",
+    "pixels": "reference and image processor disagree: FAMILY's processor() does not say what the "
+    "original's preprocessing does, or this release of transformers does something else",
+}
+
+
+def outputs(
+    name: str,
+    expected: MappingABC[str, Tensor],
+    actual: MappingABC[str, Tensor],
+    where: str = "",
+    tolerance: float = TOLERANCE,
+    divergence: Callable[[], str] | None = None,
+) -> Check:
+    """Two sets of outputs agree: integers exactly, floats within tolerance * max(1, scale).
+
+    divergence: called on failure only; says in which module the two forwards first part.
+    """
+    unlike = [key for key in expected if key not in actual]
+    offenders, worst = [f"{key}: the model has no such output" for key in unlike], 0.0
+    for key in (key for key in expected if key in actual):
+        left, right = expected[key], actual[key]
+        if left.shape != right.shape:
+            offenders.append(f"{key}: shape {list(right.shape)}, reference {list(left.shape)}")
+            unlike.append(key)
+            continue
+        difference = tensors.largest_difference(left, right)
+        floating = left.is_floating_point()
+        scale = max(1.0, float(left.abs().max())) if floating and left.numel() else 1.0
+        worst = max(worst, difference / scale)
+        if difference > (tolerance * scale if floating else 0):
+            offenders.append(f"{key}: {worst_place(left, right, difference)}")
+    if offenders and divergence is not None:
+        offenders.append(divergence())
+    suffix = f" ({where})" if where else ""
+    figure = f"largest difference {worst:.2g}{suffix}"
+    if unlike:
+        figure = f"of {len(expected)} outputs {len(unlike)} absent or of another shape{suffix}"
+    return judge(
+        name,
+        offenders,
+        figure,
+        f"{DISAGREE.get(name, DISAGREE['logits'])}{suffix}",
+        worst=None if unlike else worst,
+    )
+
+
+def worst_place(left: Tensor, right: Tensor, difference: float) -> str:
+    """Where two equal-shaped tensors differ most, with both values."""
+    gap = (left.double() - right.double()).abs().nan_to_num(math.inf)
+    flat = int(gap.argmax()) if gap.numel() else 0
+    place = []
+    for size in reversed(left.shape):
+        place.append(flat % size)
+        flat //= size
+    index = tuple(reversed(place))
+    return (
+        f"largest difference {difference:.3g} at {list(index)}: "
+        f"reference {float(left[index]):.6g}, converted {float(right[index]):.6g}"
+    )
+
+
+def strict_load(
+    missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str], how: str
+) -> Check:
+    """transformers finds every tensor it wants, in the shape it wants, and nothing else."""
+    offenders = [f"missing: {key}" for key in sorted(missing)]
+    offenders += [f"unexpected: {key}" for key in sorted(unexpected)]
+    offenders += [f"mismatched: {key}" for key in sorted(mismatched)]
+    return judge(
+        "strict-load",
+        offenders,
+        how,
+        "the rules or the config do not fit this release's model class",
+    )
+
+
+def config_read_back(
+    written: MappingABC[str, Any], stored: MappingABC[str, Any], read: MappingABC[str, Any]
+) -> Check:
+    """The folder's config.json says what was written, and transformers reads it so.
+
+    All flat, dotted. A field that config.json leaves out is judged by what is read instead of it.
+    """
+    offenders = [
+        f"{key}: written {value!r}, the folder has {stored[key]!r}"
+        for key, value in written.items()
+        if key in stored and not _same_value(value, stored[key])
+    ]
+    offenders += [
+        f"{key}: written {value!r}, the folder has none"
+        for key, value in written.items()
+        if key not in stored and key not in read
+    ]
+    offenders += [
+        f"{key}: written {value!r}, read {read[key]!r}"
+        for key, value in written.items()
+        if key in read and not _same_value(value, read[key])
+    ]
+    absent = [key for key in written if key not in read]
+    return judge(
+        "config",
+        offenders,
+        _figure(
+            f"{len(written) - len(absent)} fields",
+            "read back as written",
+            "read differently",
+            offenders,
+        ),
+        "the folder was changed, or this release understands these fields differently: "
+        "see FAMILY's finish()",
+        values={"not_read": absent} if absent else {},
+    )
+
+
+def documents(written: MappingABC[str, Any], stored: MappingABC[str, Any], where: str) -> list[str]:
+    """Fields of one of the folder's JSON files that differ from what the conversion writes.
+
+    Both flat, dotted. A field that the file leaves out is judged by what comes of it.
+    """
+    return [
+        f"{where}: {key}: written {value!r}, the folder has {stored[key]!r}"
+        for key, value in written.items()
+        if key in stored and not _same_value(value, stored[key])
+    ]
+
+
+def with_replaced(check: Check, old: str, new: str) -> Check:
+    """The check with other words in its details."""
+    return replace(check, details=tuple(line.replace(old, new) for line in check.details))
+
+
+def with_offenders(check: Check, offenders: Iterable[str], advice: str) -> Check:
+    """The check, failed when there are further offenders."""
+    further = tuple(offenders)
+    if not further:
+        return check
+    figure = check.figure if check.status in ("passed", "failed") else ""
+    return replace(
+        check,
+        status="failed",
+        figure=figure or f"{len(further)} differ",
+        advice=advice,
+        details=(*(check.details if check.status == "failed" else ()), *further),
+    )
+
+
+def _same_value(left: Any, right: Any) -> bool:
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+        return list(left) == list(right)
+    return bool(left == right)

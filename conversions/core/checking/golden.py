@@ -1,0 +1,90 @@
+"""Where the truth lies: golden files and reference forwards, in a checkout and in a wheel.
+
+A wheel carries golden/ as conversions/golden; in a checkout it lies beside conversions/.
+Either way it is imported as `conversions.golden`, so that the references' relative imports
+work and no other top-level package named golden can be met by mistake.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from ..errors import ConversionError
+from ..manifest import Json
+
+_PACKAGE = __name__.partition(".")[0]
+_GOLDEN = f"{_PACKAGE}.golden"
+
+
+@cache
+def golden_root() -> Path:
+    """The folder that holds <family>.json and reference/.
+
+    Raises:
+        ConversionError: the installation is incomplete.
+    """
+    package = Path(__file__).resolve().parents[2]
+    for folder in (package / "golden", package.parent / "golden"):
+        if (folder / "values.py").is_file():
+            return folder
+    raise ConversionError(
+        "golden/ is neither inside nor beside the installed package",
+        hint="the installation is incomplete: install checkpoint-conversions again",
+    )
+
+
+def load_golden(family: str) -> Json:
+    """The recorded truth of a family, read anew: the caller may change what it gets.
+
+    Raises:
+        ConversionError: nothing is recorded for it, or the file is not JSON.
+    """
+    path = golden_root() / f"{family}.json"
+    try:
+        document: Json = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConversionError(f"{family}: no golden file {path}") from None
+    except ValueError as error:
+        raise ConversionError(f"{family}: golden file {path} is damaged", [str(error)]) from error
+    return document
+
+
+def load_reference(family: str) -> ModuleType:
+    """The module with a family's original forward pass; imports torch.
+
+    Raises:
+        ConversionError: there is none.
+    """
+    if family not in referenced_families():
+        known = ", ".join(referenced_families())
+        raise ConversionError(f"{family}: no reference forward", [f"references: {known}"])
+    _import_golden()
+    return importlib.import_module(f"{_GOLDEN}.reference.{family}")
+
+
+@cache
+def referenced_families() -> tuple[str, ...]:
+    """Families that have a reference forward, by name."""
+    modules = (golden_root() / "reference").glob("*.py")
+    return tuple(sorted(path.stem for path in modules if not path.stem.startswith("_")))
+
+
+def _import_golden() -> None:
+    """Make `conversions.golden` importable from wherever golden/ lies."""
+    if _GOLDEN in sys.modules:
+        return
+    root = golden_root()
+    spec = importlib.util.spec_from_file_location(
+        _GOLDEN, root / "__init__.py", submodule_search_locations=[str(root)]
+    )
+    if spec is None or spec.loader is None:
+        raise ConversionError(f"{root} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_GOLDEN] = module
+    spec.loader.exec_module(module)

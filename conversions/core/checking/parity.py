@@ -1,0 +1,444 @@
+"""Reference against converted model: outputs, pixels, token ids, and where two forwards part."""
+
+from __future__ import annotations
+
+import os.path
+import tempfile
+from collections.abc import Callable, Iterable, Mapping as MappingABC
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConversionError
+from ..family import Family
+from ..manifest import Json, Manifest
+from ..mapping.rules import Plan
+from ..reading import tensors
+from . import checks, golden, known_defects, loading
+from .checks import Check
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A family's reference forward and the architecture it reads off a checkpoint."""
+
+    family: str
+    reference: ModuleType
+    architecture: Json
+
+
+def find_truth(family: str, manifest: Manifest, hints: Json) -> Truth:
+    """Reference and architecture for these tensors; hints: the user's --config.
+
+    Raises:
+        ConversionError: the architecture cannot be read off tensors and hints.
+    """
+    reference = golden.load_reference(family)
+    shapes = {key: spec.shape for key, spec in manifest.items()}
+    try:
+        return Truth(family, reference, reference.architecture(shapes, hints))
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # ValueError is what references raise; the others come of shapes that none expects
+        line = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ConversionError(
+            f"{family}: the reference cannot read this architecture", [line]
+        ) from error
+
+
+def as_float32(state: MappingABC[str, Tensor]) -> dict[str, Tensor]:
+    """Floating tensors in float32 (unchanged when they are), others as they are."""
+    return {k: t.float() if t.is_floating_point() else t for k, t in state.items()}
+
+
+def masked(outputs: MappingABC[str, Tensor], inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs with padded positions zeroed: originals and transformers differ there at will."""
+    mask = inputs.get("attention_mask")
+    result = {}
+    for name, value in outputs.items():
+        value = value.detach()
+        if mask is not None and value.shape[:2] == mask.shape and value.is_floating_point():
+            keep = mask.bool().reshape(*mask.shape, *[1] * (value.dim() - 2))
+            value = torch.where(keep, value, torch.zeros((), dtype=value.dtype))
+        result[name] = value
+    return result
+
+
+def logits(
+    family: Family,
+    found: Truth,
+    plan: Plan,
+    state: MappingABC[str, Tensor],
+    folder: Path,
+    inputs: MappingABC[str, Tensor] | None = None,
+) -> Check:
+    """Every output of the converted model against the reference forward over the source.
+
+    In eager and, where the release has it, sdpa attention; a failure that golden/ records as
+    this release's known defect is reported as such.
+    """
+    inputs = inputs or found.reference.inputs(found.architecture)
+    try:
+        with torch.no_grad():
+            expected = masked(
+                found.reference.forward(as_float32(state), found.architecture, inputs), inputs
+            )
+    except Exception as error:
+        # tensors that do not fit together fail in whichever operation meets them first
+        return Check(
+            "logits",
+            "failed",
+            "no outputs of the reference",
+            details=(f"reference: {type(error).__name__}: {error}",),
+            advice="the original's forward pass cannot be computed from these tensors",
+        )
+    results = [
+        _one_attention(family, found, plan, state, folder, inputs, expected, attention)
+        for attention in loading.attentions(family.model_class)
+    ]
+    return _combined(results)
+
+
+def _one_attention(
+    family: Family,
+    found: Truth,
+    plan: Plan,
+    state: MappingABC[str, Tensor],
+    folder: Path,
+    inputs: MappingABC[str, Tensor],
+    expected: MappingABC[str, Tensor],
+    attention: str,
+) -> Check:
+    model = loading.load_model(folder, family.model_class, attention).model
+    try:
+        with torch.no_grad(), loading.quiet():
+            actual = masked(family.outputs(model, inputs), inputs)
+    except Exception as error:
+        # whatever the model's own code raises is a finding about the release or the config
+        failed = Check(
+            "logits",
+            "failed",
+            f"no outputs ({attention})",
+            details=(f"{attention}: {type(error).__name__}: {error}",),
+            advice="the model cannot run",
+        )
+        every = known_defects.Wrong(attention, state, lambda columns: expected)
+        return known_defects.of_outputs(family.name, failed, every)
+
+    def divergence() -> str:
+        return first_divergence(family, found, plan, state, inputs, model)
+
+    check = checks.outputs("logits", expected, actual, where=attention, divergence=divergence)
+
+    def wrong(columns: MappingABC[str, list[int]]) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name in expected
+            if _differs(expected[name], actual.get(name), columns.get(name, []))
+        )
+
+    if check.passed:
+        return check
+    return known_defects.of_outputs(
+        family.name, check, known_defects.Wrong(attention, state, wrong)
+    )
+
+
+def _differs(left: Tensor, right: Tensor | None, without: list[int]) -> bool:
+    """Whether two outputs differ beyond these columns of the last dimension."""
+    if right is None or left.shape != right.shape:
+        return True
+    keep = [i for i in range(left.shape[-1] if without else 0) if i not in without]
+    left, right = (x[..., keep] if without else x for x in (left, right))
+    return not checks.outputs("", {"": left}, {"": right}).passed
+
+
+def _combined(results: list[Check]) -> Check:
+    order = ("failed", "known-defect", "passed")
+    worst = min(results, key=lambda check: order.index(check.status))
+    details = [line for check in results for line in check.details]
+    return replace(
+        worst,
+        details=tuple(details),
+        figure="; ".join(check.figure for check in results),
+        worst=max((check.worst for check in results if check.worst is not None), default=None),
+    )
+
+
+def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str]) -> dict[str, str]:
+    """Source module path -> module in memory, by the parameters below it.
+
+    `visual.transformer.resblocks.0.attn` -> `vision_model.encoder.layers.0.self_attn`
+
+    A module that holds parameters of other paths too computes something else: none is better.
+    """
+    found: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
+        own = {
+            layout[target]
+            for move in plan.moves
+            if any(key == path or key.startswith(f"{path}.") for key in move.sources)
+            for target in move.targets
+            if target in layout
+        }
+        modules = [name.split(".")[:-1] for name in own]
+        common = ".".join(os.path.commonprefix(modules)) if modules else ""
+        within = (name for name in layout.values() if name.startswith(f"{common}."))
+        if common and own.issuperset(within):
+            found[path] = common
+    return found
+
+
+def _holds(
+    plan: Plan, state: MappingABC[str, Tensor], memory: MappingABC[str, Tensor]
+) -> Callable[[str, str], bool]:
+    """Whether a name in memory holds what the rules write under a target key."""
+    made = {target: (move, i) for move in plan.moves for i, target in enumerate(move.targets)}
+
+    def holds(target: str, name: str) -> bool:
+        move, index = made[target]
+        blocks = move.forward(state, {})[index]
+        return len(blocks) == 1 and tensors.same_cast(blocks[0], memory[name].detach())
+
+    return holds
+
+
+def first_divergence(
+    family: Family,
+    found: Truth,
+    plan: Plan,
+    state: MappingABC[str, Tensor],
+    inputs: MappingABC[str, Tensor],
+    model: Any,
+) -> str:
+    """One line: the first module, in the original's order, that differs, with both values."""
+    trace: list[tuple[str, Tensor]] = []
+    memory = loading.memory_names(model)
+    written = plan.target_shapes({key: tuple(tensor.shape) for key, tensor in state.items()})
+    layout = loading.match_layout(
+        written, {name: tuple(t.shape) for name, t in memory.items()}, _holds(plan, state, memory)
+    )
+    with torch.no_grad():
+        found.reference.forward(
+            as_float32(state),
+            found.architecture,
+            inputs,
+            trace=lambda path, value: trace.append((path, value.detach())),
+        )
+        modules = module_paths(plan, layout, [path for path, _ in trace])
+        recorder = loading.Recorder(model, modules)
+        try:
+            with loading.quiet():
+                family.outputs(model, inputs)
+        except Exception as error:
+            return f"the model raised {type(error).__name__} before its outputs could be compared"
+        finally:
+            recorder.close()
+    return _describe_divergence(trace, modules, recorder.values, inputs)
+
+
+def _describe_divergence(
+    trace: list[tuple[str, Tensor]],
+    modules: MappingABC[str, str],
+    values: MappingABC[str, list[Tensor]],
+    inputs: MappingABC[str, Tensor],
+) -> str:
+    agreed = ""
+    for path, expected in trace:
+        fitting = [_like(value, expected) for value in values.get(path, [])]
+        pairs = [
+            (masked({"": expected}, inputs)[""], masked({"": value}, inputs)[""])
+            for value in fitting
+            if value is not None
+        ]
+        if not pairs:
+            continue
+        left, right = min(pairs, key=lambda pair: tensors.largest_difference(*pair))
+        difference = tensors.largest_difference(left, right)
+        if difference > checks.TOLERANCE * max(1.0, float(left.abs().max())):
+            before = f"; {agreed} still agrees" if agreed else ""
+            return (
+                f"first divergence in {path} -> {modules[path]}: "
+                f"{checks.worst_place(left, right, difference)}{before}"
+            )
+        agreed = path
+    return f"first divergence after {agreed or 'the inputs'}: every traced module agrees"
+
+
+def _like(value: Tensor, expected: Tensor) -> Tensor | None:
+    """The value in the reference's dimension order (NCHW or NHWC, batch or length first)."""
+    if value.shape == expected.shape:
+        return value
+    if value.numel() != expected.numel():
+        return None
+    if value.dim() == expected.dim():
+        for order in ((0, 2, 3, 1), (0, 3, 1, 2), (1, 0, 2), (0, 2, 1)):
+            if len(order) == value.dim() and value.permute(order).shape == expected.shape:
+                return value.permute(order)
+        return None
+    if value.dim() == 4 and expected.dim() == 3:  # a map of features, there flattened to tokens
+        tokens = value.flatten(2).transpose(1, 2)
+        return tokens if tokens.shape == expected.shape else value.reshape(expected.shape)
+    return value.reshape(expected.shape)
+
+
+def sample_image(width: int = 61, height: int = 47) -> Any:
+    """A deterministic RGB picture with edges and gradients, so that filters and crops show."""
+    import numpy as np
+    from PIL import Image
+
+    y, x = np.mgrid[0:height, 0:width]
+    red = (x * 255 // max(width - 1, 1)) ^ ((y // 5) * 8)
+    green = (y * 255 // max(height - 1, 1)) ^ ((x // 7) * 16)
+    blue = (x * y * 7 + 31 * (x // 11)) % 256
+    return Image.fromarray(np.stack([red, green, blue], -1).astype("uint8"), "RGB")
+
+
+def pixels(found: Truth, folder: Path) -> Check:
+    """The folder's image processor against the original's preprocessing, on the PIL path."""
+    if not hasattr(found.reference, "pixels"):
+        return checks.skipped("pixels", "the original has no image preprocessing")
+    if not (folder / "preprocessor_config.json").exists():
+        return checks.skipped("pixels", "the folder has no image processor")
+    size = found.architecture.get("image_size")
+    size = size if isinstance(size, int) else 224
+    image = sample_image(size * 2 + 13, size + 29)
+    expected = _float64(found.reference.pixels(image, found.architecture))
+    try:
+        actual = _float64(prepared(folder, image, expected))
+    except Exception as error:
+        # whatever the release raises is a finding about the processor's files
+        return _raised(found, "pixels", error)
+    check = checks.outputs("pixels", expected, actual, tolerance=1e-6)
+    if check.passed or not hasattr(found.reference, "accepted_pixels"):
+        return check
+    accepted = _float64(found.reference.accepted_pixels(image, found.architecture))
+    if not checks.outputs("pixels", accepted, actual, tolerance=1e-6).passed:
+        return check
+    return replace(
+        check,
+        status="known-defect",
+        advice="no transformers processor comes nearer to the original at this image size",
+    )
+
+
+def _float64(arrays: MappingABC[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array).double() for name, array in arrays.items()}
+
+
+def prepared(folder: Path, image: Any, names: Iterable[str]) -> dict[str, Any]:
+    """What the folder's image processor makes of a picture: name -> array without batch.
+
+    names: those wanted (pixel_values, codebook_pixel_values …); absent where the processor has
+    none of that name.
+    """
+    flags = {f"return_{n.removesuffix('_values')}s": True for n in names if n != "pixel_values"}
+    processor = load_image_processor(folder)
+    with loading.quiet():
+        batch = processor(image, return_tensors="np", **flags)
+    return {name: batch[name][0] for name in names if name in batch}
+
+
+def load_image_processor(folder: Path) -> Any:
+    """AutoImageProcessor on the PIL path, the one that is bit-identical across releases."""
+    # 5.5 exports a placeholder at the top level when torchvision is absent
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    with loading.quiet():
+        return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
+
+
+def _raised(found: Truth, name: str, error: Exception) -> Check:
+    """transformers could not use the folder's processor files, as recorded or not."""
+    line = (str(error).splitlines() or [""])[0][:200]
+    failed = Check(
+        name,
+        "failed",
+        "cannot be used",
+        details=(f"{type(error).__name__}: {line}",),
+        advice="this release cannot use the folder's processor files",
+    )
+    return known_defects.of_error(found.family, failed)
+
+
+def tokens(found: Truth, folder: Path) -> Check:
+    """The folder's tokenizer against the original's, on the reference's example texts."""
+    reference = found.reference
+    if not hasattr(reference, "tokenize"):
+        return checks.skipped("tokens", "the reference has no tokenize()")
+    vocabulary = next(
+        (
+            p
+            for name in ("vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
+            if (p := folder / name).exists()
+        ),
+        None,
+    )
+    if vocabulary is None:
+        return checks.skipped("tokens", "no tokenizer in the folder: see the processor notes")
+    from transformers import AutoTokenizer
+
+    try:
+        expected = reference.tokenize(reference.EXAMPLE_TEXTS, vocabulary)
+    except ModuleNotFoundError as error:
+        why = f"the original's tokenizer is {error.name}: pip install {error.name}"
+        return checks.skipped("tokens", why)
+    except Exception as error:
+        # a vocabulary that the original cannot read is a finding too
+        return _raised(found, "tokens", error)
+    try:
+        with loading.quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            # cut where the original cuts: model_max_length is part of what is compared
+            actual = [
+                tokenizer(text, truncation=True)["input_ids"] for text in reference.EXAMPLE_TEXTS
+            ]
+    except Exception as error:
+        # whatever the release raises is a finding about the tokenizer's files
+        return _raised(found, "tokens", error)
+    offenders = [
+        f"{text!r}: reference {left}, converted {right}"
+        for text, left, right in zip(reference.EXAMPLE_TEXTS, expected, actual, strict=True)
+        if list(left) != list(right)
+    ]
+    return checks.judge(
+        "tokens",
+        offenders,
+        f"{len(expected)} texts, equal ids",
+        "the tokenizer files do not say what the original's vocabulary says",
+    )
+
+
+def write_tiny(
+    family: Family, directory: str | tempfile.TemporaryDirectory[str]
+) -> tuple[str, Json, Json]:
+    """The built-in tiny checkpoint, written as the original writes it.
+
+    Returns: location, options (companion files, a vocabulary), the --config that goes with it.
+    """
+    reference = golden.load_reference(family.name)
+    folder = Path(directory if isinstance(directory, str) else directory.name)
+    state = reference.state_dict(reference.TINY)
+    extra = reference.companions(state) if hasattr(reference, "companions") else {}
+    prefixes = tuple(companion.prefix for companion in family.companions)
+    main = {key: tensor for key, tensor in state.items() if not key.startswith(prefixes or ("\0",))}
+    location = folder / f"{family.name}_tiny.pt"
+    torch.save(reference.container(main), location)
+    options = example_vocabulary(family, folder)
+    for option, companion_state in extra.items():
+        options[option] = str(folder / f"{family.name}_{option}.pt")
+        torch.save(companion_state, options[option])
+    return str(location), options, reference.config(reference.TINY)
+
+
+def example_vocabulary(family: Family, folder: Path) -> Json:
+    """The option (name -> place) for a vocabulary that fits the tiny checkpoint, written here."""
+    reference = golden.load_reference(family.name)
+    if not hasattr(reference, "example_vocabulary"):
+        return {}
+    file = reference.example_vocabulary(folder)
+    takes_file = any(option.name == "vocab" for option in family.options)
+    return {"vocab": str(file)} if takes_file else {"tokenizer": str(file.parent)}

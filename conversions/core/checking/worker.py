@@ -1,0 +1,95 @@
+"""A process beside the conversion, in which transformers is imported while this one streams.
+
+Importing transformers' models takes seconds and over a hundred megabytes. Nothing heavy is
+imported here, so that the process can be started before this one imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConversionError
+
+BUILD_LIMIT = 512 << 20
+"""Bytes of weights up to which `--checks auto` builds the model itself."""
+
+# Modules come from where they come from here, never from the current folder, where -c would look
+# first. The collector would go through everything imported over and over, for a sixth of the time.
+_PROGRAM = """
+import gc, sys
+gc.disable()
+sys.path[:] = {path!r}
+from conversions.core.checking import release
+release.main()
+"""
+
+
+def imported_here() -> bool:
+    """Whether transformers' models are imported in this process already."""
+    return "transformers.modeling_utils" in sys.modules
+
+
+class Beside:
+    """The other process: asked once, answers once; gone when it is closed.
+
+    It runs conversions.core.checking.release: a JSON object on standard input,
+    a JSON line on its output.
+    """
+
+    def __init__(self, family: str) -> None:
+        """family: whose model class is imported there; a name that is none is no harm."""
+        package_root = str(Path(__file__).resolve().parents[3])
+        program = _PROGRAM.format(path=[*sys.path, package_root])
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program, family],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+
+    def ask(self, question: Any) -> None:
+        """Hand over the question; the answer is worked out while this process goes on."""
+        assert self._process.stdin is not None
+        # dead already? answer() tells what of
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(json.dumps(question).encode())
+        self._process.stdin = None
+
+    def answer(self) -> Any:
+        """Wait for the answer.
+
+        Raises:
+            ConversionError: the process ended without one; its last words are in the message.
+        """
+        printed, complaints = self._process.communicate()
+        if self._process.returncode:
+            lines = complaints.decode(errors="replace").strip().splitlines()[-3:]
+            raise ConversionError("the checks that need transformers could not run", lines)
+        return json.loads(printed.splitlines()[-1])
+
+
+def early(family: str, checkpoint: str | os.PathLike[str], checks: str) -> Beside | None:
+    """The process, started now, where it is plain already that the conversion will want it.
+
+    That is: a local file too large for its model to be built. Any other conversion that wants
+    one starts it when that is known.
+    """
+    if imported_here() or checks == "all":
+        return None
+    try:
+        large = os.stat(checkpoint).st_size > BUILD_LIMIT
+    except (OSError, ValueError):  # a name, a URL, or a file that the conversion will refuse
+        return None
+    return Beside(family) if large else None

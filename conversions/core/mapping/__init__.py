@@ -1,0 +1,1 @@
+"""Rules as data, and what a checkpoint's keys become by them."""

@@ -1,0 +1,166 @@
+"""A checkpoint in several files: which ones, by their index, their folder or their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, DamagedFileError
+from . import json
+from .containers import AGAIN, regular_size
+
+INDEX_SUFFIX = ".index.json"
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors"}
+_NO_MODELS = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state")
+_MAX_INDEX = 64 << 20
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The files of one checkpoint; weight_map says which tensor lies in which, if known."""
+
+    name: str
+    files: tuple[Path, ...]
+    weight_map: Mapping[str, str] | None
+
+    def check(self, places: Mapping[str, Sequence[str]]) -> None:
+        """Hold the index against what the shards hold (key -> names of files).
+
+        Raises:
+            DamagedFileError: with every tensor that is absent, misplaced or there twice.
+        """
+        wrong = [
+            f"{key} is in {' and in '.join(names)}"
+            for key, names in places.items()
+            if len(names) > 1
+        ]
+        for key, name in (self.weight_map or {}).items():
+            if key not in places:
+                wrong.append(f"{key} is in no shard; the index says {name}")
+            elif name not in places[key]:
+                wrong.append(f"{key} is in {places[key][0]}; the index says {name}")
+        if self.weight_map is not None:
+            wrong += [
+                f"{key} is in {names[0]}; the index does not name it"
+                for key, names in places.items()
+                if key not in self.weight_map
+            ]
+        if wrong:
+            raise DamagedFileError(
+                f"{self.name}: index and shards do not agree", wrong[:200], AGAIN
+            )
+
+
+def find_shards(path: Path) -> Path | ShardIndex:
+    """What to open for a path: one file, or all shards of the checkpoint it belongs to.
+
+    Raises:
+        CheckpointError: a folder with none or several, a shard without its fellows.
+    """
+    try:
+        return _find(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _find(path: Path) -> Path | ShardIndex:
+    if path.is_dir():
+        path = _only_checkpoint(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return _from_index(path)
+    shard = _SHARD.fullmatch(path.name)
+    if shard is None:
+        return path
+    for index in sorted(path.parent.glob(f"*{INDEX_SUFFIX}")):
+        if path.name in weight_map(index).values():
+            return _from_index(index)
+    return _from_names(path, shard)
+
+
+def weight_map(path: Path) -> dict[str, str]:
+    """tensor -> file name of an index file, file names proven to be plain names.
+
+    Raises:
+        CheckpointError: it is no index.
+        DamagedFileError: it names one tensor twice, or files elsewhere.
+    """
+    if regular_size(path) > _MAX_INDEX:
+        raise CheckpointError(f"{path}: is too long for the index of a checkpoint")
+    try:
+        index, doubled = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise DamagedFileError(f"{path}: is no readable index: {error}", hint=AGAIN) from None
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{path}: is no index of a checkpoint: it has no weight_map")
+    elsewhere = sorted({str(name)[:120] for name in names.values() if not _is_plain(name)})
+    if elsewhere:
+        raise DamagedFileError(
+            f"{path}: names files outside of its folder", [repr(name) for name in elsewhere[:50]]
+        )
+    if doubled:
+        raise DamagedFileError(f"{path}: names are there more than once", doubled[:50])
+    return names
+
+
+def _is_plain(name: Any) -> bool:
+    return isinstance(name, str) and bool(re.fullmatch(r"(?!\.)[^/\\:\0]{1,255}", name))
+
+
+def _from_index(path: Path) -> ShardIndex:
+    names = weight_map(path)
+    files = tuple(path.parent / name for name in dict.fromkeys(names.values()))
+    _refuse_missing(path, files)
+    return ShardIndex(str(path), files, names)
+
+
+def _from_names(path: Path, shard: re.Match[str]) -> ShardIndex:
+    """Shards without an index: complete when all of the numbers are there."""
+    count = int(shard["count"])
+    if not 0 < count <= 10_000:
+        raise CheckpointError(f"{path}: is one of {count} shards")
+    files = tuple(
+        path.with_name(f"{shard['stem']}-{number:05}-of-{count:05}{shard['suffix']}")
+        for number in range(1, count + 1)
+    )
+    regular_size(path)
+    _refuse_missing(path, files)
+    return ShardIndex(str(path), files, None)
+
+
+def _refuse_missing(path: Path, files: Sequence[Path]) -> None:
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise CheckpointError(
+            f"{path}: {len(missing)} of {len(files)} shards are missing",
+            missing[:200],
+            f"put them into {path.parent}",
+        )
+
+
+def _only_checkpoint(folder: Path) -> Path:
+    """The one checkpoint of a folder: an index, or a file that no index names."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    indices = [file for file in files if file.name.endswith(INDEX_SUFFIX)]
+    indexed = {name for index in indices for name in weight_map(index).values()}
+    found = list(indices)
+    series: set[tuple[str, str, str]] = set()
+    for file in files:
+        if file.suffix not in _SUFFIXES or file.name in indexed or _NO_MODELS.search(file.name):
+            continue
+        shard = _SHARD.fullmatch(file.name)
+        if shard and (shard["stem"], shard["count"], shard["suffix"]) in series:
+            continue
+        if shard:
+            series.add((shard["stem"], shard["count"], shard["suffix"]))
+        found.append(file)
+    if len(found) == 1:
+        return found[0]
+    names = [file.name for file in found or files][:20]
+    if found:
+        raise CheckpointError(f"{folder}: holds {len(found)} checkpoints", names, "name one")
+    raise CheckpointError(f"{folder}: holds no checkpoint", names, "name the checkpoint file")

@@ -1,0 +1,1 @@
+"""The transformers folder: weights, config, processor and tokenizer files."""

@@ -1,0 +1,802 @@
+"""Model folders: streamed safetensors and small files, in place all at once or not at all.
+
+Files are written into a hidden folder beside the output, which takes the output's name when
+everything is in it. What a killed process leaves keeps the hidden name, holds no lock any
+more, and is removed by the next conversion to the same output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import json
+import math
+import mmap
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DamagedFileError, OutputError
+
+if sys.platform != "win32":
+    import fcntl
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Progress = Callable[[str, int, int], None]
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+# One write call, and what is reported as progress at once. Measured on ext4 with 2.6 GB: 128 KiB
+# take 0.7 s. Smaller ones pay for calls; for larger ones the kernel wants larger free blocks of
+# memory, which in a virtual machine the host often has to provide first (0.7 s to 4 s).
+_WRITE_BYTES = 128 << 10
+_WINDOW_BYTES = 4 << 20
+# What is not laid out as it is written (transposed, split along other dimensions, of another
+# dtype) passes through one buffer of this size, however large the tensor is.
+_BUFFER_BYTES = 4 << 20
+_MAX_HEADER_BYTES = 100_000_000  # safetensors refuses larger ones
+
+_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "U16": "uint16",
+    "I16": "int16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "U32": "uint32",
+    "I32": "int32",
+    "F32": "float32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F64": "float64",
+    "C64": "complex64",
+}
+
+_HINTS = {
+    errno.ENOSPC: "free some space or choose a folder on another disk",
+    errno.EDQUOT: "your disk quota is used up; free some space or choose another disk",
+    errno.EACCES: "choose a folder you may write to, or change its permissions",
+    errno.EPERM: "choose a folder you may write to, or change its permissions",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter folder name",
+    errno.ELOOP: "the path runs in a circle of symbolic links; choose another folder",
+    errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    errno.EFBIG: "the file system cannot hold files this large; pass a smaller --max-shard-size",
+    errno.EBUSY: "the folder is in use by the system; choose a folder inside it",
+    errno.EFAULT: "the checkpoint was shortened or taken away while it was being read",
+    errno.EIO: "the disk reported an error; choose a folder on another disk",
+}
+
+
+# --- sizes and dtypes ---------------------------------------------------------------------
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of a size as people write it: "5GB", "500 MB", "5GiB", "1.5g", 1000000."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(text), re.IGNORECASE)
+    size = 0
+    if found and len(found[1]) < 20:
+        number, unit, binary = found.groups()
+        base = 1024 if binary else 1000
+        size = int(float(number) * base ** " kmgt".index(unit.lower() or " "))
+    if size <= 0:
+        raise OutputError(f"not a size: {text!r}", hint="write it as 5GB, 500MB or 5GiB")
+    return size
+
+
+def format_size(size: int) -> str:
+    """A size for people: 2.6 GB."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The dtype as safetensors writes it; raises OutputError where the format has no word."""
+    name = str(dtype).removeprefix("torch.")
+    for written, known in _DTYPES.items():
+        if known == name:
+            return written
+    raise OutputError(
+        f"safetensors cannot hold {name} tensors", hint="pass --dtype to convert them"
+    )
+
+
+# --- what is written ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor to write. blocks() is called when its turn comes and not before.
+
+    The blocks are joined along dimension 0; they may be views of any layout and of another
+    dtype than the one that is written.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    blocks: Callable[[], tuple[Tensor, ...]] = field(repr=False)
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def shards(pieces: Sequence[Piece], max_shard_size: int) -> dict[str, list[Piece]]:
+    """File name -> pieces, filled in the order given, as huggingface_hub splits a state dict.
+
+    A tensor larger than max_shard_size has a file of its own.
+    """
+    closed: list[list[Piece]] = []
+    current: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if piece.bytes > max_shard_size:
+            closed.append([piece])
+            continue
+        if current and size + piece.bytes > max_shard_size:
+            closed.append(current)
+            current, size = [], 0
+        current.append(piece)
+        size += piece.bytes
+    if current or not closed:
+        closed.append(current)
+    if len(closed) == 1:
+        return {SINGLE_FILE: closed[0]}
+    return {
+        f"model-{number:05d}-of-{len(closed):05d}.safetensors": shard
+        for number, shard in enumerate(closed, 1)
+    }
+
+
+def _aligned(pieces: Iterable[Piece]) -> list[Piece]:
+    """Wide dtypes first, else as given: readers cannot view a tensor at an odd offset."""
+    return sorted(pieces, key=lambda piece: -piece.dtype.itemsize)
+
+
+def header(pieces: Iterable[Piece]) -> bytes:
+    """Length and JSON of a safetensors file that holds the pieces one after another."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for piece in pieces:
+        entries[piece.name] = {
+            "dtype": dtype_name(piece.dtype),
+            "shape": list(piece.shape),
+            "data_offsets": [offset, offset + piece.bytes],
+        }
+        offset += piece.bytes
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _index(files: Mapping[str, Sequence[Piece]]) -> dict[str, Any]:
+    total = sum(piece.bytes for shard in files.values() for piece in shard)
+    owner = {piece.name: name for name, shard in files.items() for piece in shard}
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(owner.items()))}
+
+
+def _check_names(pieces: Sequence[Piece]) -> None:
+    times = Counter(piece.name for piece in pieces)
+    if twice := sorted(name for name, count in times.items() if count > 1):
+        raise OutputError("tensors would be written twice under one name", twice)
+    if "__metadata__" in times:
+        raise OutputError("no tensor can be called __metadata__: safetensors keeps that name")
+
+
+def _blocks(piece: Piece) -> tuple[Tensor, ...]:
+    """The piece's blocks, which must fill exactly the space the header gives it."""
+    blocks = piece.blocks()
+    shapes = [tuple(block.shape) for block in blocks]
+    if len(blocks) == 1:
+        fits = shapes[0] == piece.shape
+    else:
+        fits = all(len(s) == len(piece.shape) > 0 and s[1:] == piece.shape[1:] for s in shapes)
+        fits = fits and sum(shape[0] for shape in shapes) == piece.shape[0]
+    if not fits:
+        made = " + ".join(str(list(shape)) for shape in shapes) or "nothing"
+        raise OutputError(f"{piece.name} should be {list(piece.shape)} and came as {made}")
+    return blocks
+
+
+def _runs(tensor: Tensor, dtype: torch.dtype, buffer: Tensor) -> Iterator[Tensor]:
+    """Contiguous tensors of `dtype` whose bytes, one after another, are the tensor's.
+
+    What lies in memory as it will be written is passed on itself, without a copy; the rest goes
+    through the buffer in as many rows as it holds, so each run must be used before the next.
+    """
+    size = tensor.numel() * dtype.itemsize
+    if not size:
+        return
+    if tensor.dtype == dtype and tensor.is_contiguous():
+        yield tensor
+    elif size <= buffer.numel():
+        run = buffer[:size].view(dtype).view(tensor.shape)
+        yield run.copy_(tensor)
+    else:
+        length = tensor.shape[0]
+        rows = buffer.numel() // (size // length)
+        for start in range(0, length, max(rows, 1)):
+            part = tensor.narrow(0, start, min(rows, length - start)) if rows else tensor[start]
+            yield from _runs(part, dtype, buffer)
+
+
+_LINUX = sys.platform == "linux"
+
+
+def _c_library(name: str, *arguments: Any) -> Callable[..., int] | None:
+    """A function of Linux's C library; None on other systems."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None) if _LINUX else None
+    if function is not None:
+        function.argtypes = arguments
+    return function
+
+
+_MADVISE = _c_library("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_FALLOCATE = _c_library("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_MADV_POPULATE_READ = 22  # Linux 5.14; mmap.madvise has no name for it
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Room on the disk for a file that is about to be written: a quarter faster on ext4.
+
+    Not os.posix_fallocate: where a file system cannot reserve, it would write zeros instead.
+
+    Raises:
+        OSError: there is no room; a file system that cannot tell is no error.
+    """
+    if _FALLOCATE is None or _FALLOCATE(descriptor, 0, 0, size) == 0:
+        return
+    code = ctypes.get_errno()
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        raise OSError(code, os.strerror(code))
+
+
+def _populate(content: memoryview) -> None:
+    """Map the pages of a memory-mapped file that are about to be written from.
+
+    A write that meets an unmapped page zeroes the rest of its destination, maps a few pages and
+    starts again. Where this fails, the write does as well as it can, or says what is wrong.
+    """
+    if _MADVISE is None or not len(content):
+        return
+    import numpy
+
+    address = numpy.frombuffer(content, numpy.uint8).ctypes.data
+    start = address - address % mmap.PAGESIZE
+    _MADVISE(start, address + len(content) - start, _MADV_POPULATE_READ)
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    import torch
+
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+
+
+# --- the file system ----------------------------------------------------------------------
+
+
+@contextmanager
+def _explained(action: str) -> Iterator[None]:
+    """An operating system's refusal as an OutputError that names what was being done."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = _HINTS.get(error.errno or 0)
+        raise OutputError(f"{action}: {reason}", hint=hint) from error
+
+
+def _present(path: Path) -> bool:
+    """Like Path.exists(), but a path that cannot be says so."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder. Another conversion may be removing it too, so only what stays counts."""
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        warnings.warn(f"could not remove {path}", stacklevel=2)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that locks the folder until it is closed; None if another process has it.
+
+    The kernel lets go when a process dies, however it dies; a process number would not tell
+    whether its owner lives in another container.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # It may have been removed between opening and locking.
+        if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+            return descriptor
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return None
+        raise
+    os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two folders swap names in one step; False where the system has no such step."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if sys.platform != "linux" or rename is None:
+        return False
+    at_cwd, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), swap) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+class _Flush(threading.Thread):
+    """Carries one written file to the disk while other work goes on."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(daemon=True)
+        self.descriptor = descriptor
+        self.error: OSError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            os.fsync(self.descriptor)
+        except OSError as error:
+            self.error = error
+        finally:
+            os.close(self.descriptor)
+
+    def finish(self) -> None:
+        self.join()
+        if self.error is not None:
+            raise self.error
+
+
+class ModelFolder:
+    """A folder being written; it has the output's name from commit() on and not before.
+
+    Args:
+        output: where the folder shall be; None for a temporary one that is always removed.
+        overwrite: replace a model folder that is there already.
+        keep: files that are being read; a folder that holds one of them is not replaced.
+
+    Raises OutputError at once if the output is there already or cannot be written. A symbolic
+    link to a folder stands for that folder. Missing parents are made, and unmade on failure.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str] | None,
+        overwrite: bool = False,
+        *,
+        keep: Iterable[str | os.PathLike[str]] = (),
+    ) -> None:
+        self.overwrite = overwrite
+        self.output: Path | None = None
+        self.path = Path()
+        self._shown = "" if output is None else os.fspath(output)
+        self._partial: Path | None = None
+        self._parents: list[Path] = []
+        self._descriptor: int | None = None
+        self._flushes: list[_Flush] = []
+        if output is not None:
+            with _explained(f"cannot write {self._shown}"):
+                self.output = Path(os.path.realpath(output))
+                self._admit(self.output, [Path(os.path.realpath(path)) for path in keep])
+
+    # -- before
+
+    def _refuse(self, reason: str, hint: str) -> OutputError:
+        return OutputError(f"{self._shown} {reason}", hint=hint)
+
+    def _admit(self, output: Path, keep: Sequence[Path]) -> None:
+        """Refuse, before any work is done, what could not be put in place after it."""
+        if not _present(output):
+            if os.path.islink(self._shown):
+                raise self._refuse(
+                    f"is a symbolic link to {output}, which is not there",
+                    "remove the link, or make the folder it points to",
+                )
+            self._restore(output)
+        if _present(output):
+            self._admit_existing(output, keep)
+        present = next(path for path in output.parents if path.exists())
+        if not present.is_dir():
+            raise self._refuse(f"lies below {present}, which is a file", "choose another folder")
+        if not os.access(present, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"no permission to write in {present}")
+        if self._others(output, live=True):
+            raise self._refuse(
+                "is being written by another conversion", "wait for it or choose another folder"
+            )
+
+    def _admit_existing(self, output: Path, keep: Sequence[Path]) -> None:
+        if not output.is_dir():
+            raise self._refuse("is a file", "choose the name of a folder")
+        if os.path.ismount(output) or output in (here := Path.cwd().resolve(), *here.parents):
+            raise self._refuse(
+                "cannot be put in place whole: it is the current folder or a mounted disk",
+                f"choose a folder inside it: {Path(self._shown) / 'model'}",
+            )
+        names = set(os.listdir(output))
+        if names and not self.overwrite:
+            raise self._refuse("exists", "pass --overwrite to replace it, or choose another folder")
+        if names and ("config.json" not in names or ".git" in names):
+            what = "a git repository" if ".git" in names else "no model (no config.json)"
+            raise self._refuse(
+                f"holds {what} and is not overwritten", "remove it, or choose another folder"
+            )
+        if inside := [str(path) for path in keep if output in (path, *path.parents)]:
+            raise OutputError(
+                f"{self._shown} holds files this conversion reads", inside, "choose another folder"
+            )
+
+    def _name(self, output: Path, kind: str) -> str:
+        """What the hidden folders of an output begin with."""
+        name = output.name
+        if len(os.fsencode(name)) > 150:
+            name = f"{name[:30]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+        return f".{name}.{kind}-"
+
+    def _siblings(self, output: Path, kind: str) -> list[Path]:
+        prefix = self._name(output, kind)
+        try:
+            names = sorted(os.listdir(output.parent))
+        except (FileNotFoundError, PermissionError):
+            return []
+        return [output.parent / name for name in names if name.startswith(prefix)]
+
+    def _others(self, output: Path, *, live: bool) -> list[Path]:
+        """Hidden folders of conversions to this output: those at work, or those that died."""
+        if sys.platform == "win32":  # without such locks nobody can be told from the dead
+            return []
+        found = []
+        for sibling in self._siblings(output, "partial"):
+            try:
+                descriptor = _lock(sibling)
+            except OSError:  # gone meanwhile, another user's, or no locks on this file system
+                continue
+            if descriptor is None and live:
+                found.append(sibling)
+            elif descriptor is not None:
+                if not live:
+                    _remove(sibling)
+                    found.append(sibling)
+                os.close(descriptor)
+        return found
+
+    def _restore(self, output: Path) -> None:
+        """Give back the folder that a process killed between two renames had put aside."""
+        for aside in self._siblings(output, "replaced")[-1:]:
+            os.rename(aside, output)
+
+    def __enter__(self) -> ModelFolder:
+        home = self.output or Path(tempfile.gettempdir(), "conversion")
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._clean)
+            with _explained(f"cannot write {self._shown or home.parent}"):
+                self._make_parents(home.parent)
+                self._others(home, live=False)
+                self.path = self._partial = self._make_partial(home)
+            undo.pop_all()
+        return self
+
+    def _make_parents(self, parent: Path) -> None:
+        missing = [path for path in (parent, *parent.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            self._parents.insert(0, path)
+
+    def _make_partial(self, home: Path) -> Path:
+        prefix = self._name(home, "partial")
+        while True:
+            path = home.parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+            path.mkdir(0o777 if self.output else 0o700)
+            self._partial = path
+            if sys.platform == "win32":
+                return path
+            try:
+                self._descriptor = _lock(path)
+            except FileNotFoundError:  # taken for a dead one before it was locked
+                continue
+            except OSError as error:
+                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+                    return path  # a file system without locks: others see a stranger and leave it
+                raise
+            if self._descriptor is not None:
+                return path
+
+    # -- while
+
+    def write_tensors(
+        self, pieces: Sequence[Piece], max_shard_size: int, progress: Progress | None = None
+    ) -> None:
+        """Write safetensors files, and their index if there is more than one.
+
+        Memory does not grow with the tensors: blocks() is called for one piece at a time.
+        """
+        import torch
+
+        _check_names(pieces)
+        total = sum(piece.bytes for piece in pieces)
+        free = shutil.disk_usage(self.path).free
+        if total > free:
+            raise OutputError(
+                f"the model needs {format_size(total)} and {self.path.parent} has only "
+                f"{format_size(free)} left",
+                hint=_HINTS[errno.ENOSPC]
+                if self.output
+                else "set TMPDIR to a folder on a larger disk",
+            )
+        buffer = torch.empty(_BUFFER_BYTES, dtype=torch.uint8)
+        files = shards(pieces, max_shard_size)
+        written = 0
+        for name, shard in files.items():
+            for size in self._write_shard(name, _aligned(shard), buffer):
+                written += size
+                if progress is not None:
+                    progress("writing tensors", written, total)
+        if len(files) > 1:
+            self.write_json(INDEX_FILE, _index(files))
+
+    def _write_shard(self, name: str, pieces: list[Piece], buffer: Tensor) -> Iterator[int]:
+        """Write one file; yields the tensor bytes written since it last did."""
+        with _explained(f"cannot write {name}"):
+            descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.ExitStack() as closing:
+            closing.callback(os.close, descriptor)
+            yield from self._write_pieces(descriptor, name, pieces, buffer)
+            if self.output is not None:
+                closing.pop_all()
+                self._flushes.append(_Flush(descriptor))
+
+    def _write_pieces(
+        self, descriptor: int, name: str, pieces: list[Piece], buffer: Tensor
+    ) -> Iterator[int]:
+        beginning = header(pieces)
+        with _explained(f"cannot write {name}"):
+            _reserve(descriptor, len(beginning) + sum(piece.bytes for piece in pieces))
+        for _ in self._write(descriptor, name, memoryview(beginning)):
+            pass
+        for piece in pieces:
+            for block in _blocks(piece):
+                for run in _runs(block, piece.dtype, buffer):
+                    yield from self._write(descriptor, name, _memory(run))
+
+    def _write(self, descriptor: int, name: str, content: memoryview) -> Iterator[int]:
+        for start in range(0, len(content), _WINDOW_BYTES):
+            window = content[start : start + _WINDOW_BYTES]
+            _populate(window)
+            done = 0
+            with _explained(f"cannot write {name}"):
+                while done < len(window):
+                    done += os.write(descriptor, window[done : done + _WRITE_BYTES])
+            yield done
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file, keys in the order given."""
+        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, value: bytes) -> None:
+        """Write (or write anew) a file; `name` may lie in a subfolder."""
+        parts = Path(name).parts
+        if not parts or Path(name).is_absolute() or ".." in parts:
+            raise OutputError(f"{name!r} is not a file name inside the model folder")
+        with _explained(f"cannot write {name}"):
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.path / name).write_bytes(value)
+
+    # -- after
+
+    def commit(self) -> None:
+        """Bring everything to the disk and give the folder its name; a temporary one has none."""
+        if self.output is None:
+            return
+        with _explained(f"cannot write {self._shown}"):
+            self._flush()
+            self._place(self.output)
+            if os.access(self.output.parent, os.R_OK):  # or else it cannot be opened
+                _sync(self.output.parent)
+        if self._partial is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)  # the folder that was replaced
+        for aside in self._siblings(self.output, "replaced"):
+            _remove(aside)
+        self._parents.clear()
+        self.path = self.output
+
+    def _flush(self) -> None:
+        for flush in self._flushes:
+            flush.finish()
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                if not name.endswith(".safetensors"):
+                    _sync(Path(folder, name))
+            _sync(Path(folder))
+
+    def _place(self, output: Path) -> None:
+        try:
+            os.rename(self.path, output)  # an empty folder may be there
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not self.overwrite:
+                raise self._refuse(
+                    "was written by someone else meanwhile", "choose another folder"
+                ) from error
+            if not _exchange(self.path, output):
+                self._place_in_two_steps(output)
+
+    def _place_in_two_steps(self, output: Path) -> None:
+        """Where names cannot be exchanged: killed in between, the next conversion restores."""
+        aside = output.parent / f"{self._name(output, 'replaced')}{secrets.token_hex(4)}"
+        os.rename(output, aside)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.rename, aside, output)
+            os.rename(self.path, output)
+            undo.pop_all()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._clean()
+
+    def _clean(self) -> None:
+        """Remove whatever still has the hidden name: the unfinished folder or the replaced one."""
+        if self._partial is not None and os.path.lexists(self._partial):
+            _remove(self._partial)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        for parent in self._parents:
+            with suppress(OSError):  # not empty: someone else uses it by now
+                parent.rmdir()
+
+
+# --- reading a folder ---------------------------------------------------------------------
+
+
+def open_tensors(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Memory-mapped tensors of a written folder, one file or shards with their index.
+
+    Each tensor has a storage of its own. Raises DamagedFileError where sizes, offsets or the
+    index disagree with the files.
+    """
+    home = Path(folder)
+    if not (home / INDEX_FILE).is_file():
+        if not (home / SINGLE_FILE).is_file():
+            raise DamagedFileError(
+                f"{home} holds no {SINGLE_FILE} and no {INDEX_FILE}",
+                hint="pass a folder that a conversion wrote",
+            )
+        return _open_file(home / SINGLE_FILE)
+    owners = _read_index(home / INDEX_FILE)
+    tensors: dict[str, Tensor] = {}
+    wrong: list[str] = []
+    for name in sorted(set(owners.values())):
+        if not (home / name).is_file():
+            wrong.append(f"{name} is not there")
+            continue
+        found = _open_file(home / name)
+        wrong += [f"{key} is in {name}, not in the index" for key in found if key not in owners]
+        expected = [key for key, owner in owners.items() if owner == name]
+        wrong += [f"{key} is not in {name}" for key in expected if key not in found]
+        tensors.update(found)
+    if wrong:
+        raise DamagedFileError(f"{home / INDEX_FILE} disagrees with the files it names", wrong)
+    return tensors
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        owners = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        plain = all(isinstance(name, str) and Path(name).name == name for name in owners.values())
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise DamagedFileError(f"{path} is no index of safetensors files") from error
+    if not plain:
+        raise DamagedFileError(f"{path} names files outside its folder")
+    return dict(owners)
+
+
+def _open_file(path: Path) -> dict[str, Tensor]:
+    import torch
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        if size < 8 or start > min(size, _MAX_HEADER_BYTES + 8):
+            raise DamagedFileError(f"{path} is cut short or no safetensors file")
+        entries = _read_header(path, file.read(start - 8), size - start)
+        # A private mapping: torch wants writable memory, and nothing written reaches the file.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    tensors: dict[str, Tensor] = {}
+    for name, (word, shape, offset) in entries.items():
+        dtype: torch.dtype = getattr(torch, _DTYPES[word])
+        count = math.prod(shape)
+        if count:
+            flat = torch.frombuffer(mapped, dtype=dtype, count=count, offset=start + offset)
+            tensors[name] = flat.view(shape)
+        else:
+            tensors[name] = torch.empty(shape, dtype=dtype)
+    return tensors
+
+
+def _read_header(
+    path: Path, text: bytes, available: int
+) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """Name -> dtype, shape, offset; offsets must follow each other and fill the file."""
+    import torch
+
+    try:
+        raw = json.loads(text)
+        raw.pop("__metadata__", None)
+        spans = [
+            (begin, end, name, str(entry["dtype"]), tuple(entry["shape"]))
+            for name, entry in raw.items()
+            for begin, end in [map(int, entry["data_offsets"])]
+        ]
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
+        raise DamagedFileError(f"{path} has an unreadable header") from e
+    entries: dict[str, tuple[str, tuple[int, ...], int]] = {}
+    position = 0
+    for begin, end, name, word, shape in sorted(spans):
+        if word not in _DTYPES:
+            raise DamagedFileError(f"{path}: {name} has the unknown dtype {word}")
+        if not all(isinstance(length, int) and 0 <= length < 2**63 for length in shape):
+            raise DamagedFileError(f"{path}: {name} has the impossible shape {list(shape)}")
+        width: int = getattr(torch, _DTYPES[word]).itemsize
+        if begin != position or end - begin != math.prod(shape) * width:
+            raise DamagedFileError(f"{path}: {name} lies at {begin}-{end}, which cannot be")
+        entries[name] = (word, shape, begin)
+        position = end
+    if position != available:
+        raise DamagedFileError(
+            f"{path} should hold {position} bytes of tensors and holds {available}",
+            hint="it was cut short or added to; convert again",
+        )
+    return entries

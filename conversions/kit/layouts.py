@@ -1,0 +1,44 @@
+"""Parts that several originals took over from one place, named and measured once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ..core.manifest import Json, Manifest
+from ..core.mapping.rules import Rename, Rule
+
+
+def openai_vit(source: str, target: str) -> Iterator[Rule]:
+    """OpenAI CLIP's VisionTransformer at `source`, but for its attention and its projection.
+
+    Its blocks are counted by {vision_layer}. transformers spells it pre_layrnorm.
+    """
+    block = f"{source}.transformer.resblocks.{{vision_layer}}"
+    parts = "ln_1=layer_norm1|ln_2=layer_norm2|mlp.c_fc=mlp.fc1|mlp.c_proj=mlp.fc2"
+    embeddings = f"{target}.embeddings"
+    yield Rename(f"{source}.class_embedding", f"{embeddings}.class_embedding")
+    yield Rename(f"{source}.positional_embedding", f"{embeddings}.position_embedding.weight")
+    yield Rename(f"{source}.conv1.weight", f"{embeddings}.patch_embedding.weight")
+    yield Rename(
+        f"{source}.{{norm:ln_pre=pre_layrnorm|ln_post=post_layernorm}}.{{leaf:weight|bias}}",
+        f"{target}.{{norm}}.{{leaf}}",
+    )
+    yield Rename(
+        f"{block}.{{part:{parts}}}.{{leaf:weight|bias}}",
+        f"{target}.encoder.layers.{{vision_layer}}.{{part}}.{{leaf}}",
+    )
+
+
+def openai_vit_sizes(tensors: Manifest, source: str) -> Json:
+    """What the tensors tell of its config."""
+    kernel, blocks = f"{source}.conv1.weight", f"{source}.transformer.resblocks."
+    patch, places = tensors.size(kernel, 2), tensors.size(f"{source}.positional_embedding")
+    return {
+        "hidden_size": tensors.size(kernel),
+        "intermediate_size": tensors.size(f"{blocks}0.mlp.c_fc.weight"),
+        "num_hidden_layers": tensors.count(blocks),
+        "num_channels": tensors.size(kernel, 1),
+        "patch_size": patch,
+        "image_size": patch * math.isqrt(max(places - 1, 0)),
+    }

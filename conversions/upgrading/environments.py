@@ -1,0 +1,171 @@
+"""Other transformers releases beside the installed one, without a second torch.
+
+A release is an overlay: a folder with transformers and only those of its requirements that the
+running interpreter does not meet, put before site-packages through PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ..core.errors import ConversionError
+
+PACKAGE = "transformers"
+ROUNDS = 6
+"""Requirements of requirements: more rounds than any release has needed (two)."""
+
+
+class Run(Protocol):
+    """Runs a command to its end; tests put another in its place."""
+
+    def __call__(
+        self, command: Sequence[str], extra: Mapping[str, str], cwd: Path | None = None
+    ) -> Output: ...
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command ended and what it printed."""
+
+    code: int
+    text: str
+
+
+def run(command: Sequence[str], extra: Mapping[str, str], cwd: Path | None = None) -> Output:
+    """Run a command with extra environment variables; standard error joins the output."""
+    done = subprocess.run(
+        list(command),
+        env={**os.environ, **extra},
+        cwd=cwd,
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return Output(done.returncode, done.stdout)
+
+
+@dataclass(frozen=True)
+class Environments:
+    """Makes and keeps overlays under one folder."""
+
+    root: Path
+    run: Run = field(default_factory=lambda: run)
+
+    def releases(self) -> list[str]:
+        """Every final release that the package index offers, oldest first.
+
+        Raises:
+            ConversionError: the index cannot be asked.
+        """
+        asked = self.run([*_pip(), "index", "versions", PACKAGE], {})
+        found = re.search(r"^Available versions: (.+)$", asked.text, re.MULTILINE)
+        if asked.code or found is None:
+            raise ConversionError(
+                f"the package index does not list releases of {PACKAGE}",
+                asked.text.strip().splitlines()[-3:],
+                "give them with --releases A,B,C",
+            )
+        return ordered(re.split(r"[,\s]+", found[1].strip()))
+
+    def overlay(self, release: str) -> Path:
+        """The folder that makes `release` the imported one; made when it is not there yet.
+
+        Raises:
+            ConversionError: it cannot be installed.
+        """
+        folder = self.root / release
+        if folder.is_dir():
+            return folder
+        work = self.root / f".{release}.partial"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        wanted = [f"{PACKAGE}=={release}"]
+        rounds = 0
+        while wanted:
+            if rounds == ROUNDS:
+                raise ConversionError(f"{PACKAGE} {release}: its requirements find no end", wanted)
+            self._install(work, wanted, release)
+            wanted, rounds = unmet(work), rounds + 1
+        work.rename(folder)
+        return folder
+
+    def _install(self, folder: Path, requirements: Sequence[str], release: str) -> None:
+        done = self.run([*_install(), "--no-deps", "--target", str(folder), *requirements], {})
+        if done.code:
+            raise ConversionError(
+                f"{PACKAGE} {release} cannot be installed: {' '.join(requirements)}",
+                done.text.strip().splitlines()[-4:],
+            )
+
+
+def environment(overlay: Path) -> dict[str, str]:
+    """What makes a child process import the overlay's transformers, the same way every time."""
+    return {"PYTHONPATH": str(overlay), "HYPOTHESIS_PROFILE": "ci", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def ordered(releases: Iterable[str]) -> list[str]:
+    """Final releases, oldest first."""
+    from packaging.version import InvalidVersion, Version
+
+    found = {}
+    for text in releases:
+        with contextlib.suppress(InvalidVersion):
+            version = Version(text)
+            if not version.is_prerelease:
+                found[version] = text
+    return [found[version] for version in sorted(found)]
+
+
+def unmet(folder: Path) -> list[str]:
+    """Requirements of the overlay's packages that neither it nor the interpreter meets."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found = importlib.metadata.distributions(path=[str(folder)])
+    inside = {canonicalize_name(each.metadata["Name"]): each for each in found}
+    wanted = set()
+    for distribution in inside.values():
+        for text in distribution.requires or ():
+            requirement = Requirement(text)
+            if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            name = canonicalize_name(requirement.name)
+            version = inside[name].version if name in inside else _installed(requirement.name)
+            if version is None or not requirement.specifier.contains(version, prereleases=True):
+                wanted.add(f"{requirement.name}{requirement.specifier}")
+    return sorted(wanted)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _pip() -> list[str]:
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    if shutil.which("uv"):
+        return ["uv", "run", "--no-project", "--with", "pip", "--", "python", "-m", "pip"]
+    raise ConversionError("neither pip nor uv is there", hint="python -m ensurepip, or install uv")
+
+
+def _install() -> list[str]:
+    """uv where it is there (seconds faster), else pip."""
+    if shutil.which("uv"):
+        return ["uv", "pip", "install", "--quiet", "--python", sys.executable]
+    return [*_pip(), "install", "--quiet"]

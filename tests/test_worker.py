@@ -1,0 +1,142 @@
+"""The process that imports transformers beside a large conversion: same answers, no survivors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import conversions
+from conversions.core.checking import release, worker
+from conversions.core.checking.worker import Beside
+from conversions.core.errors import ConversionError
+from tests import command
+
+FAMILY = "chinese_clip"
+"""The mechanism knows no families; this one has a tokenizer, so that every check has work."""
+
+ALONE = """
+import sys
+from conversions import cli
+code = cli.main(sys.argv[1:])
+assert "transformers.modeling_utils" not in sys.modules, "transformers was imported here"
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Beside]]:
+    """Every Beside that is started, in a process that counts as one without transformers."""
+    instances: list[Beside] = []
+
+    class Recorded(Beside):
+        def __init__(self, family: str) -> None:
+            super().__init__(family)
+            instances.append(self)
+
+    monkeypatch.setattr(worker, "Beside", Recorded)
+    monkeypatch.setattr(worker, "imported_here", lambda: False)
+    yield instances
+    for one in instances:
+        one.close()
+
+
+def large_file(directory: Path, size: int = worker.BUILD_LIMIT + 1) -> Path:
+    """A file of that size that takes no room on the disk, and is no checkpoint."""
+    path = directory / "large.pt"
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def test_it_says_what_is_said_in_place(tmp_path: Path, note: Any) -> None:
+    """The same checks with the same outcomes, without transformers' models in the main process."""
+    arguments = ["convert", FAMILY, "--checkpoint", "tiny", "--checks", "files", "--json"]
+    run = subprocess.run(
+        [sys.executable, "-c", ALONE, *arguments], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)["checks"]
+    here = json.loads(command.run(*arguments).out)["checks"]
+    assert found == here
+    assert {c["name"]: c["status"] for c in found}["tokens"] == "passed"
+    note("strict-load")
+
+
+@pytest.mark.parametrize(
+    "checkpoint", ["tiny", "atto", "https://example.org/file.pt", "nowhere/file.pt", "\0"]
+)
+def test_it_is_not_started_early_for_what_may_be_small(
+    checkpoint: str, started: list[Beside]
+) -> None:
+    """Names, URLs and absent files start nothing; what they are is found out first."""
+    assert worker.early(FAMILY, checkpoint, "auto") is None
+    assert not started
+
+
+def test_it_is_not_started_early_when_the_model_is_built(
+    tmp_path: Path, started: list[Beside]
+) -> None:
+    """Neither for a file within the limit nor for --checks all, which imports transformers here."""
+    assert worker.early(FAMILY, large_file(tmp_path, worker.BUILD_LIMIT), "auto") is None
+    assert worker.early(FAMILY, large_file(tmp_path), "all") is None
+    assert not started
+
+
+def test_a_refused_file_leaves_no_process(tmp_path: Path, started: list[Beside]) -> None:
+    """Started for a large file, ended when the file is refused."""
+    with pytest.raises(ConversionError, match="large.pt"):
+        conversions.convert(FAMILY, large_file(tmp_path))
+    (one,) = started
+    assert one._process.poll() is not None
+
+
+def test_what_it_died_of_is_told(started: list[Beside]) -> None:
+    """A process that ends without an answer is an error with its last words, not a traceback."""
+    with contextlib.closing(worker.Beside(FAMILY)) as other:
+        other.ask({"no": "subject"})
+        with pytest.raises(ConversionError, match="could not run") as caught:
+            other.answer()
+    assert "no" in caught.value.details[-1]
+
+
+def test_it_may_be_dead_before_it_is_asked(started: list[Beside]) -> None:
+    """Killed from outside: told when the answer is wanted, however long the question is."""
+    with contextlib.closing(worker.Beside(FAMILY)) as other:
+        other._process.kill()
+        other._process.wait()
+        other.ask({"padding": "x" * (1 << 20)})
+        with pytest.raises(ConversionError, match="could not run"):
+            other.answer()
+
+
+def test_it_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[Beside]
+) -> None:
+    """Files named like modules, where the command happens to be run, are not executed."""
+    marker = tmp_path / "executed"
+    for name in ("json", "torch", "transformers", "conversions", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(worker.Beside(FAMILY)) as other:
+        other.ask({"no": "subject"})
+        with pytest.raises(ConversionError, match="'no'"):
+            other.answer()
+    assert not marker.exists()
+
+
+def test_it_ends_quietly_when_nothing_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The conversion was killed meanwhile: standard input ends, and so does the process."""
+    monkeypatch.setattr(sys, "argv", ["release", "no-such-family"])
+    with open("/dev/null") as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        release.main()
+    assert capsys.readouterr().out == ""
