@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 def request_with_vocabulary(family: str, folder: Path) -> Request:
     """The tiny checkpoint with the reference's example vocabulary, so that folders have tokens."""
-    reference = tiny.truth.load_reference(family)
+    reference = tiny.golden.load_reference(family)
     checkpoint, options = tiny.write_source(family, folder)
     known = {option.name for option in tiny.conversions.family(family).options}
     if hasattr(reference, "example_vocabulary"):

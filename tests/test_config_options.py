@@ -231,7 +231,7 @@ def test_heads_are_read_off_a_buffer(name: str, tmp_path: Path, note: Any) -> No
 )
 def test_every_choice_of_vision_layers_agrees(layers: list[int], tmp_path: Path, note: Any) -> None:
     """Whichever hidden states the projector was trained on, in their order: equal outputs."""
-    reference = tiny.truth.load_reference("vipllava")
+    reference = tiny.golden.load_reference("vipllava")
     arch = {**reference.TINY, "select_layers": layers}
     converted = tiny.convert_state("vipllava", tmp_path, arch=arch, checks="all")
     check = converted.report["logits"]

@@ -220,7 +220,7 @@ def without_position_ids(folder: Path, state: State) -> Path:
 
 def with_buffers(folder: Path, state: State) -> Path:
     """As transformers before 4.31 saved it: rotary frequencies and position ids beside weights."""
-    reference = tiny.truth.load_reference("vipllava")
+    reference = tiny.golden.load_reference("vipllava")
     return save(
         reference.state_dict({**reference.TINY, "with_buffers": True}), folder / "model.bin"
     )
@@ -311,7 +311,7 @@ def brain(state: State) -> State:
 
 
 def mixed(state: State) -> State:
-    return tiny.truth.load_reference("chinese_clip").half(state)  # type: ignore[no-any-return]
+    return tiny.golden.load_reference("chinese_clip").half(state)  # type: ignore[no-any-return]
 
 
 HALVES: dict[str, dict[str, Any]] = {family: {"float16": half} for family in tiny.FAMILIES}

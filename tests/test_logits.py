@@ -34,7 +34,7 @@ def test_random_architectures_agree(
     family: str, data: Any, seed: int, batch: int, tmp_path_factory: Any, note: Any
 ) -> None:
     """For random tiny models and batches reference(source) = transformers(converted)."""
-    reference = tiny.truth.load_reference(family)
+    reference = tiny.golden.load_reference(family)
     arch = data.draw(strategies.architectures(family))
     state = reference.state_dict(arch, seed)
     converted = tiny.convert_state(family, tmp_path_factory.mktemp("random"), state, arch)
@@ -167,7 +167,7 @@ def test_temperatures_are_bounded_as_in_the_original(
 @tiny.only("convnextv2")
 def test_a_single_class_is_a_class(name: str, tmp_path: Path, note: Any) -> None:
     """A classifier of one class has a head of one row."""
-    arch = {**tiny.truth.load_reference(name).TINY, "num_classes": 1}
+    arch = {**tiny.golden.load_reference(name).TINY, "num_classes": 1}
     found = tiny.convert_state(name, tmp_path, arch=arch, checks="all", keep=True).report["logits"]
     note("logits", found.worst)
     assert found.status == "passed", found.details

@@ -282,7 +282,7 @@ def test_names_that_cannot_be_are_refused(tmp_path: Path) -> None:
 
 MEASURED = """
 import mmap, sys, torch
-from conversions.core.folder import ModelFolder, Piece
+from conversions.core.writing.folder import ModelFolder, Piece
 torch.set_num_threads(1)  # the memory of torch's own threads is not in question
 source, output = sys.argv[1:]
 with open(source, "rb") as file:
@@ -569,7 +569,7 @@ def test_a_full_disk_is_told_before_writing(tmp_path: Path) -> None:
 NURSERY = """
 import os, sys, time, torch
 from conversions.core import folder as module
-from conversions.core.folder import ModelFolder, Piece
+from conversions.core.writing.folder import ModelFolder, Piece
 torch.set_num_threads(1)
 output, exchange = sys.argv[1:]
 if exchange == "no":

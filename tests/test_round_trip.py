@@ -43,7 +43,7 @@ def test_random_architectures_come_back(
     family: str, data: Any, seed: int, tmp_path_factory: Any, note: Any
 ) -> None:
     """For random tiny architectures, weights and dtypes the round trip is the identity."""
-    reference = tiny.truth.load_reference(family)
+    reference = tiny.golden.load_reference(family)
     arch = data.draw(strategies.architectures(family))
     state = reference.state_dict(arch, seed)
     converted = tiny.convert_state(family, tmp_path_factory.mktemp("random"), state, arch)

@@ -13,7 +13,7 @@ import pytest
 from conversions.core.checking import loading, parity
 from tests import command, tiny
 
-FAMILIES = [name for name in tiny.FAMILIES if hasattr(tiny.truth.load_reference(name), "tokenize")]
+FAMILIES = [name for name in tiny.FAMILIES if hasattr(tiny.golden.load_reference(name), "tokenize")]
 each = tiny.only(*FAMILIES)
 WRITTEN = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -311,7 +311,7 @@ def test_a_wrong_tokenizer_folder_is_refused(flaw: str, tmp_path: Path, note: An
 @each
 def test_the_tokenizer_of_another_size_is_refused(name: str, tmp_path: Path, note: Any) -> None:
     """A vocabulary with more tokens than the embedding had rows gives wrong ids in silence."""
-    reference = tiny.truth.load_reference(name)
+    reference = tiny.golden.load_reference(name)
     key, of_text = SIZES[name]
     arch = json.loads(json.dumps(reference.TINY))
     (arch["text"] if of_text else arch)[key] -= 1

@@ -190,7 +190,7 @@ def test_vocabularies_of_every_size_are_padded_to_64(
     count: int, rows: int, tmp_path: Path, note: Any
 ) -> None:
     """Two tokens more, then up to a multiple of 64; the round trip gives back what there was."""
-    reference = tiny.truth.load_reference("vipllava")
+    reference = tiny.golden.load_reference("vipllava")
     converted = tiny.convert_state(
         "vipllava", tmp_path, arch={**reference.TINY, "vocab_size": count}
     )
