@@ -568,7 +568,7 @@ def test_a_full_disk_is_told_before_writing(tmp_path: Path) -> None:
 # Imports once, then forks a process for every line it is sent: 20 kills without 20 imports.
 NURSERY = """
 import os, sys, time, torch
-from conversions.core import folder as module
+from conversions.core.writing import folder as module
 from conversions.core.writing.folder import ModelFolder, Piece
 torch.set_num_threads(1)
 output, exchange = sys.argv[1:]
