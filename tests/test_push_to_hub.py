@@ -21,6 +21,10 @@ TOKEN = "hf_" + "secret" * 5
 COMMIT = "c" * 40
 
 
+ASIDE = "/api/agent-harnesses"
+"""What huggingface_hub 2.4 asks once a day, without a token, and keeps in the user's cache: it
+came into whichever test was the first of the day."""
+
 CONVERT = ["convert", "convnextv2", "--checkpoint", "tiny", "--checks", "files"]
 
 
@@ -146,6 +150,9 @@ class Endpoints(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def _refused(self) -> bool:
+        if self.path == ASIDE:
+            self._answer({"error": "nothing here"}, 404)
+            return True
         if self.command != "PUT":  # storage takes signed addresses, not tokens
             self.server.tokens.add(self.headers.get("Authorization"))
         for part, status in self.server.refusing.items():
@@ -175,6 +182,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     # the server has no xet storage; all three are read by huggingface_hub when it is imported
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    # never the user's own cache, and asked anew in every test
+    aside = str(tmp_path / "agents.json")
+    monkeypatch.setattr("huggingface_hub.constants.AGENT_HARNESSES_PATH", aside, raising=False)
     yield server
     server.shutdown()
     server.server_close()
