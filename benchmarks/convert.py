@@ -88,7 +88,7 @@ def unwritten(reference: Any, case: Case) -> dict[str, Any]:
     }
     for group in ties(reference):
         present = [key for key in state if key in group]
-        state |= {key: state[present[0]] for key in present}
+        state |= dict.fromkeys(present, state[present[0]])
     return state
 
 

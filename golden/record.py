@@ -33,8 +33,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conversions.core.checking import golden  # noqa: E402
-from conversions.core.mapping.keys import collapse  # noqa: E402
+from conversions.core.checking import golden
+from conversions.core.mapping.keys import collapse
 
 Json = dict[str, Any]
 

@@ -98,7 +98,7 @@ def code_places(text: str, names: Callable[[str], bool] = lambda name: True) -> 
         if row in prose or not any(first <= row <= last for first, last in spans):
             continue
         start = lines[row - 1] + column
-        if token.type == tokenize.NUMBER or token.type == tokenize.OP and len(token.string) == 1:
+        if token.type == tokenize.NUMBER or (token.type == tokenize.OP and len(token.string) == 1):
             places += range(start, start + len(token.string))
         elif token.type == tokenize.STRING and " " not in token.string:
             # not the prefix and the quotes, nor the name of a placeholder, which is local to a rule

@@ -52,7 +52,7 @@ def family() -> Json:
             "unfilled": [],
             "config": {"written": {"eps": 1e-6}, "read": {"eps": 1e-6}},
             "loading": {"missing": [], "unexpected": [], "mismatched": []},
-            "tensors": {key: "F32[2] sum=1 abs=1 crc=0" for key in TENSORS},
+            "tensors": dict.fromkeys(TENSORS, "F32[2] sum=1 abs=1 crc=0"),
             "outputs": {"eager": {"logits": tensor(1.0, 2.0)}},
             "modules": {"eager": modules},
             "pixels": {"pixel_values": tensor(0.1, 0.2)},

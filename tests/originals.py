@@ -505,7 +505,7 @@ def fairseq(
     if "fairseq" not in sys.modules:
         found = importlib.util.find_spec("fairseq")
         assert found is not None and found.submodule_search_locations is not None
-        root = list(found.submodule_search_locations)[0]
+        root = next(iter(found.submodule_search_locations))
         for name, folder in (("fairseq", root), ("fairseq.modules", f"{root}/modules")):
             package = sys.modules[name] = ModuleType(name)
             package.__path__ = [folder]

@@ -236,7 +236,7 @@ def test_numbers_that_are_none_are_named(
     state[key] = state[key].clone()
     state[key][1, 2] = value
     twins = [k for k, v in main_state(family).items() if v is main_state(family)[key] and k != key]
-    state |= {twin: state[key] for twin in twins}  # a tied tensor stays tied
+    state |= dict.fromkeys(twins, state[key])  # a tied tensor stays tied
     torch.save(state, tmp_path / "model.pt")
     message = refused(family, tmp_path / "model.pt", tmp_path)
     note("refusals")

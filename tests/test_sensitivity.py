@@ -106,7 +106,7 @@ def test_values_see_every_tensor(family: str, note: Any) -> None:
         check = checks.exact_values(plan, source.state, changed, options)
         assert set(first_words(check.details)) == moved
         check = checks.round_trip(plan, source.state, changed)
-        restored = {plan_key for plan_key in sources_of(plan, moved)}
+        restored = set(sources_of(plan, moved))
         assert set(first_words(check.details)) <= restored
         assert len(check.details) >= len({m.sources[0] for m in plan.moves if moved & {*m.targets}})
 

@@ -84,7 +84,7 @@ def test_a_renamed_module_is_known_by_its_values() -> None:
     written = dict(zip(here, values, strict=True))
     expected = dict(zip(here, there, strict=True))
     assert loading.layout_of(written, memory) == expected
-    shapes = ({name: (2, 2) for name in side} for side in (here, memory))
+    shapes = (dict.fromkeys(side, (2, 2)) for side in (here, memory))
     blind = loading.match_layout(*shapes)
     assert sorted(blind.values()) == sorted(there)
     assert all(blind[key][:8] == expected[key][:8] for key in here)

@@ -82,7 +82,7 @@ def _heads(old: str, new: str) -> tuple[str, str]:
         right.pop()
     if left[-1] == right[-1]:
         tail = left[-1]
-        return ".".join(left[:-1] + [tail, "…"]), ".".join(right[:-1] + [tail, "…"])
+        return ".".join([*left[:-1], tail, "…"]), ".".join([*right[:-1], tail, "…"])
     return ".".join([*left, "…"]), ".".join([*right, "…"])
 
 

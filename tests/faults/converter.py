@@ -202,7 +202,7 @@ def _permutes(keys: Sequence[str], place: Callable[[str], str]) -> bool:
 
 def _two_norms(plan: Blueprint, within: str, layer: Sequence[str]) -> tuple[str, str] | None:
     """The first two normalisations of a layer that have tensors of one shape: `.norm1.`"""
-    weights = [key for key in layer if re.search(r"(norm|ln)[^.]*\.weight$", key, re.I)]
+    weights = [key for key in layer if re.search(r"(norm|ln)[^.]*\.weight$", key, re.IGNORECASE)]
     for a, b in itertools.combinations(weights, 2):
         if plan.targets[a] == plan.targets[b]:
             left, right = (f".{_leaf(key, within).removesuffix('weight')}" for key in (a, b))

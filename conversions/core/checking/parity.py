@@ -185,7 +185,8 @@ def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str])
             if target in layout
         }
         modules = [name.split(".")[:-1] for name in own]
-        common = ".".join(os.path.commonprefix(modules)) if modules else ""
+        # of lists of names, where commonpath would want paths
+        common = ".".join(os.path.commonprefix(modules)) if modules else ""  # noqa: RUF071
         within = (name for name in layout.values() if name.startswith(f"{common}."))
         if common and own.issuperset(within):
             found[path] = common

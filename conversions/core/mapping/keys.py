@@ -87,5 +87,5 @@ def _products(rows: list[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ...]]:
         for box in boxes:
             rest = box[:axis] + box[axis + 1 :]
             merged[rest] = tuple(sorted((*merged.get(rest, ()), *box[axis])))
-        boxes = [rest[:axis] + (values,) + rest[axis:] for rest, values in merged.items()]
+        boxes = [(*rest[:axis], values, *rest[axis:]) for rest, values in merged.items()]
     return boxes

@@ -616,7 +616,7 @@ def _is_text(value: Any) -> bool:
 
 def _reconstruct(reader: InertUnpickler, args: tuple[Any, ...]) -> Any:
     """copyreg's ways to make an object: the class comes first, nothing is called."""
-    if not args or isinstance(args[0], Global) and _BUILDERS.get(args[0].name) is _reconstruct:
+    if not args or (isinstance(args[0], Global) and _BUILDERS.get(args[0].name) is _reconstruct):
         return Placeholder("copyreg", args)
     return reader._make(args[0], args[1:])
 
