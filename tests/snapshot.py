@@ -21,7 +21,7 @@ from conversions.core import pipeline
 from conversions.core.checking import loading, parity
 from conversions.core.mapping.keys import collapse, collapse_keys, template
 from conversions.core.pipeline import Opened, Request
-from conversions.core.reading import tensors
+from conversions.core.reading import dtypes, tensors
 from conversions.core.writing import configs
 from conversions.core.writing.folder import ModelFolder, open_tensors
 from tests import tiny
@@ -126,7 +126,7 @@ def fingerprint(tensor: Tensor) -> str:
     shape = ",".join(map(str, tensor.shape))
     bits = zlib.crc32(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return (
-        f"{tensors.code(tensor.dtype)}[{shape}] sum={tensors.sum64(tensor):.12g} "
+        f"{dtypes.code(tensor.dtype)}[{shape}] sum={tensors.sum64(tensor):.12g} "
         f"abs={tensors.sum64(tensor, absolute=True):.12g} crc={bits:08x}"
     )
 

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from conversions.core.errors import DamagedFileError, OutputError
+from conversions.core.reading import dtypes
 from conversions.core.writing import folder as folder_module
 from conversions.core.writing.folder import ModelFolder, Piece, open_tensors, parse_size
 
@@ -64,7 +65,7 @@ def identical(one: Tensor, other: Tensor) -> bool:
 
 # --- what is written ----------------------------------------------------------------------
 
-DTYPES = [getattr(torch, name) for name in folder_module._DTYPES.values()]
+DTYPES = [getattr(torch, name) for name in [d.name for d in dtypes.TABLE if d.code]]
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "as it is": lambda t: t,
     "transposed": lambda t: t.transpose(0, -1),

@@ -22,18 +22,11 @@ from .errors import CheckFailed, ConfigError, ConversionError, CoverageError, Wr
 from .family import Family, Processor, Published, Source
 from .manifest import Json, Manifest
 from .mapping.rules import Coverage, Drop, Expand, Plan, summarise
-from .reading import tensors
+from .reading import dtypes, json as untrusted_json, tensors
 from .reading.checkpoint import Checkpoint, Progress, open_checkpoint
 from .report import Report
 from .writing import configs
 from .writing.folder import ModelFolder, Piece, open_tensors
-
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
 
 
 @dataclass(frozen=True)
@@ -279,9 +272,9 @@ def _finished(family: Family, config: Json, processor: Processor, source: Source
 def _dtype(asked: str | None, sources: Sequence[Tensor]) -> tuple[torch.dtype, list[str]]:
     """The one floating dtype to write: asked for, or the widest in the file (no loss)."""
     if asked not in (None, "auto"):
-        if asked not in DTYPES:
-            raise ConversionError(f"--dtype {asked}: not one of {', '.join(DTYPES)}")
-        return DTYPES[asked], []
+        if asked not in dtypes.COMPUTING:
+            raise ConversionError(f"--dtype {asked}: not one of {', '.join(dtypes.COMPUTING)}")
+        return dtypes.of(asked), []
     present = sorted({t.dtype for t in sources if t.is_floating_point()}, key=str)
     if not present:
         return torch.float32, []
@@ -519,7 +512,7 @@ def _refuse_to_build(source: Opened, folder: Path, written: dict[str, Tensor]) -
             shape or in kind.
     """
     stored = configs.read_object(folder / "config.json")
-    edited = stored != json.loads(json.dumps(source.config))
+    edited = stored != untrusted_json.loads(json.dumps(source.config))
     # 4.x cannot load tensors of another kind at all
     if edited or source.written_bytes > BUILD_LIMIT or source.unfloating:
         shapes = {key: tuple(tensor.shape) for key, tensor in written.items()}

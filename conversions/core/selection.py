@@ -11,7 +11,7 @@ from .errors import ConversionError, WrongCheckpointError
 from .family import Family
 from .manifest import Manifest, Spec
 from .mapping.keys import collapse_keys
-from .reading import tensors
+from .reading import dtypes
 
 State = dict[str, Tensor]
 
@@ -28,7 +28,7 @@ class Selected:
 
 def manifest_of(state: MappingABC[str, Tensor]) -> Manifest:
     """Keys, dtype codes and shapes."""
-    return Manifest({key: Spec(tensors.code(t.dtype), tuple(t.shape)) for key, t in state.items()})
+    return Manifest({key: Spec(dtypes.code(t.dtype), tuple(t.shape)) for key, t in state.items()})
 
 
 def select(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
+
+from ..core.reading import json
 
 
 @cache
 def _imagenet_1k() -> tuple[str, ...]:
     file = Path(__file__).with_name("imagenet_1k_labels.json")
-    return tuple(json.loads(file.read_text(encoding="utf-8"))["labels"])
+    return tuple(json.loads(file.read_bytes())["labels"])
 
 
 def imagenet_1k() -> dict[int, str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..core.errors import ConversionError
+from ..core.reading import json as untrusted_json
 from .environments import Environments, Run, environment, ordered, run
 
 Verdict = Literal["passes", "fails", "cannot be tested"]
@@ -152,7 +153,7 @@ class State:
             return cls(path, search)
         hint = "delete it to start anew, or give another --work folder"
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = untrusted_json.loads(path.read_bytes(), finite=False)
             trials = {name: Trial(**entry) for name, entry in stored["trials"].items()}
             same = stored["search"] == asdict(search)
         except (ValueError, KeyError, TypeError) as error:
@@ -301,7 +302,9 @@ class PytestSuite:
         if not record.exists():
             last = output.text.strip().splitlines()[-12:]
             return replace(trial, trouble="\n".join(last) or "no record was written")
-        return _judged(trial, json.loads(record.read_text(encoding="utf-8")), search, release)
+        return _judged(
+            trial, untrusted_json.loads(record.read_bytes(), finite=False), search, release
+        )
 
 
 def _judged(trial: Trial, record: dict[str, Any], search: Search, release: str) -> Trial:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..core.errors import ConversionError
 from ..core.manifest import Json
+from ..core.reading import json
 
 FORMAT = 1
 FOLDERS = ("reports", "releases")
@@ -84,8 +84,8 @@ def read(path: Path) -> Record:
         ConversionError: not JSON, or not a record of this format.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        document = json.loads(path.read_bytes(), finite=False)
+    except (OSError, ValueError) as error:
         raise ConversionError(f"{path} cannot be read", [str(error)]) from None
     if not isinstance(document, dict) or "families" not in document:
         raise ConversionError(f"{path} is not a record", hint="pytest --record FILE writes one")

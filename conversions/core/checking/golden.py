@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from types import ModuleType
 
 from ..errors import ConversionError
 from ..manifest import Json
+from ..reading import json
 
 _PACKAGE = __name__.partition(".")[0]
 _GOLDEN = f"{_PACKAGE}.golden"
@@ -47,7 +47,7 @@ def load_golden(family: str) -> Json:
     """
     path = golden_root() / f"{family}.json"
     try:
-        document: Json = json.loads(path.read_text(encoding="utf-8"))
+        document: Json = json.loads(path.read_bytes(), finite=False)
     except FileNotFoundError:
         raise ConversionError(f"{family}: no golden file {path}") from None
     except ValueError as error:

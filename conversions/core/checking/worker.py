@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConversionError
+from ..reading import json as untrusted_json
 
 BUILD_LIMIT = 512 << 20
 """Bytes of weights up to which `--checks auto` builds the model itself."""
@@ -77,7 +78,7 @@ class Beside:
         if self._process.returncode:
             lines = complaints.decode(errors="replace").strip().splitlines()[-3:]
             raise ConversionError("the checks that need transformers could not run", lines)
-        return json.loads(printed.splitlines()[-1])
+        return untrusted_json.loads(printed.splitlines()[-1], finite=False)
 
 
 def early(family: str, checkpoint: str | os.PathLike[str], checks: str) -> Beside | None:

@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DamagedFileError
-from .containers import READABLE, Contents, Record, describe, read_file
+from .containers import Contents, Record, describe, read_file
 from .download import fetch, without_secrets
+from .dtypes import READABLE
 from .integrity import Integrity, Progress, SourceFile
 from .pickles import Placeholder, TensorRecord, Unreadable
 from .shards import ShardIndex, find_shards

@@ -7,12 +7,10 @@ held against the bytes that are there before a tensor is laid over them.
 from __future__ import annotations
 
 import mmap
-import os
-import stat
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -21,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DamagedFileError
 from . import json
+from .dtypes import BY_CODE, ITEM_SIZES
+from .files import AGAIN, regular_size, shown
 from .pickles import (
-    ITEM_SIZES,
     InertUnpickler,
     MalformedPickle,
     Placeholder,
@@ -39,11 +38,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-AGAIN = "download or copy the file again"
 RESAVE = "load it where it came from and save its state_dict() with torch.save"
-READABLE = frozenset(
-    name for name in ITEM_SIZES if not name.startswith(("q", "float8", "float4", "bits"))
-) - {"complex32"}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_RECORDS = 1_000_000
@@ -97,44 +92,6 @@ def _map(descriptor: int) -> mmap.mmap:
     reserve_nothing = 0x4000
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE | reserve_nothing, prot=protection)
-
-
-def regular_size(path: Path) -> int:
-    # asked before opening: opening a named pipe would wait for ever
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file", hint=_similar(path)) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"{path}: cannot be read: {reason}") from None
-    if not stat.S_ISREG(status.st_mode):
-        kind = next((name for test, name in _KINDS if test(status.st_mode)), "special file")
-        raise CheckpointError(f"{path}: is a {kind}, not a checkpoint file")
-    if status.st_size == 0:
-        raise DamagedFileError(f"{path}: is empty", hint=AGAIN)
-    return status.st_size
-
-
-_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISDIR, "folder"),
-    (stat.S_ISFIFO, "named pipe"),
-    (stat.S_ISCHR, "character device"),
-    (stat.S_ISBLK, "block device"),
-    (stat.S_ISSOCK, "socket"),
-)
-
-
-def _similar(path: Path) -> str | None:
-    import difflib
-
-    folder = path.parent
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return f"the folder {folder} is not there either"
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.7)
-    return f"near it: {', '.join(near)}" if near else None
 
 
 @dataclass
@@ -227,7 +184,7 @@ def _locate(storage: Storage, records: Mapping[str, Record], folder: str) -> str
     record = records.get(folder + storage.key)
     if record is None:
         if storage.bytes:
-            return f"no record {folder}{_shown(storage.key)}"
+            return f"no record {folder}{shown(storage.key)}"
         storage.start = 0
         return None
     if record.size != storage.bytes:
@@ -339,19 +296,19 @@ def _depth(name: str) -> int:
 
 
 def _no_torch_zip(file: MappedFile, names: list[str]) -> CheckpointError:
-    shown = [_shown(name) for name in names[:10]]
+    listed = [shown(name) for name in names[:10]]
     if names and all(name.endswith(".npy") for name in names):
         return CheckpointError(
-            f"{file.path}: is a numpy archive (.npz), not a torch checkpoint", shown, RESAVE
+            f"{file.path}: is a numpy archive (.npz), not a torch checkpoint", listed, RESAVE
         )
     if any(name.endswith("model.json") for name in names):
-        return CheckpointError(f"{file.path}: is an early TorchScript program", shown, RESAVE)
+        return CheckpointError(f"{file.path}: is an early TorchScript program", listed, RESAVE)
     inside = [name for name in names if name.endswith(_SUFFIXES)]
     if inside:
         return CheckpointError(
-            f"{file.path}: is a zip file with a checkpoint in it", shown, "unpack it first"
+            f"{file.path}: is a zip file with a checkpoint in it", listed, "unpack it first"
         )
-    return CheckpointError(f"{file.path}: is a zip file without a checkpoint", shown)
+    return CheckpointError(f"{file.path}: is a zip file without a checkpoint", listed)
 
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl")
@@ -362,13 +319,13 @@ def _records(file: MappedFile, entries: list[_Entry], end: int) -> tuple[Record,
     names: dict[str, int] = {}
     for entry in entries:
         names[entry.name] = names.get(entry.name, 0) + 1
-    doubled = [f"{_shown(name)} ({times} times)" for name, times in names.items() if times > 1]
+    doubled = [f"{shown(name)} ({times} times)" for name, times in names.items() if times > 1]
     if doubled:
         raise DamagedFileError(f"{file.path}: records are there more than once", doubled[:50])
-    locked = [_shown(entry.name) for entry in entries if entry.flags & 1]
+    locked = [shown(entry.name) for entry in entries if entry.flags & 1]
     if locked:
         raise CheckpointError(f"{file.path}: is encrypted", locked[:10], "decrypt it first")
-    packed = [_shown(entry.name) for entry in entries if entry.method != 0 and entry.size]
+    packed = [shown(entry.name) for entry in entries if entry.method != 0 and entry.size]
     if packed:
         raise CheckpointError(
             f"{file.path}: has compressed records, torch.save writes none",
@@ -380,7 +337,7 @@ def _records(file: MappedFile, entries: list[_Entry], end: int) -> tuple[Record,
     for record in sorted(records, key=lambda record: (record.start, record.size)):
         if previous is not None and record.start < previous.start + previous.size:
             raise DamagedFileError(
-                f"{file.path}: records {_shown(previous.name)} and {_shown(record.name)} overlap"
+                f"{file.path}: records {shown(previous.name)} and {shown(record.name)} overlap"
             )
         previous = record
     return tuple(records)
@@ -396,7 +353,7 @@ def _record(file: MappedFile, entry: _Entry, end: int) -> Record:
         if same and entry.packed == entry.size and start + entry.size <= end:
             return Record(entry.name, start, entry.size, entry.crc)
     raise DamagedFileError(
-        f"{file.path}: record {_shown(entry.name)} ({entry.size} bytes) is not where the zip "
+        f"{file.path}: record {shown(entry.name)} ({entry.size} bytes) is not where the zip "
         f"directory says (byte {entry.header} of {file.size})",
         hint=AGAIN,
     )
@@ -443,7 +400,7 @@ def _persistent(identity: Any, storages: dict[str, Storage], *, has_views: bool)
     name = str(key)
     known = storages.setdefault(name, Storage(name, dtype, size))
     if (known.dtype, known.bytes) != (dtype, size):
-        raise MalformedPickle(f"storage {_shown(name)} is described in two ways")
+        raise MalformedPickle(f"storage {shown(name)} is described in two ways")
     return _view(known, views[0], storages) if has_views and views and views[0] else known
 
 
@@ -491,24 +448,24 @@ def _lay_out(file: MappedFile, position: int, keys: Any, storages: dict[str, Sto
     for key in map(str, keys):
         storage = storages.get(key)
         if storage is None or storage.start is not None:
-            raise DamagedFileError(f"{file.path}: lists storage {_shown(key)} without using it")
+            raise DamagedFileError(f"{file.path}: lists storage {shown(key)} without using it")
         count = int.from_bytes(file.buffer[position : position + 8], "little")
         declared = storage.bytes // ITEM_SIZES[storage.dtype or "uint8"]
         position += 8
         if position + storage.bytes > file.size:
             raise DamagedFileError(
-                f"{file.path}: ends at byte {file.size} within storage {_shown(key)}, "
+                f"{file.path}: ends at byte {file.size} within storage {shown(key)}, "
                 f"which needs {position + storage.bytes}",
                 hint=AGAIN,
             )
         if count != declared:
             raise DamagedFileError(
-                f"{file.path}: storage {_shown(key)} has {count} elements, {declared} are declared",
+                f"{file.path}: storage {shown(key)} has {count} elements, {declared} are declared",
                 hint=AGAIN,
             )
         storage.start = position
         position += storage.bytes
-    absent = [_shown(s.key) for s in storages.values() if s.start is None and s.bytes]
+    absent = [shown(s.key) for s in storages.values() if s.start is None and s.bytes]
     if absent:
         raise DamagedFileError(f"{file.path}: storages without bytes", absent[:50], AGAIN)
     for storage in storages.values():
@@ -525,26 +482,6 @@ def _plain_pickle(file: MappedFile, value: Any, foreign: Mapping[str, int]) -> C
 
 
 # safetensors
-
-_SAFETENSORS_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "BOOL": "bool",
-    "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-}
 
 
 def _is_safetensors(file: MappedFile) -> bool:
@@ -581,15 +518,14 @@ def _safetensors_header(file: MappedFile) -> tuple[dict[str, Any], int]:
             hint=AGAIN,
         )
     try:
-        header, doubled = json.loads(file.buffer[8 : 8 + length].decode())
-    except ValueError as error:
+        header = json.loads(file.buffer[8 : 8 + length])
+    except json.MalformedJSON as error:
+        if error.doubled:
+            summary = f"{file.path}: names are there more than once"
+            raise DamagedFileError(summary, error.doubled[:50]) from None
         raise DamagedFileError(f"{file.path}: its header is no JSON: {error}", (), AGAIN) from None
     if not isinstance(header, dict):
         raise DamagedFileError(f"{file.path}: its header is no JSON object", hint=AGAIN)
-    if doubled:
-        raise DamagedFileError(
-            f"{file.path}: names are there more than once", map(_shown, doubled[:50])
-        )
     return header, 8 + length
 
 
@@ -601,17 +537,17 @@ def _safetensors_entry(
         begin, end = (natural(n, "an offset") for n in entry["data_offsets"])
         if begin > end or not isinstance(dtype, str):
             raise MalformedPickle("offsets that run backwards")
-        kind = _SAFETENSORS_DTYPES.get(dtype)
+        kind = BY_CODE.get(dtype)
         if kind is None:
-            return begin, end, Unreadable(f"{_shown(dtype)}{list(shape)}")
-        needed = prod(shape) * ITEM_SIZES[kind]
+            return begin, end, Unreadable(f"{shown(dtype)}{list(shape)}")
+        needed = prod(shape) * kind.bytes
         if needed != end - begin:
             raise MalformedPickle(f"{dtype}{list(shape)} needs {needed} bytes, has {end - begin}")
         stride = tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
-        record = tensor_record(Storage(name, kind, end - begin), None, 0, shape, stride)
+        record = tensor_record(Storage(name, kind.name, end - begin), None, 0, shape, stride)
     except (KeyError, TypeError, ValueError, MalformedPickle) as error:
         raise DamagedFileError(
-            f"{file.path}: tensor {_shown(name)}: its header entry is damaged: {error}", hint=AGAIN
+            f"{file.path}: tensor {shown(name)}: its header entry is damaged: {error}", hint=AGAIN
         ) from None
     return begin, end, record
 
@@ -623,7 +559,7 @@ def _check_spans(file: MappedFile, spans: list[tuple[int, int, str]], size: int)
         if begin != position:
             what = "overlap" if begin < position else f"leave a hole of {begin - position} bytes"
             raise DamagedFileError(
-                f"{file.path}: {_shown(previous)} and {_shown(name)} {what}", hint=AGAIN
+                f"{file.path}: {shown(previous)} and {shown(name)} {what}", hint=AGAIN
             )
         position, previous = end, name
     if position != size:
@@ -693,8 +629,8 @@ def _tar(file: MappedFile) -> CheckpointError:
             f"{file.path}: is a tar file of torch before 0.1.10",
             hint="torch.load it in a place that may run its pickle, then torch.save it again",
         )
-    shown = [_shown(name) for name in sorted(names)[:10]]
-    return CheckpointError(f"{file.path}: is a tar archive", shown, "unpack it first (tar -xf)")
+    listed = [shown(name) for name in sorted(names)[:10]]
+    return CheckpointError(f"{file.path}: is a tar archive", listed, "unpack it first (tar -xf)")
 
 
 def _tar_names(file: MappedFile) -> Iterator[str]:
@@ -710,20 +646,16 @@ def _tar_names(file: MappedFile) -> Iterator[str]:
         position += 512 + (int(digits, 8) + 511) // 512 * 512
 
 
-def _shown(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:120])
-
-
 def describe(value: Any) -> str:
     """A pickled value in a few words."""
     if isinstance(value, (TensorRecord, Unreadable)):
         return f"tensor {value}"
     if isinstance(value, Placeholder):
-        return _shown(value.name)
+        return shown(value.name)
     if isinstance(value, (dict, list, tuple)):
         return f"{type(value).__name__} of {len(value)}"
     if isinstance(value, str):
-        return repr(_shown(value if len(value) <= 60 else value[:57] + "…"))
+        return repr(shown(value if len(value) <= 60 else value[:57] + "…"))
     if value is None or isinstance(value, (bool, float)):
         return str(value)
     if isinstance(value, int):
@@ -732,4 +664,4 @@ def describe(value: Any) -> str:
         return f"{len(value)} bytes"
     if isinstance(value, Storage):
         return f"storage of {value.bytes} bytes"
-    return _shown(getattr(value, "name", type(value).__name__))
+    return shown(getattr(value, "name", type(value).__name__))

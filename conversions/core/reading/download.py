@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from ..errors import CheckpointError, DamagedFileError, DownloadError
+from . import json
 from .integrity import Progress
 from .shards import INDEX_SUFFIX, weight_map
 
@@ -220,7 +221,7 @@ class _Download:
         return False
 
     def _write_facts(self, path: Path, facts: dict[str, Any]) -> None:
-        path.write_text(json.dumps({"url": self.identity, **facts}))
+        path.write_text(dumps({"url": self.identity, **facts}))
 
     # the transfer
 
@@ -417,8 +418,8 @@ def _number(text: str | None) -> int | None:
 def _read_json(path: Path) -> dict[str, Any]:
     """Facts beside a file; {} when there are none, or none that can be read."""
     try:
-        facts = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        facts = json.read(path, CheckpointError, longest=1 << 16)
+    except (FileNotFoundError, CheckpointError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

@@ -1,30 +1,181 @@
-"""JSON from files that anybody may have written."""
+"""The one reader of JSON that anybody may have written.
+
+It takes what RFC 8259 calls JSON and refuses, by name, what Python's own reader lets through
+or fails on: names given twice, NaN and Infinity, numbers that no float holds, integers of
+thousands of digits, halves of surrogate pairs, nesting that exhausts the stack, and texts that
+would make more objects than any document needs. Time and memory are linear in the text.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from ..errors import ConversionError
+from .files import read_whole, shown
 
-def loads(text: str | bytes) -> tuple[Any, list[str]]:
-    """A JSON value, and the names that one of its objects has more than once.
+LONGEST = 64 << 20
+"""Bytes of a document that is read whole (the index of 90 000 tensors has 9 MB)."""
+DEEPEST = 100
+"""Lists and objects within each other; tokenizer.json has some ten."""
+MAX_VALUES = 16_000_000
+"""Values of one document; each takes up to some 100 bytes of memory."""
+LONGEST_INTEGER = 400
+"""Digits. Tokenizers write 10 ** 30 for "no limit"."""
+
+
+class MalformedJSON(ValueError):
+    """Why a text is not taken; `doubled` are the names that one object has more than once."""
+
+    def __init__(self, reason: str, doubled: list[str] | None = None) -> None:
+        super().__init__(reason)
+        self.doubled = doubled or []
+
+
+def loads(text: str | bytes, *, finite: bool = True) -> Any:
+    """The value that a JSON text stands for.
+
+    Args:
+        text: bytes are UTF-8, with or without a byte order mark.
+        finite: refuse NaN and Infinity; False for our own records, which hold them.
 
     Raises:
-        ValueError: no JSON, no text, or nested too deeply to be read.
+        MalformedJSON: with the reason; the names when some are given more than once.
     """
+    if isinstance(text, bytes):
+        text = _decoded(text)
+    if text.count(",") + text.count("[") + text.count("{") > MAX_VALUES:
+        raise MalformedJSON(f"more than {MAX_VALUES} values")
     doubled: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
             times = Counter(name for name, _ in pairs)
-            doubled.extend(name for name, count in times.items() if count > 1)
+            doubled.extend(shown(name) for name, count in times.items() if count > 1)
         return made
 
     try:
-        return json.loads(text, object_pairs_hook=unique), doubled
+        value = json.loads(
+            text,
+            object_pairs_hook=unique,
+            parse_int=_integer,
+            parse_float=_finite if finite else float,
+            parse_constant=_refuse_constant if finite else float,
+        )
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise MalformedJSON(f"nested more than {DEEPEST} deep") from None
+    except MalformedJSON:
+        raise
     except ValueError as error:
-        raise ValueError(str(error)[:200]) from None
+        raise MalformedJSON(str(error)[:200]) from None
+    if doubled:
+        names = ", ".join(doubled[:5])
+        raise MalformedJSON(f"names are there more than once: {names}", doubled)
+    _look_through(value, surrogates="\\ud" in text or "\\uD" in text)
+    return value
+
+
+def read(
+    path: Path,
+    error: type[ConversionError],
+    *,
+    called: str | None = None,
+    longest: int = LONGEST,
+    hint: str | None = None,
+) -> Any:
+    """The value in a JSON file.
+
+    Args:
+        error: the kind of what is raised. called: what messages name the file (default: its
+            path). longest: bytes. hint: the nearest fix when it is damaged.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ConversionError: of the kind given, with the reason.
+    """
+    called = called or str(path)
+    content = read_whole(path, longest, error, called)
+    try:
+        return loads(content)
+    except MalformedJSON as reason:
+        if reason.doubled:
+            summary = f"{called}: names are there more than once"
+            raise error(summary, reason.doubled[:50], hint) from None
+        raise error(f"{called}: not readable as JSON", [str(reason)], hint) from None
+
+
+def read_object(
+    path: Path,
+    error: type[ConversionError],
+    *,
+    called: str | None = None,
+    longest: int = LONGEST,
+    hint: str | None = None,
+) -> dict[str, Any]:
+    """Like `read`, of a document that is an object.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ConversionError: of the kind given, with the reason.
+    """
+    value = read(path, error, called=called, longest=longest, hint=hint)
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise error(f"{called or path}: a JSON object is needed, this is a {kind}", (), hint)
+    return value
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MalformedJSON(f"byte {error.start} is no UTF-8") from None
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > LONGEST_INTEGER:
+        raise MalformedJSON(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise MalformedJSON(f"{shown(digits)} is more than a float holds")
+    return number
+
+
+def _refuse_constant(name: str) -> float:
+    raise MalformedJSON(f"{name} is no JSON")
+
+
+def _look_through(value: Any, *, surrogates: bool) -> None:
+    """Refuse what is nested too deeply, and halves of surrogate pairs where there may be some."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        following: list[Any] = []
+        for entry in level:
+            if isinstance(entry, dict):
+                following.extend(entry.values())
+                if surrogates:
+                    following.extend(entry)
+            elif isinstance(entry, list):
+                following.extend(entry)
+            elif surrogates and isinstance(entry, str) and not _is_text(entry):
+                raise MalformedJSON("half of a surrogate pair")
+        level = [e for e in following if isinstance(e, (dict, list)) or surrogates]
+        if not level:
+            return
+    raise MalformedJSON(f"nested more than {DEEPEST} deep")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

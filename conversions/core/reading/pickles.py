@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, NoReturn, Protocol
 
+from .dtypes import ITEM_SIZES
+
 MAX_OPERATIONS = 5_000_000
 """More than any model file needs (an LLM's optimizer state has some 100 000)."""
 MAX_PIECE = 64 << 20
@@ -25,17 +27,6 @@ MAX_DIMENSIONS = 64
 MAX_EXPANSION = 16 << 20
 """Bytes that a tensor may span beyond its storage by repeating it (stride 0)."""
 
-ITEM_SIZES = {
-    **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 8),
-    **dict.fromkeys(("float32", "int32", "uint32", "qint32"), 4),
-    **dict.fromkeys(("float16", "bfloat16", "int16", "uint16"), 2),
-    **dict.fromkeys(("int8", "uint8", "bool", "qint8", "quint8", "quint4x2", "quint2x4"), 1),
-    **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"), 1),
-    **dict.fromkeys(("float8_e8m0fnu", "float4_e2m1fn_x2", "bits8"), 1),
-    "bits16": 2,
-    "complex32": 4,
-    "complex128": 16,
-}
 _STORAGE_CLASSES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",

@@ -10,13 +10,12 @@ from typing import Any
 
 from ..errors import CheckpointError, DamagedFileError
 from . import json
-from .containers import AGAIN, regular_size
+from .files import AGAIN, regular_size
 
 INDEX_SUFFIX = ".index.json"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 _SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors"}
 _NO_MODELS = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state")
-_MAX_INDEX = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,8 @@ def weight_map(path: Path) -> dict[str, str]:
         CheckpointError: it is no index.
         DamagedFileError: it names one tensor twice, or files elsewhere.
     """
-    if regular_size(path) > _MAX_INDEX:
-        raise CheckpointError(f"{path}: is too long for the index of a checkpoint")
-    try:
-        index, doubled = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise DamagedFileError(f"{path}: is no readable index: {error}", hint=AGAIN) from None
+    regular_size(path)
+    index = json.read(path, DamagedFileError, hint=AGAIN)
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{path}: is no index of a checkpoint: it has no weight_map")
@@ -102,8 +97,6 @@ def weight_map(path: Path) -> dict[str, str]:
         raise DamagedFileError(
             f"{path}: names files outside of its folder", [repr(name) for name in elsewhere[:50]]
         )
-    if doubled:
-        raise DamagedFileError(f"{path}: names are there more than once", doubled[:50])
     return names
 
 

@@ -12,20 +12,6 @@ from torch import Tensor
 PIECE = 1 << 18
 """Elements handled at a time: 1 MiB of float32 stays in a core's cache."""
 
-CODES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""torch dtype -> the code safetensors uses."""
-
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -52,11 +38,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def code(dtype: torch.dtype) -> str:
-    """`F32` for torch.float32; unusual dtypes keep their torch name."""
-    return CODES.get(dtype, str(dtype).removeprefix("torch."))
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:

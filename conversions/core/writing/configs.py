@@ -13,6 +13,9 @@ from ..family import Config
 from ..manifest import Json
 from ..reading import json as untrusted_json
 
+LONGEST = 16 << 20
+"""Bytes of a config; 20 000 labels take one million."""
+
 
 def flatten(config: Json, prefix: str = "") -> Json:
     """{"text_config": {"hidden_size": 64}} -> {"text_config.hidden_size": 64}; lists stay whole."""
@@ -46,17 +49,9 @@ def read_object(file: Path, called: str = "", absent: str = "convert again") -> 
     """
     called = called or file.name
     try:
-        content, doubled = untrusted_json.loads(file.read_text(encoding="utf-8"))
+        return untrusted_json.read_object(file, ConfigError, called=called, longest=LONGEST)
     except FileNotFoundError:
         raise ConfigError(f"{called}: no such file", hint=absent) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{called}: not readable as JSON", [str(error)[:300]]) from None
-    if doubled:
-        raise ConfigError(f"{called}: fields are there more than once", sorted({*doubled}))
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise ConfigError(f"{called}: a JSON object is needed, this is a {kind}")
-    return content
 
 
 def read_written(file: Path, wanted: Json) -> Json:

@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DamagedFileError, OutputError
+from ..reading import dtypes, json as untrusted_json
 
 if sys.platform != "win32":
     import fcntl
@@ -53,25 +54,6 @@ _WINDOW_BYTES = 4 << 20
 # dtype) passes through one buffer of this size, however large the tensor is.
 _BUFFER_BYTES = 4 << 20
 _MAX_HEADER_BYTES = 100_000_000  # safetensors refuses larger ones
-
-_DTYPES = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "U16": "uint16",
-    "I16": "int16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "U32": "uint32",
-    "I32": "int32",
-    "F32": "float32",
-    "U64": "uint64",
-    "I64": "int64",
-    "F64": "float64",
-    "C64": "complex64",
-}
 
 _HINTS = {
     errno.ENOSPC: "free some space or choose a folder on another disk",
@@ -115,13 +97,13 @@ def format_size(size: int) -> str:
 
 def dtype_name(dtype: torch.dtype) -> str:
     """The dtype as safetensors writes it; raises OutputError where the format has no word."""
-    name = str(dtype).removeprefix("torch.")
-    for written, known in _DTYPES.items():
-        if known == name:
-            return written
-    raise OutputError(
-        f"safetensors cannot hold {name} tensors", hint="pass --dtype to convert them"
-    )
+    known = dtypes.BY_NAME.get(dtypes.name(dtype))
+    if known is None or known.code is None:
+        raise OutputError(
+            f"safetensors cannot hold {dtypes.name(dtype)} tensors",
+            hint="pass --dtype to convert them",
+        )
+    return known.code
 
 
 # --- what is written ----------------------------------------------------------------------
@@ -734,7 +716,7 @@ def open_tensors(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def _read_index(path: Path) -> dict[str, str]:
     try:
-        owners = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        owners = untrusted_json.loads(path.read_bytes())["weight_map"]
         plain = all(isinstance(name, str) and Path(name).name == name for name in owners.values())
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{path} is no index of safetensors files") from error
@@ -756,7 +738,7 @@ def _open_file(path: Path) -> dict[str, Tensor]:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensors: dict[str, Tensor] = {}
     for name, (word, shape, offset) in entries.items():
-        dtype: torch.dtype = getattr(torch, _DTYPES[word])
+        dtype: torch.dtype = dtypes.of(word)
         count = math.prod(shape)
         if count:
             flat = torch.frombuffer(mapped, dtype=dtype, count=count, offset=start + offset)
@@ -770,10 +752,9 @@ def _read_header(
     path: Path, text: bytes, available: int
 ) -> dict[str, tuple[str, tuple[int, ...], int]]:
     """Name -> dtype, shape, offset; offsets must follow each other and fill the file."""
-    import torch
 
     try:
-        raw = json.loads(text)
+        raw = untrusted_json.loads(text)
         raw.pop("__metadata__", None)
         spans = [
             (begin, end, name, str(entry["dtype"]), tuple(entry["shape"]))
@@ -785,11 +766,11 @@ def _read_header(
     entries: dict[str, tuple[str, tuple[int, ...], int]] = {}
     position = 0
     for begin, end, name, word, shape in sorted(spans):
-        if word not in _DTYPES:
+        if word not in dtypes.BY_CODE:
             raise DamagedFileError(f"{path}: {name} has the unknown dtype {word}")
         if not all(isinstance(length, int) and 0 <= length < 2**63 for length in shape):
             raise DamagedFileError(f"{path}: {name} has the impossible shape {list(shape)}")
-        width: int = getattr(torch, _DTYPES[word]).itemsize
+        width: int = dtypes.of(word).itemsize
         if begin != position or end - begin != math.prod(shape) * width:
             raise DamagedFileError(f"{path}: {name} lies at {begin}-{end}, which cannot be")
         entries[name] = (word, shape, begin)

@@ -26,9 +26,13 @@ from typing import Any
 from ...errors import ProcessorError
 from ...family import Option
 from ...manifest import Json
+from ...reading import json as untrusted_json
+from ...reading.files import read_whole
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SHOWN = 100
+_LONGEST = 64 << 20
+"""Bytes of a vocab.txt; 250 000 tokens take some three million."""
 
 OPTIONS = (
     Option(("--vocab",), "vocab.txt of the original, for the tokenizer", metavar="FILE"),
@@ -117,12 +121,10 @@ def from_folder(location: str | Path, settings: Settings) -> dict[str, Json | by
 
 
 def _read_lines(path: Path) -> list[str]:
-    if path.exists() and not path.is_file():  # /dev/zero has no end
-        raise ProcessorError(f"vocabulary {path}: is not a regular file")
     try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ProcessorError(f"vocabulary {path}: {error.strerror or error}") from None
+        text = read_whole(path, _LONGEST, ProcessorError, f"vocabulary {path}").decode("utf-8")
+    except FileNotFoundError:
+        raise ProcessorError(f"vocabulary {path}: No such file or directory") from None
     except UnicodeDecodeError as error:
         raise ProcessorError(
             f"vocabulary {path}: not UTF-8",
@@ -137,15 +139,10 @@ def _read_lines(path: Path) -> list[str]:
 
 def _read_json(path: Path) -> Json:
     """{} for an absent file."""
-    if not path.exists():
-        return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ProcessorError(f"{path}: not readable as JSON", [str(error)]) from None
-    if not isinstance(value, dict):
-        raise ProcessorError(f"{path}: a JSON object is needed, this is a {type(value).__name__}")
-    return value
+        return untrusted_json.read_object(path, ProcessorError)
+    except FileNotFoundError:
+        return {}
 
 
 def _saved_tokens(path: Path, state: Json) -> list[str]:

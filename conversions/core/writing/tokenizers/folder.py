@@ -17,6 +17,7 @@ from typing import Any
 from ...errors import ProcessorError
 from ...family import Option, Processor
 from ...manifest import Json
+from ...reading import json as untrusted_json
 from ..processor import MEAN, STD
 from .llama import NORMALIZER, from_sentencepiece
 
@@ -73,16 +74,10 @@ class Folder:
         Raises:
             ProcessorError: not a JSON object.
         """
-        file = self.path / name
-        if not file.exists():
-            return None
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ProcessorError(f"{file}: not readable as JSON", [str(error)]) from None
-        if not isinstance(content, dict):
-            raise ProcessorError(f"{file}: not a JSON object")
-        return content
+            return untrusted_json.read_object(self.path / name, ProcessorError)
+        except FileNotFoundError:
+            return None
 
 
 def _download(repository: str) -> Path:
