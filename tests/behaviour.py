@@ -19,8 +19,8 @@ from torch import Tensor
 
 from conversions.core.checking import golden, loading, parity
 from conversions.core.mapping.keys import collapse_keys
+from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
-from conversions.core.writing.folder import open_tensors
 
 Answer = str | list[str]
 Probe = Callable[[str, Path, Path], Answer]

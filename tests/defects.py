@@ -20,7 +20,7 @@ from PIL import Image
 
 from conversions.core.checking import golden, loading, parity
 from conversions.core.pipeline import Request
-from conversions.core.writing.folder import open_tensors
+from conversions.core.reading.written import open_tensors
 from tests import behaviour, snapshot, tiny
 
 Defect = dict[str, Any]

@@ -22,8 +22,9 @@ from conversions.core.checking import loading, parity
 from conversions.core.mapping.keys import collapse, collapse_keys, template
 from conversions.core.pipeline import Opened, Request
 from conversions.core.reading import dtypes, tensors
+from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
-from conversions.core.writing.folder import ModelFolder, open_tensors
+from conversions.core.writing.folder import ModelFolder
 from tests import tiny
 
 Json = dict[str, Any]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conversions.core.checking import golden
-from conversions.core.writing.folder import open_tensors
+from conversions.core.reading.written import open_tensors
 
 NAME = "convnextv2"
 FILES = {"config.json", "conversion.json", "model.safetensors", "preprocessor_config.json"}

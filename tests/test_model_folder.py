@@ -24,8 +24,9 @@ from torch import Tensor
 
 from conversions.core.errors import DamagedFileError, OutputError
 from conversions.core.reading import dtypes
+from conversions.core.reading.written import open_tensors
 from conversions.core.writing import folder as folder_module
-from conversions.core.writing.folder import ModelFolder, Piece, open_tensors, parse_size
+from conversions.core.writing.folder import ModelFolder, Piece, parse_size
 
 ROOT = Path(__file__).parents[1]
 GB = 10**9
@@ -690,16 +691,36 @@ def _cut(path: Path, by: int) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "cut": (lambda at: _cut(at / "whole/model.safetensors", -1), "whole", "should hold 480 bytes"),
-    "longer": (lambda at: _cut(at / "whole/model.safetensors", 8), "whole", "holds 488"),
-    "empty": (lambda at: os.truncate(at / "whole/model.safetensors", 0), "whole", "cut short"),
-    "head-cut": (lambda at: os.truncate(at / "whole/model.safetensors", 40), "whole", "cut short"),
-    "garbled": (lambda at: _edit_header(at, b'{"__', b'\xff"__'), "whole", "unreadable header"),
+    "cut": (
+        lambda at: _cut(at / "whole/model.safetensors", -1),
+        "whole",
+        "need 480 bytes, 479 are there",
+    ),
+    "longer": (lambda at: _cut(at / "whole/model.safetensors", 8), "whole", "need 480 bytes, 488"),
+    "empty": (lambda at: os.truncate(at / "whole/model.safetensors", 0), "whole", "is empty"),
+    "head-cut": (
+        lambda at: os.truncate(at / "whole/model.safetensors", 40),
+        "whole",
+        "announces a header",
+    ),
+    "garbled": (lambda at: _edit_header(at, b'{"__', b'\xff"__'), "whole", "its header is no JSON"),
     "dtype": (lambda at: _edit_header(at, b'"F32"', b'"F99"'), "whole", "t0 has the unknown dtype"),
-    "shape": (lambda at: _edit_header(at, b"[4,5]", b"[4,6]"), "whole", "t0 lies at 0-80"),
-    "negative": (lambda at: _edit_header(at, b"[4,5]", b"[-4]]"[:5]), "whole", "unreadable"),
-    "endless": (lambda at: _edit_header(at, b"[80,160]", b"[1e999,9]"[:9]), "whole", "unreadable"),
-    "overlap": (lambda at: _edit_header(at, b"[80,160]", b"[79,159]"), "whole", "t1 lies at 79"),
+    "shape": (lambda at: _edit_header(at, b"[4,5]", b"[4,6]"), "whole", "needs 96 bytes, has 80"),
+    "negative": (
+        lambda at: _edit_header(at, b"[4,5]", b"[-4]]"[:5]),
+        "whole",
+        "its header is no JSON",
+    ),
+    "endless": (
+        lambda at: _edit_header(at, b"[80,160]", b"[1e999,9]"[:9]),
+        "whole",
+        "its header is no",
+    ),
+    "overlap": (
+        lambda at: _edit_header(at, b"[80,160]", b"[79,159]"),
+        "whole",
+        "t0 and t1 overlap",
+    ),
     "none": (lambda at: os.remove(at / "whole/model.safetensors"), "whole", "holds no model"),
     "shard-gone": (
         lambda at: os.remove(at / "sharded/model-00002-of-00003.safetensors"),
@@ -716,7 +737,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "index-garbled": (
         lambda at: os.truncate(at / "sharded/model.safetensors.index.json", 9),
         "sharded",
-        "no index",
+        "not readable as JSON",
     ),
 }
 

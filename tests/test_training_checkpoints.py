@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import conversions
-from conversions.core.writing.folder import open_tensors
+from conversions.core.reading.written import open_tensors
 from tests import command, tiny
 
 MAIN = {

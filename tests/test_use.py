@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 
 from conversions.core.checking import checks, known_defects, loading, parity
-from conversions.core.writing.folder import open_tensors
+from conversions.core.reading.written import open_tensors
 from tests import behaviour, tiny
 
 LONG = 400

@@ -22,8 +22,9 @@ from conversions.core.checking import golden, known_defects, parity
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.family import Family
 from conversions.core.pipeline import Opened, Request
+from conversions.core.reading.written import open_tensors
 from conversions.core.report import Report
-from conversions.core.writing.folder import ModelFolder, open_tensors
+from conversions.core.writing.folder import ModelFolder
 
 FAMILIES = list(conversions.families())
 

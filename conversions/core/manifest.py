@@ -47,8 +47,11 @@ class Manifest(MappingABC[str, Spec]):
         return shape[dim] if -len(shape) <= dim < len(shape) else 0
 
     def count(self, prefix: str) -> int:
-        """How many indices follow a prefix: count("bert.encoder.layer.") -> 12."""
-        found = re.compile(re.escape(prefix) + r"(\d+)\.")
+        """How many indices follow a prefix: count("bert.encoder.layer.") -> 12.
+
+        An index of more than four digits is none: no rule takes it either.
+        """
+        found = re.compile(re.escape(prefix) + r"([0-9]{1,4})\.")
         return 1 + max((int(m[1]) for key in self._specs if (m := found.match(key))), default=-1)
 
     def any(self, glob: str) -> bool:

@@ -24,9 +24,10 @@ from .manifest import Json, Manifest
 from .mapping.rules import Coverage, Drop, Expand, Plan, summarise
 from .reading import dtypes, json as untrusted_json, tensors
 from .reading.checkpoint import Checkpoint, Progress, open_checkpoint
+from .reading.written import open_tensors
 from .report import Report
 from .writing import configs
-from .writing.folder import ModelFolder, Piece, open_tensors
+from .writing.folder import ModelFolder, Piece
 
 
 @dataclass(frozen=True)

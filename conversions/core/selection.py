@@ -83,21 +83,21 @@ def _preferred(trees: MappingABC[str, State], containers: Sequence[str]) -> str:
 
 
 def _describe_trees(trees: MappingABC[str, State]) -> list[str]:
-    return [f"{name or '(top level)'}: {len(state)} tensors" for name, state in trees.items()]
+    shown = list(trees.items())[:50]
+    return [f"{name or '(top level)'}: {len(state)} tensors" for name, state in shown]
 
 
 def strip(state: State, prefixes: Sequence[str]) -> tuple[State, str]:
     """Remove each prefix that every key carries, repeatedly: `module.model.x` -> `x`."""
-    removed = ""
-    changed = bool(state)
-    while changed:
-        changed = False
-        for prefix in prefixes:
-            if all(key.startswith(prefix) for key in state):
-                state = {key[len(prefix) :]: tensor for key, tensor in state.items()}
-                removed += prefix
-                changed = True
-    return state, removed
+    # what the first and the last key in order begin with, all between them begin with
+    first, last = min(state, default=""), max(state, default="")
+    length = 0
+    while prefix := next(
+        (p for p in prefixes if p and first.startswith(p, length) and last.startswith(p, length)),
+        None,
+    ):
+        length += len(prefix)
+    return {key[length:]: tensor for key, tensor in state.items()}, first[:length]
 
 
 def refuse_known(family: Family, manifest: Manifest) -> None:

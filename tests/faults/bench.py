@@ -21,8 +21,9 @@ from conversions.core.checking.checks import Check
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.mapping.rules import Mapping, Plan
 from conversions.core.pipeline import Opened
+from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
-from conversions.core.writing.folder import ModelFolder, open_tensors
+from conversions.core.writing.folder import ModelFolder
 from tests import tiny
 
 Act = Callable[["Bench", frozenset[str]], Sequence[Check]]

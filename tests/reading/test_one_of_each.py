@@ -81,3 +81,26 @@ def dtype_tables(path: Path) -> Iterator[int]:
 def test_one_table_of_dtypes(path: Path) -> None:
     """No dict outside of reading/dtypes.py says which dtype has which name or code."""
     assert path == READING / "dtypes.py" or not list(dtype_tables(path))
+
+
+def header_readers(path: Path) -> Iterator[int]:
+    """Lines that name a part of a safetensors header, or take in the format's own library."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            if node.slice.value == "data_offsets" and isinstance(node.ctx, ast.Load):
+                yield node.lineno
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            named = [getattr(node, "module", "") or "", *(alias.name for alias in node.names)]
+            if not getattr(node, "level", 0) and any(n.startswith("safetensors") for n in named):
+                yield node.lineno
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=ids)
+def test_one_reader_of_safetensors(path: Path) -> None:
+    """Only reading/safetensors.py takes a header apart."""
+    assert path == READING / "safetensors.py" or not list(header_readers(path))
+
+
+def test_the_one_reader_of_safetensors_is_found() -> None:
+    """The search above sees what it looks for."""
+    assert list(header_readers(READING / "safetensors.py"))

@@ -9,14 +9,19 @@ import itertools
 import re
 from collections.abc import Hashable, Iterable, Mapping
 
-_DIGITS = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])|(?<=_)\d+(?![A-Za-z0-9])")
+# an index has few digits; what has more of them, or zeros in front, is a part of the name
+_NUMBER = r"(?:0|[1-9][0-9]{0,8})(?![A-Za-z0-9])"
+_DIGITS = re.compile(rf"(?<![A-Za-z0-9]){_NUMBER}|(?<=_){_NUMBER}")
+_HOLE = "{}"
+_MOST_AXES = 8
+"""Indices of a key that are collapsed; the work grows with their square."""
 _BRACES = re.compile(r"\{([0-9,…]+)\}")
 
 
 def template(key: str) -> tuple[str, tuple[int, ...]]:
     """`a.3.b.10` -> (`a.{}.b.{}`, (3, 10))."""
     indices = tuple(int(match) for match in _DIGITS.findall(key))
-    return _DIGITS.sub("{}", key), indices
+    return _DIGITS.sub(_HOLE, key), indices
 
 
 def collapse(entries: Mapping[str, Hashable]) -> dict[str, Hashable]:
@@ -28,16 +33,26 @@ def collapse(entries: Mapping[str, Hashable]) -> dict[str, Hashable]:
     Args:
         entries: key -> anything hashable (a shape text, a target key, ...).
     """
-    collapsed: dict[str, Hashable] = dict(entries)
-    groups: dict[tuple[str, Hashable], list[tuple[int, ...]]] = {}
+    groups: dict[tuple[str, int, Hashable], list[tuple[int, ...]]] = {}
     for key, value in entries.items():
         name, indices = template(key)
-        groups.setdefault((name, value), []).append(indices)
-    collapsed = {}
-    for (name, value), rows in groups.items():
+        if len(indices) > _MOST_AXES or "{" in key:
+            name, indices = key, ()
+        groups.setdefault((name, len(indices), value), []).append(indices)
+    collapsed: dict[str, Hashable] = {}
+    for (name, axes_count, value), rows in groups.items():
+        if not axes_count:
+            collapsed[name] = value
+            continue
+        pieces = name.split(_HOLE)
         for axes in _products(rows):
-            collapsed[name.format(*(_axis(axis) for axis in axes))] = value
+            collapsed[_filled(pieces, [_axis(axis) for axis in axes])] = value
     return collapsed
+
+
+def _filled(pieces: list[str], texts: list[str]) -> str:
+    joined = itertools.chain.from_iterable(zip(pieces, [*texts, ""], strict=True))
+    return "".join(joined)
 
 
 def collapse_keys(keys: Iterable[str]) -> list[str]:

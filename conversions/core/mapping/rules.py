@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MappingError
-from .keys import collapse, collapse_keys, expand_key
+from .keys import collapse, collapse_keys, template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,10 @@ Blocks = tuple["Tensor", ...]
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 _INDEX = r"(?:0|[1-9]\d*)"
+LARGEST_INDEX = 9_999
+"""Of a layer. A larger one matches no rule: every index below it would be asked for."""
+MAX_GAPS = 10_000
+"""Missing keys that are named; a mapping with one fails as one with more does."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,11 @@ class Placeholder:
         return _INDEX if self.is_index else ".+"
 
     def accepts(self, text: str) -> bool:
-        return self.start is None or int(text) >= self.start
+        if self.start is None:
+            return True
+        # \d matches the digits of every script, int() reads them, and thousands of them not
+        short = text.isascii() and len(text) <= len(str(LARGEST_INDEX))
+        return short and int(text) >= self.start
 
 
 class Pattern:
@@ -499,7 +507,7 @@ class Mapping:
 
         def likeness(pattern: Pattern) -> float:
             plain = _PLACEHOLDER.sub("0", pattern.text)
-            return difflib.SequenceMatcher(None, re.sub(r"\d+", "0", key), plain).ratio()
+            return difflib.SequenceMatcher(None, re.sub(r"\d+", "0", key[:200]), plain).ratio()
 
         return max((pattern for pattern, _ in self._sources), key=likeness).text
 
@@ -509,13 +517,14 @@ class Mapping:
         unmatched: list[str] = []
         groups: dict[tuple[int, tuple[tuple[str, str], ...]], set[str]] = {}
         order: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[Rule, Binding]] = {}
+        numbers = {rule: number for number, rule in enumerate(self.rules)}
         for key in keys:
             found = self.match(key)
             if found is None:
                 unmatched.append(key)
                 continue
             rule, _, binding = found
-            identity = (self.rules.index(rule), tuple(sorted(binding.items())))
+            identity = (numbers[rule], tuple(sorted(binding.items())))
             groups.setdefault(identity, set()).add(key)
             order.setdefault(identity, (rule, binding))
         present = set(keys)
@@ -562,6 +571,8 @@ class Mapping:
             for wanted in _complete(rule, ranges[_indices(rule)]):
                 if tuple(sorted(wanted.items())) not in have:
                     gaps += _sources(rule, wanted)
+                    if len(gaps) >= MAX_GAPS:
+                        return gaps
         return gaps
 
 
@@ -582,19 +593,19 @@ def _complete(rule: Rule, rows: set[tuple[str, ...]]) -> Iterator[Binding]:
             yield {p.name: text for p, text in pairs}
 
 
-def _without_gaps(rows: set[tuple[str, ...]], starts: list[int]) -> list[tuple[str, ...]]:
+def _without_gaps(rows: set[tuple[str, ...]], starts: list[int]) -> Iterator[tuple[str, ...]]:
     """Index tuples with the holes filled: {(0,), (2,)} -> (0,), (1,), (2,)."""
     if not starts:
-        return [()]
+        yield ()
+        return
     tails: dict[int, set[tuple[str, ...]]] = {}
     for first, *rest in rows:
         tails.setdefault(int(first), set()).add(tuple(rest))
-    filled: list[tuple[str, ...]] = []
+    # an index that is wholly absent is asked for with what its neighbours have
+    common = set.intersection(*tails.values()) or next(iter(tails.values()))
     for index in range(starts[0], max(tails) + 1):
-        # an index that is wholly absent is asked for with what its neighbours have
-        tail = tails.get(index) or set.intersection(*tails.values()) or next(iter(tails.values()))
-        filled += [(str(index), *rest) for rest in _without_gaps(tail, starts[1:])]
-    return filled
+        for tail in _without_gaps(tails.get(index, common), starts[1:]):
+            yield (str(index), *tail)
 
 
 def _format(rule: Rule, texts: Iterable[str], binding: Binding) -> tuple[str, ...]:
@@ -631,7 +642,9 @@ def explain(coverage: Coverage, mapping: Mapping, label: dict[str, str]) -> list
     """Every offender of a coverage, with the nearest rules; label: key -> dtype[shape]."""
     unmatched = collapse({key: label.get(key, "") for key in coverage.unmatched})
     lines = [f"{key}   {spec}".rstrip() for key, spec in unmatched.items()]
-    nearest = [mapping.nearest(expand_key(key)[0]) for key in list(unmatched)[:20]]
+    # one key for each that was collapsed; what a file calls {0…9} is not expanded
+    samples = {template(key)[0]: key for key in reversed(coverage.unmatched)}
+    nearest = [mapping.nearest(key) for key in list(reversed(samples.values()))[:20]]
     lines += [f"nearest: {name}" for name in dict.fromkeys(nearest)]
     lines += [f"missing: {key}" for key in collapse_keys(coverage.missing)]
     lines += [f"rule fires on nothing: {rule.describe()}" for rule in coverage.idle]

@@ -9,33 +9,27 @@ Nothing in a file is ever executed, nothing is copied into memory.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, DamagedFileError
-from .containers import Contents, Record, describe, read_file
+from ..errors import CheckpointError
+from .containers import read_file
+from .contents import Contents, Record, describe
 from .download import fetch, without_secrets
 from .dtypes import READABLE
 from .integrity import Integrity, Progress, SourceFile
-from .pickles import Placeholder, TensorRecord, Unreadable
+from .objects import TensorRecord
 from .shards import ShardIndex, find_shards
+from .trees import Finder, Leaf
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Checkpoint", "Integrity", "Progress", "SourceFile", "fetch", "open_checkpoint"]
 
-_OPTIMIZER = re.compile(r"optimi[sz]er|(?:^|_)opt(?:im)?(?:_|$)", re.IGNORECASE)
-_MAX_DEPTH = 5
-"""How deep a state dict may lie."""
-_MAX_VISITS = 1_000_000
-_MAX_MODULE_DEPTH = 200
-
-Leaf = TensorRecord | Unreadable
+_OWNERS = 3
 
 
 class Checkpoint:
@@ -81,7 +75,7 @@ class Checkpoint:
         if name not in self.trees:
             raise CheckpointError(
                 f"{self.location}: holds no tensors under {name or 'its top level'!r}",
-                [f"there is {path or 'the top level'!r}" for path in self.trees],
+                [f"there is {path or 'the top level'!r}" for path in list(self.trees)[:50]],
             )
         if unreadable := self.unreadable.get(name):
             raise CheckpointError(
@@ -143,7 +137,7 @@ def open_checkpoint(
 
 def _open_single(location: str, path: Path, progress: Progress | None) -> Checkpoint:
     contents = read_file(path)
-    finder = _Finder(path)
+    finder = Finder(path, contents.file.size)
     finder.walk(contents.root)
     checkpoint = Checkpoint(location, [contents], contents.container, progress)
     for name, leaves in finder.trees.items():
@@ -164,15 +158,22 @@ def _fill(checkpoint: Checkpoint, name: str, leaves: dict[str, Leaf], contents: 
     for key, leaf in leaves.items():
         if isinstance(leaf, TensorRecord) and leaf.dtype in READABLE:
             checkpoint.trees[name][key] = contents.tensor(leaf)
-            contents.owners.setdefault(leaf.storage.origin or 0, []).append(key)
+            _own(contents, leaf, key)
         else:
             checkpoint.unreadable.setdefault(name, {})[key] = str(leaf)
+
+
+def _own(contents: Contents, leaf: TensorRecord, key: str) -> None:
+    """Note that a tensor lies in a storage: a damaged record is named after the first few."""
+    keys = contents.owners.setdefault(leaf.storage.origin or 0, [])
+    if leaf.storage.bytes and len(keys) < _OWNERS:
+        keys.append(key)
 
 
 def _named(part: Contents) -> tuple[Record, ...]:
     """A file's records, each with the tensors in it."""
     return tuple(
-        replace(record, keys=tuple(dict.fromkeys(part.owners.get(record.start, ()))))
+        replace(record, keys=tuple(part.owners.get(record.start, ()))) if record.size else record
         for record in part.records
     )
 
@@ -184,12 +185,12 @@ def _open_shards(location: str, index: ShardIndex, progress: Progress | None) ->
     other: dict[str, str] = {}
     for path in index.files:
         contents = read_file(path)
-        finder = _Finder(path)
+        finder = Finder(path, contents.file.size)
         finder.walk(contents.root)
         if set(finder.trees) - {""}:
             raise CheckpointError(
                 f"{path}: a shard holds its tensors at the top level, this one under "
-                f"{', '.join(sorted(finder.trees))}"
+                f"{', '.join(sorted(finder.trees)[:20])}"
             )
         found = finder.trees.get("", {})
         parts.append(contents)
@@ -206,106 +207,3 @@ def _open_shards(location: str, index: ShardIndex, progress: Progress | None) ->
         _fill(checkpoint, "", found, contents)
     checkpoint.other.update(other)
     return checkpoint
-
-
-@dataclass
-class _Finder:
-    """Walks what a file holds and finds the dicts of tensors in it."""
-
-    path: Path
-    trees: dict[str, dict[str, Leaf]] = field(default_factory=dict)
-    other: dict[str, str] = field(default_factory=dict)
-    visits: int = 0
-
-    def walk(self, root: Any) -> None:
-        if not self._enter(root, ()):
-            self.other[""] = describe(root)
-
-    def _enter(self, value: Any, path: tuple[str, ...]) -> bool:
-        """Whether something below `value` is a tree; then all of it is accounted for."""
-        self._visit(1)
-        if isinstance(value, Placeholder) and "_modules" in value.attributes:
-            return self._enter_module(value, path)
-        entries = _entries(value)
-        if entries is None or len(path) > _MAX_DEPTH:
-            return False
-        self._visit(len(entries))
-        leaves = {
-            key: entry
-            for key, entry in entries.items()
-            if isinstance(key, str) and isinstance(entry, (TensorRecord, Unreadable))
-        }
-        name = ".".join(path)
-        is_tree = len(leaves) * 2 > len(entries)
-        before = len(self.trees)
-        if is_tree:
-            self.trees[name] = leaves
-        rest: dict[str, str] = {}
-        for key, entry in entries.items():
-            if is_tree and key in leaves:
-                continue
-            dotted = ".".join((*path, _key_text(key)))
-            if not (_is_branch(key) and self._enter(entry, (*path, key))):
-                rest[dotted] = describe(entry)
-        if not is_tree and leaves and len(self.trees) == before:
-            self.trees[name] = leaves
-            is_tree = True
-            rest = {k: v for k, v in rest.items() if k not in _dotted(path, leaves)}
-        if is_tree or len(self.trees) > before:
-            self.other.update(rest)
-            return True
-        return False
-
-    def _enter_module(self, module: Placeholder, path: tuple[str, ...]) -> bool:
-        leaves: dict[str, Leaf] = {}
-        for key, leaf in self._module_leaves(module, "", 0):
-            leaves[key] = leaf
-        if leaves:
-            self.trees[".".join(path)] = leaves
-        return bool(leaves)
-
-    def _module_leaves(self, module: Any, prefix: str, depth: int) -> Iterator[tuple[str, Leaf]]:
-        """What state_dict() of a pickled torch.nn.Module would give."""
-        self._visit(1)
-        if not isinstance(module, Placeholder):
-            return
-        if depth > _MAX_MODULE_DEPTH:
-            raise DamagedFileError(f"{self.path}: its modules contain themselves")
-        attributes = module.attributes
-        hidden = attributes.get("_non_persistent_buffers_set")
-        hidden = hidden if isinstance(hidden, list) else []
-        for group in ("_parameters", "_buffers"):
-            own = _entries(attributes.get(group)) or {}
-            self._visit(len(own) * (1 + len(hidden)))
-            for name, value in own.items():
-                if isinstance(value, (TensorRecord, Unreadable)) and name not in hidden:
-                    yield f"{prefix}{_key_text(name)}", value
-        for name, child in (_entries(attributes.get("_modules")) or {}).items():
-            yield from self._module_leaves(child, f"{prefix}{_key_text(name)}.", depth + 1)
-
-    def _visit(self, times: int) -> None:
-        self.visits += times
-        if self.visits > _MAX_VISITS:
-            raise DamagedFileError(f"{self.path}: its objects contain each other without end")
-
-
-def _entries(value: Any) -> dict[Any, Any] | None:
-    """Key -> value of a dict, a dict-like object, or the attributes of an object."""
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, Placeholder):
-        return value.pairs or value.attributes
-    return None
-
-
-def _is_branch(key: Any) -> bool:
-    # optimizers keep tensors by name as well; they are no model
-    return isinstance(key, str) and not _OPTIMIZER.search(key)
-
-
-def _dotted(path: tuple[str, ...], names: dict[str, Leaf]) -> set[str]:
-    return {".".join((*path, _key_text(name))) for name in names}
-
-
-def _key_text(key: Any) -> str:
-    return key if isinstance(key, str) else describe(key)

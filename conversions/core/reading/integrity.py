@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import CheckpointError, DamagedFileError
 
 if TYPE_CHECKING:
-    from .containers import Record
+    from .contents import Record
 
 _SLICE = 1 << 20
 """Bytes hashed at a time: small enough to be in the cache for both sums."""

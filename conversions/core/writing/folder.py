@@ -30,8 +30,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DamagedFileError, OutputError
-from ..reading import dtypes, json as untrusted_json
+from ..errors import OutputError
+from ..reading import dtypes
+from ..reading.written import INDEX_FILE, SINGLE_FILE
 
 if sys.platform != "win32":
     import fcntl
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 # One write call, and what is reported as progress at once. Measured on ext4 with 2.6 GB: 128 KiB
 # take 0.7 s. Smaller ones pay for calls; for larger ones the kernel wants larger free blocks of
@@ -53,7 +52,6 @@ _WINDOW_BYTES = 4 << 20
 # What is not laid out as it is written (transposed, split along other dimensions, of another
 # dtype) passes through one buffer of this size, however large the tensor is.
 _BUFFER_BYTES = 4 << 20
-_MAX_HEADER_BYTES = 100_000_000  # safetensors refuses larger ones
 
 _HINTS = {
     errno.ENOSPC: "free some space or choose a folder on another disk",
@@ -678,106 +676,3 @@ class ModelFolder:
         for parent in self._parents:
             with suppress(OSError):  # not empty: someone else uses it by now
                 parent.rmdir()
-
-
-# --- reading a folder ---------------------------------------------------------------------
-
-
-def open_tensors(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Memory-mapped tensors of a written folder, one file or shards with their index.
-
-    Each tensor has a storage of its own. Raises DamagedFileError where sizes, offsets or the
-    index disagree with the files.
-    """
-    home = Path(folder)
-    if not (home / INDEX_FILE).is_file():
-        if not (home / SINGLE_FILE).is_file():
-            raise DamagedFileError(
-                f"{home} holds no {SINGLE_FILE} and no {INDEX_FILE}",
-                hint="pass a folder that a conversion wrote",
-            )
-        return _open_file(home / SINGLE_FILE)
-    owners = _read_index(home / INDEX_FILE)
-    tensors: dict[str, Tensor] = {}
-    wrong: list[str] = []
-    for name in sorted(set(owners.values())):
-        if not (home / name).is_file():
-            wrong.append(f"{name} is not there")
-            continue
-        found = _open_file(home / name)
-        wrong += [f"{key} is in {name}, not in the index" for key in found if key not in owners]
-        expected = [key for key, owner in owners.items() if owner == name]
-        wrong += [f"{key} is not in {name}" for key in expected if key not in found]
-        tensors.update(found)
-    if wrong:
-        raise DamagedFileError(f"{home / INDEX_FILE} disagrees with the files it names", wrong)
-    return tensors
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        owners = untrusted_json.loads(path.read_bytes())["weight_map"]
-        plain = all(isinstance(name, str) and Path(name).name == name for name in owners.values())
-    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
-        raise DamagedFileError(f"{path} is no index of safetensors files") from error
-    if not plain:
-        raise DamagedFileError(f"{path} names files outside its folder")
-    return dict(owners)
-
-
-def _open_file(path: Path) -> dict[str, Tensor]:
-    import torch
-
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        if size < 8 or start > min(size, _MAX_HEADER_BYTES + 8):
-            raise DamagedFileError(f"{path} is cut short or no safetensors file")
-        entries = _read_header(path, file.read(start - 8), size - start)
-        # A private mapping: torch wants writable memory, and nothing written reaches the file.
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    tensors: dict[str, Tensor] = {}
-    for name, (word, shape, offset) in entries.items():
-        dtype: torch.dtype = dtypes.of(word)
-        count = math.prod(shape)
-        if count:
-            flat = torch.frombuffer(mapped, dtype=dtype, count=count, offset=start + offset)
-            tensors[name] = flat.view(shape)
-        else:
-            tensors[name] = torch.empty(shape, dtype=dtype)
-    return tensors
-
-
-def _read_header(
-    path: Path, text: bytes, available: int
-) -> dict[str, tuple[str, tuple[int, ...], int]]:
-    """Name -> dtype, shape, offset; offsets must follow each other and fill the file."""
-
-    try:
-        raw = untrusted_json.loads(text)
-        raw.pop("__metadata__", None)
-        spans = [
-            (begin, end, name, str(entry["dtype"]), tuple(entry["shape"]))
-            for name, entry in raw.items()
-            for begin, end in [map(int, entry["data_offsets"])]
-        ]
-    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
-        raise DamagedFileError(f"{path} has an unreadable header") from e
-    entries: dict[str, tuple[str, tuple[int, ...], int]] = {}
-    position = 0
-    for begin, end, name, word, shape in sorted(spans):
-        if word not in dtypes.BY_CODE:
-            raise DamagedFileError(f"{path}: {name} has the unknown dtype {word}")
-        if not all(isinstance(length, int) and 0 <= length < 2**63 for length in shape):
-            raise DamagedFileError(f"{path}: {name} has the impossible shape {list(shape)}")
-        width: int = dtypes.of(word).itemsize
-        if begin != position or end - begin != math.prod(shape) * width:
-            raise DamagedFileError(f"{path}: {name} lies at {begin}-{end}, which cannot be")
-        entries[name] = (word, shape, begin)
-        position = end
-    if position != available:
-        raise DamagedFileError(
-            f"{path} should hold {position} bytes of tensors and holds {available}",
-            hint="it was cut short or added to; convert again",
-        )
-    return entries
