@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from .. import families
@@ -13,11 +14,18 @@ from . import arguments, terminal
 
 def add(commands: Any) -> None:
     command = commands.add_parser("list", help="families, published checkpoints, what each needs")
+    command.add_argument(
+        "--manifest", action="store_true", help="print a manifest for `conversions batch` instead"
+    )
     arguments.add_common(command)
     command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.manifest:
+        for row in _rows():
+            print(json.dumps(row))
+        return 0
     if args.json:
         print(json.dumps([_entry(family) for family in families().values()], indent=2))
         return 0
@@ -35,6 +43,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {published.name}  ({facts})")
             print(f"    {published.location}")
     return 0
+
+
+def _rows() -> Iterator[dict[str, str]]:
+    """A job for each published checkpoint, as lines of JSON."""
+    for family in families().values():
+        for published in family.published:
+            name = published.hub_name or published.name
+            yield {"family": family.name, "checkpoint": published.name, "name": name}
 
 
 def _parameters(family: Family, variant: str) -> str:

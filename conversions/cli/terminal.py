@@ -87,6 +87,24 @@ def progress() -> Callable[[str, int, int], None] | None:
     return show
 
 
+@contextlib.contextmanager
+def counting(unit: str) -> Iterator[Callable[[Mapping[str, Any], int, int], None]]:
+    """A bar over things that end one by one, on stderr; quiet where that is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(unit=f" {unit}", disable=None, leave=False) as bar:
+        failed = 0
+
+        def tell(result: Mapping[str, Any], ended: int, total: int) -> None:
+            nonlocal failed
+            failed += result.get("status") == "failed"
+            bar.total = total
+            bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
+            bar.update(ended - bar.n)
+
+        yield tell
+
+
 # --- lines and tables ---------------------------------------------------------------------
 
 

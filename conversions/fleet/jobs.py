@@ -1,0 +1,227 @@
+"""One job, as a worker runs it: skipped when it is done and whole, else done and recorded.
+
+Below the output lie the folders, one a job, and `.conversions/NAME.json`, the record of a finished
+job, written after the folder. A job is done when its record is of the same job, the same sources
+and the same releases, and every file that the record names lies there in its size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import CheckFailed, ConversionError
+from . import storage
+from .manifest import Job
+
+if TYPE_CHECKING:
+    from ..core.report import Report
+
+RECORDS = ".conversions"
+_DECIDING = ("python", "checkpoint-conversions", "torch", "transformers", "safetensors", "numpy")
+"""Packages whose versions decide what a folder holds and what its checks saw."""
+
+
+def versions() -> dict[str, str]:
+    """The versions of this process that must be alike on every worker."""
+    from ..core.report import versions as every
+
+    found = every()
+    return {name: found.get(name, "") for name in _DECIDING}
+
+
+def run(entry: Mapping[str, Any], output: str) -> dict[str, Any]:
+    """Do one job, whatever becomes of it; entry: Job.to_json().
+
+    Returns:
+        name, status ("done", "done before" or "failed"), seconds, bytes; and for a failure its
+        cause (one line, for counting) and error (the whole message).
+    """
+    job = Job(**entry)
+    begun = time.monotonic()
+    try:
+        outcome = _run(job, output)
+    except ConversionError as error:
+        outcome = _failure(type(error).__name__, error.summary, str(error))
+    except MemoryError as error:
+        outcome = _failure("MemoryError", "not enough memory", str(error))
+    except OSError as error:
+        outcome = _failure("OSError", error.strerror or "disk or network", str(error))
+    except Exception as error:
+        # one job's defect must not end the others; it is told as what it is
+        text = f"unexpected {type(error).__name__}: {error}"
+        outcome = _failure(type(error).__name__, text, text)
+    return {"name": job.name, **outcome, "seconds": round(time.monotonic() - begun, 3)}
+
+
+def _failure(kind: str, cause: str, error: str) -> dict[str, Any]:
+    return {"status": "failed", "kind": kind, "cause": cause[:200], "error": error[:4000]}
+
+
+def _run(job: Job, output: str) -> dict[str, Any]:
+    identity = identified(job)
+    if (record := done_before(job, output, identity)) is not None:
+        return {"status": "done before", "bytes": record["bytes"], "identity": identity}
+    with tempfile.TemporaryDirectory(prefix="conversions-job-") as scratch:
+        report, files = _DO[job.kind](job, output, Path(scratch))
+    record = {
+        "identity": identity,
+        "job": job.to_json(),
+        "sources": [dict(source) for source in report.sources],
+        "files": files,
+        "bytes": sum(int(source["bytes"]) for source in report.sources),
+        "checks": {check.name: check.status for check in report.checks},
+        "versions": versions(),
+    }
+    if not report.passed:
+        failed = [check.name for check in report.failures]
+        lines = [f"{check.name}: {check.figure}" for check in report.failures]
+        return _failure("CheckFailed", f"failed: {', '.join(failed)}", "\n".join(lines))
+    storage.write_text(_record(output, job), json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return {
+        "status": "done",
+        "bytes": record["bytes"],
+        "identity": identity,
+        "checks": record["checks"],
+    }
+
+
+def identified(job: Job) -> str:
+    """A digest of all that decides the result: the job, its sources' content, the releases."""
+    entry = {
+        "job": job.to_json(),
+        "sources": {where: _content(where) for where in (job.checkpoint, job.model) if where},
+        "versions": versions(),
+    }
+    text = json.dumps(entry, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(location: str) -> Any:
+    """What stands for the content of a source without reading it.
+
+    Files: size and time of last change. Stores: what they say of an object (its ETag, its
+    version). A name, a web address or a hub file stands for itself: the download compares them.
+    """
+    if storage.scheme(location) in ("http", "https", "hf"):
+        return location
+    if not storage.is_url(location):
+        path = Path(location)
+        if not path.exists():
+            return location
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        return [
+            [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+            for file in found
+            if file.is_file()
+        ]
+    fs, path_in_store = storage.filesystem(location)
+    with storage.explained(location, "looking at it"):
+        if not fs.isdir(path_in_store):
+            return fs.ukey(path_in_store)
+        return [[name, fs.ukey(name)] for name in sorted(fs.find(path_in_store))]
+
+
+def _record(output: str, job: Job) -> str:
+    return storage.join(output, f"{RECORDS}/{job.name.replace('/', '--')}.json")
+
+
+def done_before(job: Job, output: str, identity: str) -> dict[str, Any] | None:
+    """The record of this very job, when all that it names is there; else None."""
+    try:
+        record = json.loads(storage.read_text(_record(output, job), 16 << 20))
+    except (ConversionError, ValueError):
+        return None
+    if not isinstance(record, dict) or record.get("identity") != identity:
+        return None
+    files = record.get("files")
+    if not isinstance(files, dict):
+        return None
+    there = storage.files(storage.join(output, job.name)) if files else {}
+    return record if all(there.get(name) == size for name, size in files.items()) else None
+
+
+@contextmanager
+def local(location: str, scratch: Path) -> Iterator[str]:
+    """A location that conversions can open: stores that it does not read are fetched first."""
+    if not storage.is_url(location) or storage.scheme(location) in ("http", "https", "hf"):
+        yield location
+        return
+    fs, path = storage.filesystem(location)
+    target = scratch / "source" / path.rstrip("/").rpartition("/")[2]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with storage.explained(location, "reading"):
+        fs.get(path, str(target), recursive=fs.isdir(path))
+    yield str(target)
+
+
+def _convert(job: Job, output: str, scratch: Path) -> tuple[Report, dict[str, int]]:
+    import conversions
+
+    fs, root = storage.filesystem(storage.join(output, job.name))
+    target = Path(root) if storage.is_local(fs) else scratch / "model"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if storage.is_local(fs) and _left_behind(job, output, target):
+        shutil.rmtree(target)
+    with local(job.checkpoint, scratch) as checkpoint:
+        report = conversions.convert(
+            _family(job, checkpoint), checkpoint, target, overwrite=True, **_arguments(job)
+        )
+    if storage.is_local(fs):
+        return report, storage.files(root)
+    return report, storage.publish(target, storage.join(output, job.name))
+
+
+def _left_behind(job: Job, output: str, target: Path) -> bool:
+    """Whether a folder that is no model any more is one that this job once made."""
+    try:
+        record = json.loads(storage.read_text(_record(output, job), 16 << 20))
+    except (ConversionError, ValueError):
+        return False
+    made = isinstance(record, dict) and record.get("job", {}).get("name") == job.name
+    return made and target.is_dir() and not (target / "config.json").exists()
+
+
+def _verify(job: Job, output: str, scratch: Path) -> tuple[Report, dict[str, int]]:
+    import conversions
+
+    with local(job.checkpoint, scratch) as checkpoint, local(job.model, scratch / "2") as model:
+        arguments = {k: v for k, v in _arguments(job).items() if k != "max_shard_size"}
+        report = conversions.verify(_family(job, checkpoint), checkpoint, model, **arguments)
+    return report, {}
+
+
+def _arguments(job: Job) -> dict[str, Any]:
+    return {**job.settings, **job.options}
+
+
+def _family(job: Job, checkpoint: str) -> str:
+    """The job's family, or for auto the one whose keys the checkpoint has.
+
+    Raises:
+        ConversionError: no family's.
+    """
+    if job.family != "auto":
+        return job.family
+    import conversions
+
+    found = conversions.inspect(checkpoint)
+    if found.family is None:
+        raise ConversionError(
+            f"{job.checkpoint}: no family's keys",
+            list(found.keys)[:8],
+            f"families: {', '.join(conversions.families())}; name one in the manifest",
+        )
+    return found.family
+
+
+_DO = {"convert": _convert, "verify": _verify}
+
+__all__ = ["RECORDS", "CheckFailed", "done_before", "identified", "run", "versions"]

@@ -1,0 +1,285 @@
+"""Manifests: one row a job, in YAML, JSON lines or CSV; every row is judged before anything runs.
+
+    # YAML: a list, or {defaults: {…}, jobs: [{…}, …]}
+    - {checkpoint: s3://lab/run-17/model.pt, family: convnextv2, name: run-17}
+    - {checkpoint: vip-llava-7b/, family: auto, options: {seed: 3}, dtype: float16}
+    - {kind: verify, family: flava, checkpoint: flava_full.pt, model: models/flava}
+
+| field | what |
+|---|---|
+| family | a family's name, or auto (the default): recognised by the checkpoint's keys |
+| checkpoint | as `conversions convert --checkpoint`, or any store's URL (s3://, gs://, memory://) |
+| name | the folder below --output; by default made of the checkpoint's own name |
+| kind | convert (the default), verify, record or restore |
+| model | the folder, for verify and restore |
+| config, dtype, weights, max_shard_size, checks | as the command line's options |
+| options | the family's own options by name; in CSV any further column is one |
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..core.errors import ConversionError
+from ..core.family import Family
+from ..core.reading import json
+from . import storage
+
+KINDS = ("convert", "verify", "restore", "record")
+_PLAIN = ("config", "dtype", "weights", "max_shard_size", "checks")
+_FIELDS = ("family", "checkpoint", "name", "kind", "model", "options", *_PLAIN)
+_NEEDED = {
+    "convert": ("checkpoint",),
+    "verify": ("checkpoint", "model"),
+    "restore": ("model",),
+    "record": (),
+}
+_CHECKS = ("auto", "all", "files")
+_DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row: what to do, with which options, and the folder below the output that it fills."""
+
+    kind: str
+    family: str
+    checkpoint: str
+    name: str
+    model: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the same for equal jobs."""
+        return {
+            "kind": self.kind,
+            "family": self.family,
+            "checkpoint": self.checkpoint,
+            "name": self.name,
+            "model": self.model,
+            "settings": dict(sorted(self.settings.items())),
+            "options": dict(sorted(self.options.items())),
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as it stands in the manifest, and where."""
+
+    place: str
+    values: Mapping[str, Any]
+
+
+def read_manifest(location: str | Path, families: Mapping[str, Family]) -> list[Job]:
+    """Every job of a manifest, in its order.
+
+    Raises:
+        ConversionError: it cannot be read, holds no job, or rows are wrong: all of them, with
+            what is wrong in each.
+    """
+    rows = list(_rows(str(location), storage.read_text(str(location), _LIMIT)))
+    if not rows:
+        raise ConversionError(f"{location}: holds no jobs", hint="write one row a job")
+    wrong: list[str] = []
+    jobs: list[Job] = []
+    for row in rows:
+        job, complaints = _job(row, families)
+        wrong += [f"{row.place}: {complaint}" for complaint in complaints]
+        jobs.append(job)
+    wrong += _doubled(rows, jobs)
+    if wrong:
+        raise ConversionError(
+            f"{location}: {len(wrong)} mistakes in {len(rows)} rows; nothing was started", wrong
+        )
+    return jobs
+
+
+def _rows(location: str, text: str) -> Iterator[Row]:
+    suffix = PurePosixPath(location).suffix.lower()
+    readers = {
+        ".yaml": _yaml_rows,
+        ".yml": _yaml_rows,
+        ".jsonl": _json_rows,
+        ".ndjson": _json_rows,
+        ".json": _yaml_rows,
+        ".csv": _csv_rows,
+    }
+    if suffix not in readers:
+        raise ConversionError(
+            f"{location}: a manifest is YAML, JSON lines or CSV",
+            hint=f"give it one of the endings {', '.join(sorted(readers))}",
+        )
+    return readers[suffix](location, text)
+
+
+def _yaml_rows(location: str, text: str) -> Iterator[Row]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConversionError(f"{location}: not YAML", [str(error)[:500]]) from None
+    defaults: Mapping[str, Any] = {}
+    if isinstance(document, dict):
+        extra = sorted(map(str, document.keys() - {"defaults", "jobs"}))
+        if extra or "jobs" not in document:
+            raise ConversionError(
+                f"{location}: a list of jobs is needed, or an object with `jobs` and `defaults`",
+                [f"{name}: not one of them" for name in extra],
+            )
+        defaults, document = document.get("defaults") or {}, document["jobs"]
+    if not isinstance(document, list) or not isinstance(defaults, dict):
+        raise ConversionError(f"{location}: jobs are a list, defaults an object")
+    for number, values in enumerate(document, start=1):
+        if isinstance(values, dict):
+            yield Row(f"job {number}", {**defaults, **{str(k): v for k, v in values.items()}})
+        else:
+            yield Row(f"job {number}", {"": values})
+
+
+def _json_rows(location: str, text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            values, doubled = json.loads(line)
+        except ValueError as error:
+            yield Row(f"line {number}", {"": f"not JSON: {error}"})
+            continue
+        if doubled:
+            yield Row(f"line {number}", {"": f"given twice: {', '.join(sorted(set(doubled)))}"})
+        else:
+            yield Row(f"line {number}", values if isinstance(values, dict) else {"": values})
+
+
+def _csv_rows(location: str, text: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text))
+    names = list(reader.fieldnames or ())
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    if twice:
+        raise ConversionError(f"{location}: columns given twice: {', '.join(twice)}")
+    own = [name for name in names if name not in _FIELDS]
+    for values in reader:
+        place = f"line {reader.line_num}"
+        if None in values or None in values.values():
+            yield Row(place, {"": f"has not the {len(names)} columns of the first line"})
+            continue
+        filled = {k: v for k, v in values.items() if v != "" and k in _FIELDS}
+        options = {name: values[name] for name in own if values[name] != ""}
+        yield Row(place, {**filled, **({"options": options} if options else {})})
+
+
+def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
+    """The job of a row, and all that is wrong with it."""
+    values = row.values
+    if "" in values:
+        return Job("convert", "auto", "", ""), [f"not an object of fields: {values['']!s:.200}"]
+    wrong = [f"{name}: no such field; {_nearest(name)}" for name in values if name not in _FIELDS]
+    texts = {name: values.get(name) for name in ("family", "checkpoint", "name", "kind", "model")}
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, (str, Path)):
+            wrong.append(f"{name}: a text is needed, this is {value!r:.80}")
+            texts[name] = None
+    kind = str(texts["kind"] or "convert")
+    family = str(texts["family"] or "auto")
+    checkpoint, model = str(texts["checkpoint"] or ""), str(texts["model"] or "")
+    if kind not in KINDS:
+        wrong.append(f"kind {kind!r}: not one of {', '.join(KINDS)}")
+    for name in _NEEDED.get(kind, ()):
+        if not values.get(name):
+            wrong.append(f"{name}: needed for {kind}")
+    if family != "auto" and family not in families:
+        wrong.append(f"family {family!r}: not one of auto, {', '.join(families)}")
+    if family == "auto" and kind in ("record", "restore"):
+        wrong.append(f"family: auto does not say which family to {kind}")
+    options = values.get("options") or {}
+    if not isinstance(options, dict):
+        wrong.append(f"options: an object is needed, this is {options!r:.80}")
+        options = {}
+    known = families.get(family)
+    if known is not None:
+        names = [option.name for option in known.options]
+        wrong += [
+            f"options.{name}: {family} has no such option; it has {', '.join(names) or 'none'}"
+            for name in options
+            if name not in names
+        ]
+    settings = {name: values[name] for name in _PLAIN if values.get(name) is not None}
+    wrong += _wrong_settings(settings)
+    wrong += [f"{name}: {why}" for name, why in _unreachable(checkpoint, model, families)]
+    name = str(texts["name"] or _default_name(kind, family, checkpoint or model))
+    if not _NAME.fullmatch(name) or ".." in name:
+        wrong.append(f"name {name!r}: letters, digits, . _ - and / between them")
+    return Job(kind, family, checkpoint, name, model, settings, options), wrong
+
+
+def _wrong_settings(settings: Mapping[str, Any]) -> Iterator[str]:
+    from ..core.writing.folder import parse_size
+
+    if settings.get("checks", "auto") not in _CHECKS:
+        yield f"checks {settings['checks']!r}: not one of {', '.join(_CHECKS)}"
+    if settings.get("dtype", "auto") not in _DTYPES:
+        yield f"dtype {settings['dtype']!r}: not one of {', '.join(_DTYPES)}"
+    if "max_shard_size" in settings:
+        try:
+            parse_size(settings["max_shard_size"])
+        except ConversionError as error:
+            yield f"max_shard_size: {error.summary}"
+
+
+def _unreachable(
+    checkpoint: str, model: str, families: Mapping[str, Family]
+) -> Iterator[tuple[str, str]]:
+    """Locations that cannot be read, as far as that can be said without reading them."""
+    published = {p.name for family in families.values() for p in family.published}
+    for field_name, location in (("checkpoint", checkpoint), ("model", model)):
+        if not location or location in published or location == "tiny":
+            continue
+        why = storage.unsupported(location)
+        if why:
+            yield field_name, why
+        elif not storage.is_url(location) and not Path(location).exists():
+            yield field_name, f"{location}: no such file or folder"
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(str(name)[:100], _FIELDS, n=1)
+    return f"did you mean {close[0]}?" if close else f"fields are {', '.join(_FIELDS)}"
+
+
+def _default_name(kind: str, family: str, location: str) -> str:
+    """`s3://lab/run 17/model.pt` -> `run-17-model`; what the checkpoint is called, and where."""
+    parts = [part for part in re.split(r"[/\\]", location.partition("://")[2] or location) if part]
+    stem = PurePosixPath(parts[-1]).stem if parts else family
+    parent = parts[-2] if len(parts) > 2 else ""
+    text = "-".join(filter(None, (parent, stem))) if kind == "convert" else f"{kind}-{stem}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "job"
+
+
+def _doubled(rows: list[Row], jobs: list[Job]) -> Iterator[str]:
+    """Rows that would fill one folder, or a folder inside another's."""
+    places: dict[str, list[str]] = {}
+    for row, job in zip(rows, jobs, strict=True):
+        if job.name:
+            places.setdefault(job.name, []).append(row.place)
+    for name, where in places.items():
+        if len(where) > 1:
+            yield f"{', '.join(where)}: all are called {name!r}; give each a name of its own"
+        above = PurePosixPath(name).parents
+        yield from (
+            f"{where[0]}: {name!r} lies inside {str(parent)!r} of {places[str(parent)][0]}"
+            for parent in above
+            if str(parent) in places
+        )

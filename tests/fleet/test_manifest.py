@@ -1,0 +1,134 @@
+"""Manifests: three forms give the same jobs, and every wrong row is named before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import conversions
+from conversions import cli
+from conversions.core.errors import ConversionError
+
+pytest.importorskip("fsspec", reason="pip install 'checkpoint-conversions[fleet]'")
+pytest.importorskip("yaml", reason="pip install 'checkpoint-conversions[fleet]'")
+
+from conversions.fleet import manifest
+
+FAMILY, OTHER = sorted(conversions.families())[:2]
+
+
+def read(path: Path, text: str) -> list[manifest.Job]:
+    path.write_text(text, encoding="utf-8")
+    return manifest.read_manifest(path, conversions.families())
+
+
+def complaints(path: Path, text: str) -> str:
+    with pytest.raises(ConversionError) as caught:
+        read(path, text)
+    return str(caught.value)
+
+
+def test_the_three_forms_give_the_same_jobs(tmp_path: Path) -> None:
+    """A list in YAML, lines of JSON and rows of CSV are one manifest."""
+    rows: list[dict[str, Any]] = [
+        {"family": FAMILY, "checkpoint": "tiny", "name": "one", "dtype": "float16"},
+        {"family": OTHER, "checkpoint": "tiny", "name": "group/two"},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    table = "family,checkpoint,name,dtype\n" + "".join(
+        ",".join(str(row.get(column, "")) for column in ("family", "checkpoint", "name", "dtype"))
+        + "\n"
+        for row in rows
+    )
+    found = [
+        read(tmp_path / "m.yaml", json.dumps(rows)),
+        read(tmp_path / "m.jsonl", lines),
+        read(tmp_path / "m.csv", table),
+    ]
+    assert found[0] == found[1] == found[2]
+    assert [job.name for job in found[0]] == ["one", "group/two"]
+    assert found[0][0].settings == {"dtype": "float16"}
+
+
+def test_defaults_reach_every_job(tmp_path: Path) -> None:
+    """`defaults` stands for what each job would repeat, and a job's own word wins."""
+    text = json.dumps(
+        {
+            "defaults": {"family": FAMILY, "checks": "files"},
+            "jobs": [{"checkpoint": "tiny", "name": "a"},
+                     {"checkpoint": "tiny", "name": "b", "checks": "all"}],
+        }
+    )  # fmt: skip
+    jobs = read(tmp_path / "m.yaml", text)
+    assert [job.settings["checks"] for job in jobs] == ["files", "all"]
+
+
+def test_columns_of_csv_beyond_the_fields_are_the_familys_options(tmp_path: Path) -> None:
+    """A column that no job has is an option, and one that the family has not is named."""
+    assert "options.sead: " in complaints(
+        tmp_path / "m.csv", f"family,checkpoint,name,sead\n{FAMILY},tiny,a,3\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"family": "convnext9", "checkpoint": "tiny"}, "family 'convnext9'"),
+        ({"family": FAMILY}, "checkpoint: needed"),
+        ({"kind": "verify", "checkpoint": "tiny", "family": FAMILY}, "model: needed"),
+        ({"kind": "dance", "checkpoint": "tiny"}, "kind 'dance'"),
+        ({"family": FAMILY, "checkpoint": "/no/such/file"}, "no such file"),
+        ({"family": FAMILY, "checkpoint": "s4://b/k"}, "no store speaks s4://"),
+        ({"family": FAMILY, "checkpoint": "tiny", "dtype": "int3"}, "dtype 'int3'"),
+        ({"family": FAMILY, "checkpoint": "tiny", "max_shard_size": "big"}, "max_shard_size"),
+        ({"family": FAMILY, "checkpoint": "tiny", "checks": "some"}, "checks 'some'"),
+        ({"family": FAMILY, "checkpoint": "tiny", "chekpoint": "x"}, "did you mean checkpoint"),
+        ({"family": FAMILY, "checkpoint": "tiny", "name": "../up"}, "name '../up'"),
+        ({"family": FAMILY, "checkpoint": ["tiny"]}, "checkpoint: a text is needed"),
+        ({"family": FAMILY, "checkpoint": "tiny", "options": 3}, "options: an object"),
+        (7, "not an object"),
+    ],
+)
+def test_every_mistake_of_a_row_is_named(tmp_path: Path, row: Any, said: str) -> None:
+    """A wrong row is told with its place, and a right one beside it is not started."""
+    good = {"family": FAMILY, "checkpoint": "tiny", "name": "good"}
+    for name, text in (
+        ("m.yaml", json.dumps([good, row])),
+        ("m.jsonl", f"{json.dumps(good)}\n{json.dumps(row)}\n"),
+    ):
+        told = complaints(tmp_path / name, text)
+        assert said in told
+        assert "job 2: " in told or "line 2: " in told
+
+
+def test_all_rows_are_named_at_once(tmp_path: Path) -> None:
+    """Three wrong rows are three complaints in one error."""
+    told = complaints(
+        tmp_path / "m.jsonl", '{"checkpoint": "/no/1"}\n{"checkpoint": "/no/2"}\n{oops\n'
+    )
+    assert "/no/1" in told and "/no/2" in told and "line 3: " in told
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("a", "a/b")])
+def test_no_job_writes_into_anothers_folder(tmp_path: Path, names: tuple[str, str]) -> None:
+    """Two jobs of one name, or one inside the other's folder, are refused."""
+    rows = [{"family": FAMILY, "checkpoint": "tiny", "name": name} for name in names]
+    assert "'a'" in complaints(tmp_path / "m.yaml", json.dumps(rows))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "jobs: 3", "a: [", "!!python/object:os.system {}"])
+def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    """Nothing, no list, damaged YAML and YAML that would make objects are one error each."""
+    assert "m.yaml" in complaints(tmp_path / "m.yaml", text)
+
+
+def test_the_published_checkpoints_are_a_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`conversions list --manifest` prints what `conversions batch` takes: a job for each."""
+    assert cli.main(["list", "--manifest"]) == 0
+    jobs = read(tmp_path / "m.jsonl", capsys.readouterr().out)
+    assert len(jobs) == sum(len(f.published) for f in conversions.families().values())
