@@ -181,7 +181,8 @@ def publish(folder: Path, location: str) -> dict[str, int]:
     names.sort(key=lambda name: LAST.index(name) if name in LAST else -1)
     withdraw(location)
     with explained(location, "uploading"):
-        fs.makedirs(root, exist_ok=True)
+        if is_local(fs):
+            fs.makedirs(root, exist_ok=True)
         for name in names:
             fs.put_file(str(folder / name), f"{root}/{name}", chunksize=_PART)
     return {name: (folder / name).stat().st_size for name in names}
@@ -235,6 +236,7 @@ def refuse_unwritable(location: str) -> None:
     fs, root = filesystem(location)
     probe = f"{root.rstrip('/')}/.conversions-probe"
     with explained(location, "writing"):
-        fs.makedirs(root, exist_ok=True)
+        if is_local(fs):  # elsewhere this would make a bucket
+            fs.makedirs(root, exist_ok=True)
         fs.pipe_file(probe, b"")
         fs.rm_file(probe)
