@@ -11,7 +11,7 @@ from .kit import (
     Drop,
     Family,
     Json,
-    Mapping,
+    KeyMapping,
     Processor,
     Published,
     Refusal,
@@ -47,7 +47,7 @@ MODULES = (  # with weight and bias
         )
     ),
 )
-MAPPING = Mapping(
+MAPPING = KeyMapping(
     (
         Rename("logit_scale", "logit_scale"),
         *layouts.openai_vit("visual", "vision_model"),

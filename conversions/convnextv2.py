@@ -10,7 +10,7 @@ from .kit import (
     ConfigError,
     Family,
     Json,
-    Mapping,
+    KeyMapping,
     Processor,
     Published,
     Refusal,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _STAGE = "convnextv2.encoder.stages.{stage}"
 _BLOCK = "stages.{stage}.{block}"
 
-MAPPING = Mapping(
+MAPPING = KeyMapping(
     (
         Rename(
             "downsample_layers.0.{n:0=patch_embeddings|1=layernorm}.{leaf:weight|bias}",

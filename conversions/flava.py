@@ -13,7 +13,7 @@ from .kit import (
     Drop,
     Family,
     Json,
-    Mapping,
+    KeyMapping,
     Option,
     Processor,
     Published,
@@ -68,7 +68,7 @@ def _encoder(tower: str, source: str) -> Iterator[Rule]:
         yield _same(source, f"flava.{tower}_model", path)
 
 
-MAPPING = Mapping(
+MAPPING = KeyMapping(
     (
         *_embeddings(
             "image",

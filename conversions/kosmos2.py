@@ -11,7 +11,7 @@ from .kit import (
     Drop,
     Family,
     Json,
-    Mapping,
+    KeyMapping,
     Processor,
     Published,
     Refusal,
@@ -36,7 +36,7 @@ _TEXT_PARTS = (
     "|self_attn_layer_norm|ffn.fc1|ffn.fc2|ffn.ffn_layernorm|final_layer_norm"
 )
 
-MAPPING = Mapping(
+MAPPING = KeyMapping(
     (
         Tie(
             (f"{_DECODER}.embed_tokens.weight", f"{_DECODER}.output_projection.weight"),

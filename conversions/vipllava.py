@@ -12,7 +12,7 @@ from .kit import (
     Expand,
     Family,
     Json,
-    Mapping,
+    KeyMapping,
     Processor,
     Published,
     Refusal,
@@ -41,7 +41,7 @@ _VISION_PARTS = (
 # upstream draws the new rows of both matrices from the rows of the embedding
 _EXPAND = Expand(_EMBED, f"{_TEXT}.embed_tokens.weight", like=_EMBED, added=2, multiple_of=64)
 
-MAPPING = Mapping(
+MAPPING = KeyMapping(
     (
         _EXPAND,
         Rename(

@@ -22,7 +22,8 @@ from torch import Tensor
 import conversions
 from conversions import cli
 from conversions.core.errors import MappingError
-from conversions.core.mapping.rules import Mapping, Rename, Rule
+from conversions.core.mapping.key_mapping import KeyMapping
+from conversions.core.mapping.rules import Rename, Rule
 from tests import tiny
 
 NAME = "convnextv2"
@@ -104,7 +105,7 @@ def rewritten(folder: Path, change: Callable[[State], Any]) -> Path:
 
 def with_rules(monkeypatch: Any, rules: tuple[Rule, ...]) -> None:
     """The family with other rules, for the command line and for Python."""
-    family = dataclasses.replace(conversions.families()[NAME], mapping=Mapping(rules))
+    family = dataclasses.replace(conversions.families()[NAME], mapping=KeyMapping(rules))
     monkeypatch.setitem(conversions.families(), NAME, family)
 
 
@@ -115,7 +116,7 @@ def rules() -> tuple[Rule, ...]:
 def rule_of(key: str) -> Rule:
     """The rule that a source key matches."""
     mapping = conversions.families()[NAME].mapping
-    return next(rule for rule in mapping.rules if Mapping((rule,)).match(key) is not None)
+    return next(rule for rule in mapping.rules if KeyMapping((rule,)).match(key) is not None)
 
 
 pytestmark = pytest.mark.parametrize("broken", [NAME])

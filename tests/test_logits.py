@@ -11,7 +11,8 @@ from hypothesis import given, strategies as st
 from torch import Tensor
 
 from conversions.core.checking import checks, known_defects, loading, parity
-from conversions.core.mapping.rules import Mapping, Rename
+from conversions.core.mapping.key_mapping import KeyMapping
+from conversions.core.mapping.rules import Rename
 from tests import strategies, tiny
 
 
@@ -73,7 +74,7 @@ def test_rows_of_a_batch_do_not_mix(family: str, note: Any) -> None:
 
 def test_only_modules_that_compute_the_same_are_compared() -> None:
     """A path whose parameters end up beside others' has no module to be held against."""
-    mapping = Mapping(
+    mapping = KeyMapping(
         [
             Rename("b.{i}.attn.qkv", "l.{i}.attn.weight"),
             Rename("b.{i}.attn.table", "l.{i}.places.table"),

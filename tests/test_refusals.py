@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conversions.core.mapping.rules import Move, Rename
+from conversions.core.mapping.moves import Move
+from conversions.core.mapping.rules import Rename
 from conversions.core.writing import configs
 from tests import command, tiny
 

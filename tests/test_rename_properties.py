@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 
 import conversions
 from conversions.core.checking import golden
+from conversions.core.mapping.patterns import Pattern
 from conversions.core.mapping.rules import Drop, Tie
 from tests import strategies
 
@@ -25,7 +26,7 @@ def test_one_rule_a_key(family: str, data: Any, note: Any) -> None:
     keys = keys_of(family, data.draw(strategies.architectures(family)))
     note("rename")
     for key in keys:
-        claims = [p.text for p, _ in mapping._sources if p.match(key) is not None]
+        claims = [p.text for p in mapping.source_patterns if p.match(key) is not None]
         assert len(claims) == 1, (key, claims)
     assert not mapping.plan(keys).coverage
 
@@ -100,8 +101,6 @@ def test_layers_one_and_ten_stay_apart(family: str, index: str, note: Any) -> No
         for text in rule.sources:
             if "{" not in text:
                 continue
-            from conversions.core.mapping.rules import Pattern
-
             pattern = Pattern(text)
             binding = {
                 p.name: p.choices[0][0] if p.choices else index for p in pattern.placeholders

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from conversions.core.checking import checks, loading, parity
-from conversions.core.mapping.rules import Plan, Tie
+from conversions.core.mapping.key_mapping import Plan
+from conversions.core.mapping.rules import Tie
 from golden import values
 from tests import faults, tiny
 from tests.faults.bench import invisible

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .manifest import Json, Manifest
-from .mapping.rules import Mapping
+from .mapping.key_mapping import KeyMapping
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,7 +142,7 @@ class Family:
     name: str
     title: str
     model_class: str
-    mapping: Mapping
+    mapping: KeyMapping
     config: Callable[[Source], Config]
     outputs: Callable[[Any, MappingABC[str, Tensor]], dict[str, Tensor]]
     processor: Callable[[Json, Source], Processor] = no_processor

@@ -10,8 +10,8 @@ from typing import Any
 from . import selection
 from .family import Family
 from .manifest import Manifest
+from .mapping.coverage import explain
 from .mapping.keys import collapse
-from .mapping.rules import Drop, explain
 from .reading.checkpoint import Progress, open_checkpoint
 
 
@@ -81,13 +81,9 @@ def _judge(family: Family, manifest: Manifest) -> tuple[dict[str, str], tuple[st
     """What a conversion would drop and why, and what it would refuse."""
     companions = tuple(companion.prefix for companion in family.companions)
     plan = family.mapping.plan(manifest)
-    drops = {}
-    for move in plan.dropped:
-        if isinstance(move.rule, Drop):
-            reason = move.rule.reason or f"a copy of {move.witnesses[0]}"
-            drops[move.sources[0]] = reason
+    drops = {key: move.dropped for move in plan.dropped for key in move.sources}
     lines = explain(
-        plan.coverage, family.mapping, {key: str(spec) for key, spec in manifest.items()}
+        plan.coverage, family.mapping.nearest, {key: str(spec) for key, spec in manifest.items()}
     )
     elsewhere = [
         line for line in lines if companions and any(prefix in line for prefix in companions)

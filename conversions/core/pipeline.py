@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping as MappingABC, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from .checking.worker import BUILD_LIMIT, Beside, imported_here
 from .errors import CheckFailed, ConfigError, ConversionError, CoverageError, WrongCheckpointError
 from .family import Family, Processor, Published, Source
 from .manifest import Json, Manifest
-from .mapping.rules import Coverage, Drop, Expand, Plan, summarise
+from .mapping.coverage import Coverage, summarise
+from .mapping.key_mapping import Plan
+from .mapping.moves import Move
 from .reading import dtypes, json as untrusted_json, tensors
 from .reading.checkpoint import Checkpoint, Progress, open_checkpoint
 from .reading.written import open_tensors
@@ -77,20 +80,15 @@ class Opened:
 
     @property
     def written_bytes(self) -> int:
-        return sum(
-            self.state[move.sources[0]].numel() * self.dtype.itemsize
-            for move in self.plan.moves
-            if move.targets
-        )
+        return sum(piece.bytes for piece in pieces(self))
 
     @property
     def unfloating(self) -> dict[str, str]:
         """Target key -> dtype, of whole, boolean and complex numbers: they are written as read."""
         return {
-            target: str(self.state[move.sources[0]].dtype).removeprefix("torch.")
-            for move in self.plan.moves
-            for target in move.targets
-            if not self.state[move.sources[0]].is_floating_point()
+            piece.name: str(piece.dtype).removeprefix("torch.")
+            for piece in pieces(self)
+            if not piece.dtype.is_floating_point
         }
 
     @property
@@ -138,7 +136,7 @@ def opened(request: Request) -> Iterator[Opened]:
         parts = configs.build(family.name, family.config(source), request.config)
         processor = family.processor(parts, source)
         config = _finished(family, parts, processor, source)
-        dtype, note = _dtype(request.dtype, [state[m.sources[0]] for m in plan.moves if m.targets])
+        dtype, note = _dtype(request.dtype, _written_sources(plan, state))
         yield Opened(
             request,
             (main, *companions),
@@ -224,10 +222,10 @@ def _plan(
             [*coverage.details, *_no_tensors(plan.coverage, other)],
             f"key-coverage: {coverage.advice}",
         )
-    impossible = []
+    impossible, shapes = [], {key: spec.shape for key, spec in manifest.items()}
     for move in plan.moves:
         try:
-            move.rule.target_shapes([manifest[k].shape for k in (*move.sources, *move.witnesses)])
+            move.shapes(shapes)
         except ValueError as error:
             impossible.append(f"{move.sources[0]}: {error}")
     if impossible:
@@ -290,20 +288,29 @@ def _dtype(asked: str | None, sources: Sequence[Tensor]) -> tuple[torch.dtype, l
 
 def pieces(opened: Opened) -> list[Piece]:
     """Every target tensor as a lazily read piece, in the order of the rules' source keys."""
-    found: list[Piece] = []
-    for move in opened.plan.moves:
-        shapes = [opened.manifest[key].shape for key in (*move.sources, *move.witnesses)]
-        tensor = opened.state[move.sources[0]]
-        dtype = opened.dtype if tensor.is_floating_point() else tensor.dtype
-        for index, (target, shape) in enumerate(
-            zip(move.targets, move.rule.target_shapes(shapes), strict=True)
-        ):
+    shapes = {key: spec.shape for key, spec in opened.manifest.items()}
+    return [
+        Piece(target, _written_dtype(opened, move), shape, partial(_blocks_of, opened, move, index))
+        for move in opened.plan.moves
+        for index, (target, shape) in enumerate(zip(move.targets, move.shapes(shapes), strict=True))
+    ]
 
-            def blocks(move: Any = move, index: int = index) -> tuple[Tensor, ...]:
-                return move.forward(opened.state, opened.request.options)[index]  # type: ignore[no-any-return]
 
-            found.append(Piece(target, dtype, tuple(shape), blocks))
-    return found
+def _blocks_of(opened: Opened, move: Move, index: int) -> tuple[Tensor, ...]:
+    return move.forward(opened.state, opened.request.options)[index]
+
+
+def _written_dtype(opened: Opened, move: Move) -> torch.dtype:
+    """The one floating dtype; whole, boolean and complex numbers keep theirs."""
+    kept = [opened.state[key].dtype for key in move.sources]
+    if any(dtype.is_floating_point for dtype in kept):
+        return opened.dtype
+    return tensors.widest(kept)
+
+
+def _written_sources(plan: Plan, state: MappingABC[str, Tensor]) -> list[Tensor]:
+    """The source tensors of which something is written."""
+    return [state[key] for move in plan.moves if move.targets for key in move.sources]
 
 
 def convert(
@@ -578,23 +585,19 @@ def make_report(
         checks=tuple(results),
         config=source.config,
         rules=tuple({"rule": text, "fired": times} for text, times in fired.items()),
-        dropped={move.sources[0]: _reason(move.rule) for move in source.plan.dropped},
+        dropped={key: move.dropped for move in source.plan.dropped for key in move.sources},
         options=_recorded(source),
         notes=source.notes,
         foreign=dict(source.checkpoints[0].foreign),
     )
 
 
-def _reason(rule: Any) -> str:
-    return rule.reason or f"equal to {rule.duplicate_of}" if isinstance(rule, Drop) else ""
-
-
 def _recorded(source: Opened) -> MappingABC[str, Any]:
-    """Options as given (file names without their folders), and the seed that was used."""
+    """Options as given (file names without their folders), and those that rules used."""
     options = {
         key: Path(str(value)).name if value is not None and Path(str(value)).exists() else value
         for key, value in source.request.options.items()
     }
-    if any(isinstance(move.rule, Expand) for move in source.plan.moves):
-        options["seed"] = int(source.request.options.get("seed") or 0)
+    for move in source.plan.moves:
+        options |= move.options(source.request.options)
     return options

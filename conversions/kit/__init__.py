@@ -1,6 +1,6 @@
 """All that a family file may import: what a family declares, its rules, and what families share.
 
-    from .kit import Config, Family, Mapping, Published, Refusal, Rename, Source
+    from .kit import Config, Family, KeyMapping, Published, Refusal, Rename, Source
 
 Importing it imports neither torch nor transformers.
 """
@@ -8,7 +8,20 @@ Importing it imports neither torch nor transformers.
 from ..core.errors import ConfigError, ConversionError, MappingError, ProcessorError
 from ..core.family import Companion, Config, Family, Option, Processor, Published, Refusal, Source
 from ..core.manifest import Json, Manifest, Spec
-from ..core.mapping.rules import Drop, Expand, Mapping, Rename, Rule, Split, Tie, Transpose
+from ..core.mapping.key_mapping import KeyMapping
+from ..core.mapping.rules import (
+    Drop,
+    Halves,
+    Merge,
+    Permute,
+    Rename,
+    Reshape,
+    Rule,
+    Split,
+    Tie,
+    Transpose,
+)
+from ..core.mapping.vocabulary import Expand
 from . import labels, layouts, misfits, processors, spellings, tokenizers, vocabulary
 
 __all__ = [
@@ -19,16 +32,20 @@ __all__ = [
     "Drop",
     "Expand",
     "Family",
+    "Halves",
     "Json",
+    "KeyMapping",
     "Manifest",
-    "Mapping",
     "MappingError",
+    "Merge",
     "Option",
+    "Permute",
     "Processor",
     "ProcessorError",
     "Published",
     "Refusal",
     "Rename",
+    "Reshape",
     "Rule",
     "Source",
     "Spec",

@@ -19,7 +19,7 @@ from conversions.core import pipeline
 from conversions.core.checking import checks, golden, loading, parity, release
 from conversions.core.checking.checks import Check
 from conversions.core.errors import CheckFailed, ConversionError
-from conversions.core.mapping.rules import Mapping, Plan
+from conversions.core.mapping.key_mapping import KeyMapping, Plan
 from conversions.core.pipeline import Opened
 from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
@@ -180,7 +180,7 @@ class Blueprint:
     """
 
     family: str
-    mapping: Mapping
+    mapping: KeyMapping
     plan: Plan
     shapes: MappingABC[str, tuple[int, ...]]
     targets: MappingABC[str, tuple[int, ...]]

@@ -16,7 +16,9 @@ from torch import Tensor
 import conversions
 from conversions.core.checking import checks, golden
 from conversions.core.checking.checks import Check
-from conversions.core.mapping.rules import Drop, Mapping, Move, Plan, Rename, Rule, Split, Transpose
+from conversions.core.mapping.key_mapping import KeyMapping, Plan
+from conversions.core.mapping.moves import Move
+from conversions.core.mapping.rules import Drop, Rename, Rule, Split, Transpose
 from tests import test_key_coverage, tiny
 from tests.faults.bench import (
     DIVERGES,
@@ -33,7 +35,7 @@ from tests.faults.bench import (
 )
 
 
-class Misplaced(Mapping):
+class Misplaced(KeyMapping):
     """A mapping whose targets are wrong in a way that needs no other rules: keys change places."""
 
     def __init__(self, rules: Iterable[Rule], place: Callable[[str], str]) -> None:
@@ -57,18 +59,18 @@ class Twisted(Rename):
     back: Callable[[Tensor], Tensor] | None = None
 
     @property
-    def has_inverse(self) -> bool:  # type: ignore[override]
+    def has_inverse(self) -> bool:
         return self.back is not None
 
     def forward(self, tensors: Sequence[Tensor], options: Any) -> list[tuple[Tensor, ...]]:
         return [(self.twist(tensors[0]).contiguous(),)]
 
-    def backward(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def backward(self, tensors: Sequence[Tensor], shapes: Any) -> list[Tensor]:
         assert self.back is not None
         return [self.back(tensors[0])]
 
 
-def _with_mapping(mapping: Mapping) -> Act:
+def _with_mapping(mapping: KeyMapping) -> Act:
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
         found = bench.convert(wanted, mapping=mapping)
         return [*found, targets(bench.family.name, mapping)]
@@ -83,7 +85,7 @@ def _placements(family: str) -> dict[str, Any]:
     return {k: json.loads(v) for k, v in test_key_coverage.expand_targets(placed).items()}
 
 
-def targets(family: str, mapping: Mapping) -> Check:
+def targets(family: str, mapping: KeyMapping) -> Check:
     """The suite's own check of a mapping against the targets that golden/ records."""
     offenders = []
     for key, wanted in _placements(family).items():
@@ -221,7 +223,7 @@ def _top_level_exchange(plan: Blueprint) -> Iterator[Entry]:
 
 def _changed_rule(plan: Blueprint, rule: Rule, *wrong: Rule) -> Act:
     rules = [other for other in plan.mapping.rules if other is not rule]
-    return _with_mapping(Mapping([*rules, *wrong]))
+    return _with_mapping(KeyMapping([*rules, *wrong]))
 
 
 def _rule_faults(plan: Blueprint) -> Iterator[Entry]:

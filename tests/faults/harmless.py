@@ -16,7 +16,7 @@ from torch import Tensor
 from conversions.core import pipeline
 from conversions.core.checking import loading
 from conversions.core.checking.checks import Check
-from conversions.core.mapping.rules import Mapping
+from conversions.core.mapping.key_mapping import KeyMapping
 from tests import tiny
 from tests.faults.bench import Act, Bench, Blueprint, converted, only, scratch
 from tests.faults.code import altered, transformers_faults
@@ -116,7 +116,7 @@ def _sharded(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
 
 
 def _shuffled_rules(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-    return bench.convert(wanted, mapping=Mapping(reversed(bench.family.mapping.rules)))
+    return bench.convert(wanted, mapping=KeyMapping(reversed(bench.family.mapping.rules)))
 
 
 def _threads(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..mapping.rules import Expand, Mapping, Move, Plan, explain
+from ..mapping.coverage import explain
+from ..mapping.key_mapping import KeyMapping, Plan
 from ..reading import tensors
 
 NAMES = (
@@ -104,14 +105,14 @@ def skipped(name: str, why: str) -> Check:
     return Check(name, "skipped", advice=why)
 
 
-def key_coverage(plan: Plan, mapping: Mapping, label: dict[str, str]) -> Check:
+def key_coverage(plan: Plan, mapping: KeyMapping, label: dict[str, str]) -> Check:
     """Every source key has its rule, every rule its source, every target exactly one filler."""
     sources = sum(len(move.sources) for move in plan.moves)
     targets = sum(len(move.targets) for move in plan.moves)
     dropped = sum(len(move.sources) for move in plan.dropped)
     return judge(
         "key-coverage",
-        explain(plan.coverage, mapping, label),
+        explain(plan.coverage, mapping.nearest, label),
         f"{sources} source keys -> {targets} target keys, {dropped} dropped",
         "add or mend the rules, or give the checkpoint this family was written for",
     )
@@ -126,10 +127,6 @@ def agreement(plan: Plan, state: MappingABC[str, Tensor]) -> list[str]:
         for left, right in move.must_agree()
         if not tensors.same_bits(state[left], state[right])
     ]
-
-
-def _source_rows(move: Move, state: MappingABC[str, Tensor]) -> int | None:
-    return len(state[move.sources[0]]) if isinstance(move.rule, Expand) else None
 
 
 def parameter_sums(
@@ -153,12 +150,11 @@ def parameter_sums(
     by_file = dict.fromkeys(["checkpoint", *(companions or {}).values()], 0.0)
     offenders: list[str] = []
     for move in plan.moves:
-        if not move.targets:
+        sources, parts = move.counted(state, written)
+        if not parts:
             continue
-        source, parts = state[move.sources[0]], _summed(move, state, written)
-        sum_source = tensors.sum64(source)
-        alike = len(parts) == 1 and parts[0].dtype == source.dtype
-        if alike and same(source, parts[0]):
+        sum_source = sum(map(tensors.sum64, sources))
+        if _one_and_alike(sources, parts) and same(sources[0], parts[0]):
             sum_written = sum_source
         else:
             sum_written = sum(map(tensors.sum64, parts))
@@ -176,9 +172,9 @@ def parameter_sums(
             continue
         difference = abs(sum_source - sum_written)
         worst = max(worst, difference)
-        if difference and difference > _sum_tolerance(source, parts[0]):
+        if difference and difference > _sum_tolerance(sources, parts):
             offenders.append(
-                f"{move.sources[0]}: {sum_source:.9g} -> "
+                f"{', '.join(move.sources[: len(sources)])}: {sum_source:.9g} -> "
                 f"{', '.join(move.targets)}: {sum_written:.9g}"
             )
     arrow = "->" if offenders else "="
@@ -198,24 +194,23 @@ def parameter_sums(
     )
 
 
-def _summed(
-    move: Move, state: MappingABC[str, Tensor], written: MappingABC[str, Tensor]
-) -> list[Tensor]:
-    """The target tensors whose sum is the source's: one of tied ones, rows that were there."""
-    rows = _source_rows(move, state)
-    parts = [written[key][:rows] if rows else written[key] for key in move.targets]
-    tied = len(move.rule.targets) == len(parts) and len(move.sources) > 1
-    return parts[:1] if tied else parts
+def _one_and_alike(sources: Sequence[Tensor], parts: Sequence[Tensor]) -> bool:
+    """Whether one tensor became one tensor of the same shape and dtype."""
+    kinds = {(tensor.shape, tensor.dtype) for tensor in (*sources, *parts)}
+    return len(sources) == len(parts) == len(kinds) == 1
 
 
-def _sum_tolerance(source: Tensor, written: Tensor) -> float:
+def _sum_tolerance(sources: Sequence[Tensor], parts: Sequence[Tensor]) -> float:
     """What the order of a float64 sum, or rounding to a smaller dtype, may move a sum by."""
-    unit, smallest = 2.0**-50, 0.0
-    if source.dtype != written.dtype:
+    unit, smallest, written = 2.0**-50, 0.0, parts[0].dtype
+    if any(source.dtype != written for source in sources):
         import torch
 
-        unit, smallest = torch.finfo(written.dtype).eps, torch.finfo(written.dtype).tiny
-    return unit * tensors.sum64(source, absolute=True) + smallest * source.numel()
+        unit, smallest = torch.finfo(written).eps, torch.finfo(written).tiny
+    return sum(
+        unit * tensors.sum64(source, absolute=True) + smallest * source.numel()
+        for source in sources
+    )
 
 
 def exact_values(
@@ -237,10 +232,10 @@ def exact_values(
             tensor = written.get(target)
             if tensor is None:
                 offenders.append(f"{target}: not in the folder")
-            elif not _same_blocks(blocks, tensor, same):
+            elif not same_blocks(blocks, tensor, same):
                 offenders.append(
                     f"{target}: differs from {', '.join(move.sources)} "
-                    f"({_first_difference(blocks, tensor)})"
+                    f"({_first_difference(blocks, tensor, move.drawn(state))})"
                 )
     known = {target for move in plan.moves for target in move.targets}
     offenders += [f"{key}: no rule writes it" for key in written if key not in known]
@@ -252,9 +247,12 @@ def exact_values(
     )
 
 
-def _same_blocks(
-    blocks: Sequence[Tensor], tensor: Tensor, same: Callable[[Tensor, Tensor], bool]
+def same_blocks(
+    blocks: Sequence[Tensor],
+    tensor: Tensor,
+    same: Callable[[Tensor, Tensor], bool] = tensors.same_cast,
 ) -> bool:
+    """Whether a tensor is these blocks, one below the other, up to its dtype."""
     rows = [len(block) for block in blocks] if tensor.dim() else []
     if len(blocks) == 1:
         return same(blocks[0], tensor)
@@ -263,16 +261,30 @@ def _same_blocks(
     return all(map(tensors.same_cast, blocks, tensor.split(rows)))
 
 
-def _first_difference(blocks: Sequence[Tensor], tensor: Tensor) -> str:
-    source = blocks[0]
-    part = tensor[: len(source)] if tensor.dim() else tensor
-    if source.shape != part.shape:
-        return f"shape {list(source.shape)} -> {list(tensor.shape)}"
-    unequal = (source.to(part.dtype) != part).nonzero()
-    if not len(unequal):
-        return "signs of zero, NaN bits or drawn rows"
-    where = tuple(int(i) for i in unequal[0])
-    return f"first at {list(where)}: {float(source[where]):.9g} -> {float(part[where]):.9g}"
+def _first_difference(blocks: Sequence[Tensor], tensor: Tensor, drawn: int) -> str:
+    """Where blocks and tensor first differ; drawn: how many of the last rows are in no source."""
+    whole = _shape_of(blocks)
+    if whole != tuple(tensor.shape):
+        return f"shape {list(whole)} -> {list(tensor.shape)}"
+    start = 0
+    for source in blocks:
+        part = tensor[start : start + len(source)] if tensor.dim() else tensor
+        unequal = (source.to(part.dtype) != part).nonzero()
+        if len(unequal):
+            where = tuple(int(i) for i in unequal[0])
+            values = f"{float(source[where]):.9g} -> {float(part[where]):.9g}"
+            place = [where[0] + start, *where[1:]] if where else []
+            random = place and place[0] >= len(tensor) - drawn
+            return f"first at {place}: {values}" + (", a drawn row: another seed?" * bool(random))
+        start += len(source) if source.dim() else 0
+    return "signs of zero or NaN bits"
+
+
+def _shape_of(blocks: Sequence[Tensor]) -> tuple[int, ...]:
+    """The shape of blocks one below the other."""
+    if len(blocks) == 1:
+        return tuple(blocks[0].shape)
+    return (sum(map(len, blocks)), *blocks[0].shape[1:])
 
 
 def round_trip(
@@ -292,7 +304,7 @@ def round_trip(
         if not move.rule.has_inverse or any(key not in written for key in move.targets):
             offenders += [f"{key}: not in the folder" for key in move.targets if key not in written]
             continue
-        restored = move.backward(written, _source_rows(move, state))
+        restored = move.backward(written, state)
         for key, tensor in zip(move.sources, restored, strict=True):
             count += 1
             if not same(state[key], tensor):

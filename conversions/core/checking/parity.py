@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os.path
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping as MappingABC
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import Tensor
 from ..errors import ConversionError
 from ..family import Family
 from ..manifest import Json, Manifest
-from ..mapping.rules import Plan
+from ..mapping.key_mapping import Plan
 from ..reading import tensors
 from . import checks, golden, known_defects, loading
 from .checks import Check
@@ -175,22 +177,26 @@ def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str])
 
     A module that holds parameters of other paths too computes something else: none is better.
     """
+    wanted = dict.fromkeys(paths)
+    own: dict[str, set[str]] = {path: set() for path in wanted}
+    for move in plan.moves:
+        names = {layout[target] for target in move.targets if target in layout}
+        for path in {path for key in move.sources for path in _paths(key)} & own.keys():
+            own[path] |= names
+    within = Counter(path for name in set(layout.values()) for path in _paths(name)[:-1])
     found: dict[str, str] = {}
-    for path in dict.fromkeys(paths):
-        own = {
-            layout[target]
-            for move in plan.moves
-            if any(key == path or key.startswith(f"{path}.") for key in move.sources)
-            for target in move.targets
-            if target in layout
-        }
-        modules = [name.split(".")[:-1] for name in own]
+    for path in wanted:
+        modules = [name.split(".")[:-1] for name in own[path]]
         # of lists of names, where commonpath would want paths
         common = ".".join(os.path.commonprefix(modules)) if modules else ""  # noqa: RUF071
-        within = (name for name in layout.values() if name.startswith(f"{common}."))
-        if common and own.issuperset(within):
+        if common and len(own[path]) == within[common]:
             found[path] = common
     return found
+
+
+def _paths(key: str) -> list[str]:
+    """`a.b.c` -> `a`, `a.b`, `a.b.c`."""
+    return list(itertools.accumulate(key.split("."), "{}.{}".format))
 
 
 def _holds(
@@ -201,8 +207,7 @@ def _holds(
 
     def holds(target: str, name: str) -> bool:
         move, index = made[target]
-        blocks = move.forward(state, {})[index]
-        return len(blocks) == 1 and tensors.same_cast(blocks[0], memory[name].detach())
+        return checks.same_blocks(move.forward(state, {})[index], memory[name].detach())
 
     return holds
 

@@ -1,11 +1,14 @@
-"""New vocabulary rows that look like the ones already there."""
+"""A vocabulary that grows: new rows that look like the ones already there."""
 
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping as MappingABC, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConversionError
+from .rules import Blocks, Rule, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,3 +67,53 @@ def new_rows(embedding: Tensor, count: int, seed: int, name: str) -> Tensor:
         mean = total / size
         fresh: Tensor = mean + (SPREAD / size) ** 0.5 * (mixed - drawn * mean)
     return fresh.to(embedding.dtype)
+
+
+@dataclass(frozen=True)
+class Expand(Rule):
+    """A vocabulary matrix [n, d] grows to [N, d]: `added` tokens, then up to a multiple.
+
+    The first n rows stay bit-equal. New rows are drawn by `new_rows` from the distribution of
+    the rows of `like` (a source key), seeded by options["seed"].
+    """
+
+    source: str
+    target: str
+    like: str
+    added: int = 0
+    multiple_of: int = 1
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        return (self.like,)
+
+    @property
+    def needs(self) -> MappingABC[str, Any]:
+        return {"seed": 0}
+
+    def rows(self, count: int) -> int:
+        """Rows after expansion: 32000 with 2 added, in multiples of 64 -> 32064."""
+        return -(-(count + self.added) // self.multiple_of) * self.multiple_of
+
+    def forward(self, tensors: Sequence[Tensor], options: MappingABC[str, Any]) -> list[Blocks]:
+        tensor, like = tensors
+        count = self.rows(len(tensor)) - len(tensor)
+        if not count:
+            return [(tensor,)]
+        return [(tensor, new_rows(like, count, int(options["seed"]), self.target))]
+
+    def backward(self, tensors: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
+        return [tensors[0][: shapes[0][0]]]
+
+    def target_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        if any(len(shape) != 2 for shape in shapes):
+            raise ValueError(f"{list(shapes[0])} is not a matrix of vocabulary rows")
+        return [(self.rows(shapes[0][0]), shapes[0][1])]
+
+    def drawn(self, shapes: Sequence[Shape]) -> int:
+        return self.rows(shapes[0][0]) - shapes[0][0]
+
+    def counted(
+        self, sources: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        return sources, [targets[0][: len(sources[0])]]

@@ -9,16 +9,11 @@ import torch
 
 import conversions
 from conversions.core.errors import MappingError
-from conversions.core.mapping.rules import (
-    Drop,
-    Expand,
-    Mapping,
-    Pattern,
-    Rename,
-    Split,
-    Tie,
-    Transpose,
-)
+from conversions.core.mapping.coverage import Coverage, explain
+from conversions.core.mapping.key_mapping import KeyMapping
+from conversions.core.mapping.patterns import Pattern
+from conversions.core.mapping.rules import Drop, Rename, Split, Tie, Transpose
+from conversions.core.mapping.vocabulary import Expand
 
 
 def one(rule, tensors, options=None):
@@ -39,7 +34,7 @@ def test_split_cuts_in_order_and_joins_again():
         source[2:4].tolist(),
         source[4:6].tolist(),
     ]
-    assert torch.equal(rule.backward(parts)[0], source)
+    assert torch.equal(rule.backward(parts, [(6, 2)])[0], source)
     assert rule.target_shapes([(6, 2)]) == [(2, 2)] * 3
 
 
@@ -54,14 +49,14 @@ def test_transpose_turns_and_returns():
     rule = Transpose("a", "b")
     source = torch.arange(6.0).reshape(2, 3)
     assert torch.equal(one(rule, [source])[0], source.t())
-    assert torch.equal(rule.backward([source.t()])[0], source)
+    assert torch.equal(rule.backward([source.t()], [(2, 3)])[0], source)
     with pytest.raises(ValueError, match="not a matrix"):
         rule.target_shapes([(3,)])
 
 
 def test_tie_writes_every_name_and_compares_every_source():
     """One tensor under two source names is written under every target name."""
-    mapping = Mapping([Tie(names=("a", "b"), written=("x", "y"))])
+    mapping = KeyMapping([Tie(names=("a", "b"), written=("x", "y"))])
     plan = mapping.plan(["a", "b"])
     assert plan.moves[0].targets == ("x", "y")
     assert plan.moves[0].must_agree() == [("a", "b")]
@@ -69,12 +64,14 @@ def test_tie_writes_every_name_and_compares_every_source():
 
 def test_tie_misses_an_absent_copy():
     """A tie whose second source is absent is incomplete, not half done."""
-    assert Mapping([Tie(names=("a", "b"), written=("x",))]).plan(["a"]).coverage.missing == ("b",)
+    assert KeyMapping([Tie(names=("a", "b"), written=("x",))]).plan(["a"]).coverage.missing == (
+        "b",
+    )
 
 
 def test_drop_compares_with_its_copy_and_says_why():
     """A dropped duplicate is compared with what it duplicates; a bare Drop is refused."""
-    mapping = Mapping([Rename("a.{i}", "x.{i}"), Drop("copy.{i}", duplicate_of="a.{i}")])
+    mapping = KeyMapping([Rename("a.{i}", "x.{i}"), Drop("copy.{i}", duplicate_of="a.{i}")])
     plan = mapping.plan(["a.0", "copy.0"])
     assert plan.dropped[0].must_agree() == [("a.0", "copy.0")]
     with pytest.raises(MappingError, match="neither a reason nor duplicate_of"):
@@ -117,17 +114,17 @@ def test_overlap_is_decided(left, right, meet):
 def test_overlapping_rules_do_not_build():
     """Two rules that could claim one source key, or fill one target key, are refused by name."""
     with pytest.raises(MappingError, match="one source key"):
-        Mapping([Rename("a.{i}", "x.{i}"), Rename("a.0", "y")])
+        KeyMapping([Rename("a.{i}", "x.{i}"), Rename("a.0", "y")])
     with pytest.raises(MappingError, match="one target key"):
-        Mapping([Rename("a.{i}", "x.{i}"), Rename("b.{i}", "x.{i}")])
+        KeyMapping([Rename("a.{i}", "x.{i}"), Rename("b.{i}", "x.{i}")])
 
 
 def test_placeholders_must_match_on_both_sides():
     """A target that loses or invents an index is refused when the mapping is built."""
     with pytest.raises(MappingError, match="same placeholders"):
-        Mapping([Rename("a.{i}", "x")])
+        KeyMapping([Rename("a.{i}", "x")])
     with pytest.raises(MappingError, match="not declared"):
-        Mapping([Rename("a.{i}", "x.{j}")])
+        KeyMapping([Rename("a.{i}", "x.{j}")])
 
 
 def test_indices_are_canonical():
@@ -139,14 +136,32 @@ def test_indices_are_canonical():
 
 def test_holes_are_named():
     """A layer that lacks a key, and an index that is wholly absent, are asked for by name."""
-    mapping = Mapping([Rename("l.{i}.{leaf:w|b}", "x.{i}.{leaf}"), Rename("l.{i}.norm", "x.{i}.n")])
+    mapping = KeyMapping(
+        [Rename("l.{i}.{leaf:w|b}", "x.{i}.{leaf}"), Rename("l.{i}.norm", "x.{i}.n")]
+    )
     keys = ["l.0.w", "l.0.b", "l.0.norm", "l.2.w", "l.2.b"]
     assert set(mapping.plan(keys).coverage.missing) == {"l.1.w", "l.1.b", "l.1.norm", "l.2.norm"}
 
 
+def test_a_stray_index_implies_no_billion_layers():
+    """One key with an absurd index is an error that names a few holes; a longer one is no key."""
+    mapping = KeyMapping([Rename("l.{i}.{j}.w", "x.{i}.{j}.w")])
+    plan = mapping.plan(["l.0.0.w", "l.9999.0.w", "l.7.9999.w"])
+    assert "l.1.0.w" in plan.coverage.missing and len(plan.coverage.missing) < 20_000
+    for number in ("10000", "9" * 5000, "\u0663"):
+        assert mapping.plan([f"l.{number}.0.w"]).coverage.unmatched
+
+
+def test_keys_with_braces_and_long_numbers_are_shown():
+    """Whatever a file calls its tensors can be told: nothing in a key is taken for a format."""
+    keys = ["a.{x}", "{}", "a.{0…3}.b", "b.{,}", "c." + "9" * 5000, "d.01"]
+    lines = explain(Coverage(tuple(keys)), lambda key: "nothing", {})
+    assert [line for line in lines if not line.startswith("nearest")] == keys
+
+
 def test_idle_rules_are_named_unless_optional():
     """A rule that fires on nothing is an error; an optional one is not."""
-    mapping = Mapping(
+    mapping = KeyMapping(
         [Rename("a", "x"), Rename("b", "y"), Drop("c", reason="no weight", optional=True)]
     )
     assert [rule.source for rule in mapping.plan(["a"]).coverage.idle] == ["b"]
@@ -161,4 +176,4 @@ def test_order_of_rules_is_irrelevant(family, note):
     rules = list(mapping.rules)
     random.Random(7).shuffle(rules)
     note("key-coverage")
-    assert Mapping(rules).plan(keys).moves == mapping.plan(keys).moves
+    assert KeyMapping(rules).plan(keys).moves == mapping.plan(keys).moves

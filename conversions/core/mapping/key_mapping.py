@@ -1,0 +1,155 @@
+"""The rules of a family together: which rule claims a key, and what becomes of a checkpoint."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterable, Mapping as MappingABC, Sequence
+from dataclasses import dataclass
+
+from ..errors import MappingError
+from .coverage import Coverage, clashes, gaps
+from .moves import Move, Prepared
+from .patterns import Binding, Pattern, plain
+from .rules import Rule, Shape
+
+_LONGEST = 200
+"""Of a key that no rule claims, as much as is compared with patterns: that costs its square."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a mapping does with one list of source keys."""
+
+    moves: tuple[Move, ...]
+    coverage: Coverage
+
+    def target_shapes(self, shapes: MappingABC[str, Shape]) -> dict[str, Shape]:
+        """Target key -> shape, from source shapes.
+
+        Raises:
+            ValueError: a shape that its rule cannot take.
+        """
+        targets: dict[str, Shape] = {}
+        for move in self.moves:
+            targets |= zip(move.targets, move.shapes(shapes), strict=True)
+        return targets
+
+    @property
+    def dropped(self) -> list[Move]:
+        return [move for move in self.moves if move.dropped]
+
+
+class KeyMapping:
+    """The rules of one family; proven disjoint when built, so that their order never matters.
+
+    Raises:
+        MappingError: two rules could claim one source key or one target key, or the patterns of
+            a rule do not use the same placeholders.
+    """
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.rules = tuple(rules)
+        self._prepared = [Prepared(rule) for rule in self.rules]
+        self._sources = _Patterns((p, rule) for rule in self._prepared for p in rule.sources)
+        self._targets = _Patterns((p, rule) for rule in self._prepared for p in rule.targets)
+        _refuse_overlaps("source", self.source_patterns)
+        _refuse_overlaps("target", [pattern for pattern, _ in self._targets.all])
+
+    @property
+    def source_patterns(self) -> list[Pattern]:
+        """Every pattern that claims source keys."""
+        return [pattern for pattern, _ in self._sources.all]
+
+    def match(self, key: str) -> tuple[Rule, Pattern, Binding] | None:
+        """The one rule that claims a source key, the pattern of it that matched, its binding."""
+        found = self._sources.find(key)
+        return found and (found[0].rule, *found[1:])
+
+    def rename_key(self, key: str) -> tuple[str, ...]:
+        """Target keys of a source key; () when it is dropped.
+
+        Raises:
+            KeyError: no rule claims it.
+        """
+        found = self._sources.find(key)
+        if found is None:
+            raise KeyError(key)
+        prepared, _, binding = found
+        return prepared.target_keys(binding)
+
+    def source_keys(self, target: str) -> tuple[str, ...]:
+        """Source keys that a target key is made of; () when no rule writes it."""
+        found = self._targets.find(target)
+        return found[0].source_keys(found[2]) if found else ()
+
+    def nearest(self, key: str) -> str:
+        """The source pattern most like a key that no rule claims."""
+        wanted = re.sub(r"\d+", "0", key[:_LONGEST])
+
+        def likeness(pattern: Pattern) -> float:
+            return difflib.SequenceMatcher(None, wanted, plain(pattern.text)).ratio()
+
+        return max(self.source_patterns, key=likeness).text
+
+    def plan(self, keys: Iterable[str]) -> Plan:
+        """Match every key with its rule and judge the coverage both ways."""
+        present = dict.fromkeys(keys)
+        unmatched: list[str] = []
+        matched: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[Prepared, Binding]] = {}
+        for key in present:
+            found = self._sources.find(key)
+            if found is None:
+                unmatched.append(key)
+                continue
+            prepared, _, binding = found
+            matched.setdefault((id(prepared), tuple(sorted(binding.items()))), (prepared, binding))
+        moves, missing = [], []
+        for prepared, binding in matched.values():
+            move = prepared.move(binding)
+            absent = [key for key in move.inputs if key not in present]
+            missing += absent
+            if not absent:
+                moves.append(move)
+        missing += gaps(matched.values())
+        fired = {prepared for prepared, _ in matched.values()}
+        idle = [p.rule for p in self._prepared if p not in fired and not p.rule.optional]
+        coverage = Coverage(
+            tuple(unmatched), tuple(dict.fromkeys(missing)), tuple(idle), clashes(moves)
+        )
+        return Plan(tuple(moves), coverage)
+
+
+class _Patterns:
+    """Patterns by the first segment of the keys they match, where it holds no placeholder."""
+
+    def __init__(self, patterns: Iterable[tuple[Pattern, Prepared]]) -> None:
+        self.all = list(patterns)
+        self._by_segment: dict[str, list[tuple[Pattern, Prepared]]] = {}
+        self._others: list[tuple[Pattern, Prepared]] = []
+        for entry in self.all:
+            literals = entry[0].literals
+            segment, dot, _ = literals[0].partition(".")
+            if dot or len(literals) == 1:
+                self._by_segment.setdefault(segment, []).append(entry)
+            else:
+                self._others.append(entry)
+
+    def find(self, key: str) -> tuple[Prepared, Pattern, Binding] | None:
+        """The first pattern that matches a key."""
+        segment = key.partition(".")[0]
+        for pattern, prepared in (*self._by_segment.get(segment, ()), *self._others):
+            if (binding := pattern.match(key)) is not None:
+                return prepared, pattern, binding
+        return None
+
+
+def _refuse_overlaps(side: str, patterns: Sequence[Pattern]) -> None:
+    found = [
+        f"{left.text}  and  {right.text}"
+        for left, right in itertools.combinations(patterns, 2)
+        if left.overlaps(right)
+    ]
+    if found:
+        raise MappingError(f"two rules could claim one {side} key", found)

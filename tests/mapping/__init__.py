@@ -1,0 +1,1 @@
+"""Rules, mappings, coverage, and the layouts that files come in."""
