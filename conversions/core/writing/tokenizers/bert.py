@@ -28,6 +28,7 @@ from ...family import Option
 from ...manifest import Json
 from ...reading import json as untrusted_json
 from ...reading.files import read_whole
+from .library import refusing
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SHOWN = 100
@@ -82,7 +83,8 @@ def from_vocabulary(location: str | Path, settings: Settings) -> dict[str, Json 
     """
     tokens = _read_lines(Path(location))
     _refuse_unfit(Path(location), tokens, settings)
-    return _files(tokens, settings)
+    with refusing(f"vocabulary {location}: cannot be used"):
+        return _files(tokens, settings)
 
 
 def from_folder(location: str | Path, settings: Settings) -> dict[str, Json | bytes]:
@@ -117,7 +119,8 @@ def from_folder(location: str | Path, settings: Settings) -> dict[str, Json | by
             "give the original's vocab.txt with --vocab FILE instead",
         )
     _refuse_unfit(listed if listed.exists() else saved, tokens, settings)
-    return _files(tokens, settings)
+    with refusing(f"--tokenizer {folder}: cannot be used"):
+        return _files(tokens, settings)
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -154,7 +157,9 @@ def _saved_tokens(path: Path, state: Json) -> list[str]:
         raise ProcessorError(
             f"{path}: not a BERT tokenizer", [f"its model is {kind}, BERT's is WordPiece"]
         )
-    if wrong := [f"{token!r}: {n!r}" for token, n in vocabulary.items() if type(n) is not int]:
+    if wrong := [
+        f"{token!r}: {str(n)[:60]}" for token, n in vocabulary.items() if type(n) is not int
+    ]:
         raise ProcessorError(f"{path}: ids that are no whole numbers", _shortened(wrong))
     by_id = sorted(vocabulary, key=vocabulary.__getitem__)
     gaps = [
@@ -172,7 +177,8 @@ def _object(value: Any) -> Json:
 
 
 def _added(state: Json) -> dict[str, Any]:
-    entries = map(_object, state.get("added_tokens") or ())
+    added = state.get("added_tokens")
+    entries = map(_object, added if isinstance(added, list) else ())
     return {str(entry.get("content")): entry.get("id") for entry in entries}
 
 
@@ -193,14 +199,16 @@ def _contradictions(config: Json, state: Json, settings: Settings) -> Iterable[s
     for where, told, name, fact in facts:
         # null leaves it to the default: accents go where case goes
         if told.get(name) is not None and told[name] != fact:
-            yield f"{where}: {name} is {json.dumps(told[name])}, in the original {json.dumps(fact)}"
+            found = json.dumps(told[name])[:60]
+            yield f"{where}: {name} is {found}, in the original {json.dumps(fact)}"
 
 
 def _beyond(tokens: Sequence[str], added: Mapping[str, Any]) -> Iterable[str]:
     """Tokens added to a folder that the vocabulary does not have, or has under another id."""
     for token, index in added.items():
         if not (isinstance(index, int) and 0 <= index < len(tokens) and tokens[index] == token):
-            yield f"added token {token!r} with id {index} is not line {index} of the vocabulary"
+            found = str(index)[:20]
+            yield f"added token {token!r} with id {found} is not line {found} of the vocabulary"
 
 
 def _differences(listed: Sequence[str], saved: Sequence[str]) -> Iterable[str]:

@@ -19,6 +19,8 @@ from ...family import Option, Processor
 from ...manifest import Json
 from ...reading import json as untrusted_json
 from ..processor import MEAN, STD
+from .document import refuse_misshapen, refuse_settings
+from .library import refusing
 from .llama import NORMALIZER, from_sentencepiece
 
 OPTIONS = (
@@ -64,7 +66,7 @@ class Folder:
         path = Path(location)
         if path.is_dir():
             return cls(str(location), path)
-        if path.is_file() or str(location).count("/") > 1 or str(location).startswith((".", "~")):
+        if path.exists() or str(location).count("/") > 1 or str(location).startswith((".", "~")):
             raise ProcessorError(f"{location}: not a folder", hint="give a folder or a hub id")
         return cls(str(location), _download(str(location)))
 
@@ -144,6 +146,7 @@ def tokenizer_files(source: Folder, added: Added, further: Json) -> dict[str, Js
     tokens, size = added.tokens, added.size
     document, model = _read(source, tokens, size)
     settings = source.json("tokenizer_config.json") or {}
+    refuse_settings(source.path / "tokenizer_config.json", settings, _ROLES)
     _refuse_unfit(source, document, tokens, size)
     roles = {role: text for role in _ROLES if (text := _text(settings.get(role)))}
     document["added_tokens"] = _joined(document, tokens)
@@ -181,8 +184,9 @@ def _read(source: Folder, added: Mapping[str, int], size: int) -> tuple[Json, by
     model = source.path / "tokenizer.model"
     documents: list[tuple[Json, bytes | None]] = []
     if model.exists():
-        documents.append((from_sentencepiece(model), model.read_bytes()))
+        documents.append(from_sentencepiece(model))
     if (document := source.json("tokenizer.json")) is not None:
+        refuse_misshapen(source.path / "tokenizer.json", document)
         documents.append((_prefixed(document), None))
     if not documents:
         raise ProcessorError(
@@ -209,7 +213,8 @@ def _count(document: Json, added: Mapping[str, int]) -> int:
 
 def _text(token: Any) -> str | None:
     """A special token in tokenizer_config.json: text, a dict with its content, or null."""
-    return token.get("content") if isinstance(token, dict) else token
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def vocabulary(document: Json) -> dict[str, int]:
@@ -251,7 +256,10 @@ def _template(document: Json, roles: Mapping[str, str], settings: Json) -> Json 
         return None
     start = {"SpecialToken": {"id": first, "type_id": 0}}
     parts = [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]
-    special = {"id": first, "ids": [vocabulary(document)[first]], "tokens": [first]}
+    known = vocabulary(document)
+    if first not in known:
+        raise ProcessorError(f"bos_token {first!r} of tokenizer_config.json is not a token")
+    special = {"id": first, "ids": [known[first]], "tokens": [first]}
     second = {"SpecialToken": {"id": first, "type_id": 1}}
     return {
         "type": "TemplateProcessing",
@@ -265,16 +273,13 @@ def _try(source: Folder, document: Json, added: Mapping[str, int]) -> None:
     """Build the tokenizer once: what cannot be built, or gives other ids, is refused here."""
     from tokenizers import Tokenizer
 
-    try:
+    with refusing(f"{source.location}: tokenizer.json cannot be used"):
         built = Tokenizer.from_str(json.dumps(document))
-    except Exception as error:
-        # the tokenizers library raises bare Exception for every kind of bad document
-        summary = f"{source.location}: tokenizer.json cannot be used"
-        raise ProcessorError(summary, [str(error)]) from error
+        found = {token: built.encode(token, add_special_tokens=False).ids for token in added}
     lines = [
-        f"{token}: encoded as {ids}, the model's id is {index}"
-        for token, index in added.items()
-        if (ids := built.encode(token, add_special_tokens=False).ids) != [index]
+        f"{token}: encoded as {ids}, the model's id is {added[token]}"
+        for token, ids in found.items()
+        if ids != [added[token]]
     ]
     if lines:
         raise ProcessorError(f"{source.location}: added tokens are not found in a text", lines)
@@ -293,6 +298,8 @@ def _refuse_other_model(source: Folder, text: Json) -> None:
     """
     told = source.json("config.json") or {}
     told = told.get("text_config", told)
+    if not isinstance(told, dict):
+        raise ProcessorError(f"{source.location}: text_config of its config.json is no object")
     fields = (
         "hidden_size",
         "intermediate_size",
@@ -359,8 +366,8 @@ def image_files(location: str | Path | None, size: int, pads: bool) -> tuple[Jso
 
 def _refuse_other_size(source: Folder, told: Json, size: int) -> None:
     crop = told.get("crop_size", size)
-    edges = set(crop.values()) if isinstance(crop, dict) else {crop}
-    if edges != {size}:
+    edges = list(crop.values()) if isinstance(crop, dict) else [crop]
+    if not edges or any(edge != size for edge in edges):
         raise ProcessorError(
             f"{source.location}: an image processor for another size",
             [f"crop_size: {crop}, the vision tower has {size}"],

@@ -5,16 +5,15 @@ Needs neither sentencepiece nor protobuf; the ids are those of the original's sl
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import ProcessorError
 from ...manifest import Json
-from .protobuf import fields
+from ...reading.sentencepiece import BPE, BYTE, CONTROL, NORMAL, UNKNOWN, Model, Piece, read_model
 
-_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # kinds of pieces
-_BPE = 2  # trainer_spec.model_type
+MAX_MERGES = 64 << 20
+"""Characters of all merges together; Llama's take half a million."""
 _SPACE = "▁"
 
 NORMALIZER: Json = {
@@ -31,40 +30,36 @@ tokenizer_image_token). A literal </s> inside a text is the one place where it m
 """
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One entry of the vocabulary; its id is its position."""
-
-    text: str
-    score: float
-    kind: int
-
-
-def from_sentencepiece(location: Path) -> Json:
-    """The document for tokenizer.json.
+def from_sentencepiece(location: Path) -> tuple[Json, bytes]:
+    """The document for tokenizer.json, and the bytes of the file that it was made of.
 
     Raises:
         ProcessorError: not a sentencepiece file, or not one of the Llama kind.
     """
-    pieces, kind, prefix, squeeze = _read(location)
-    if kind != _BPE or not prefix or squeeze:
+    model = read_model(location)
+    if model.algorithm != BPE or not model.adds_blank or model.removes_blanks:
         raise ProcessorError(
             f"{location}: not a Llama tokenizer",
             [
-                f"model type {kind} (2 is byte-pair encoding), a space in front: {prefix}, "
-                f"spaces squeezed: {squeeze}"
+                f"model type {model.algorithm} (2 is byte-pair encoding), a space in front: "
+                f"{model.adds_blank}, spaces squeezed: {model.removes_blanks}"
             ],
             "give a folder that holds tokenizer.json",
         )
+    return _document(location, model), model.content
+
+
+def _document(location: Path, model: Model) -> Json:
+    pieces = model.pieces
     vocabulary = {piece.text: index for index, piece in enumerate(pieces)}
-    unknown = next((piece.text for piece in pieces if piece.kind == _UNKNOWN), None)
+    unknown = next((piece.text for piece in pieces if piece.kind == UNKNOWN), None)
     first = next((index for index, piece in enumerate(pieces) if piece.text == "<s>"), None)
     return {
         "version": "1.0",
         "added_tokens": [
             _special(index, piece.text)
             for index, piece in enumerate(pieces)
-            if piece.kind in (_UNKNOWN, _CONTROL)
+            if piece.kind in (UNKNOWN, CONTROL)
         ],
         "normalizer": NORMALIZER,
         "pre_tokenizer": None,
@@ -85,9 +80,9 @@ def from_sentencepiece(location: Path) -> Json:
             "fuse_unk": True,
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
-            "byte_fallback": any(piece.kind == _BYTE for piece in pieces),
+            "byte_fallback": any(piece.kind == BYTE for piece in pieces),
             "vocab": vocabulary,
-            "merges": [list(pair) for pair in _merges(pieces)],
+            "merges": [list(pair) for pair in _merges(location, pieces)],
         },
     }
 
@@ -111,40 +106,19 @@ def _start(index: int | None) -> Json | None:
     }
 
 
-def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
+def _merges(location: Path, pieces: Sequence[Piece]) -> list[tuple[str, str]]:
     """Every way two pieces make a third; the best-scored result first, as sentencepiece merges."""
-    ids = {piece.text: index for index, piece in enumerate(pieces) if piece.kind == _NORMAL}
+    ids = {piece.text: index for index, piece in enumerate(pieces) if piece.kind == NORMAL}
     found: list[tuple[float, int, int, tuple[str, str]]] = []
+    size = 0
     for piece in pieces:
-        if piece.kind != _NORMAL:
+        if piece.kind != NORMAL:
             continue
         for cut in range(1, len(piece.text)):
             left, right = piece.text[:cut], piece.text[cut:]
             if left in ids and right in ids:
+                size += len(piece.text)
                 found.append((-piece.score, ids[left], ids[right], (left, right)))
+        if size > MAX_MERGES:
+            raise ProcessorError(f"{location}: its pieces can be merged in more ways than any do")
     return [pair for *_, pair in sorted(found)]
-
-
-def _read(location: Path) -> tuple[list[Piece], int, bool, bool]:
-    """Pieces, model type, add_dummy_prefix, remove_extra_whitespaces (by default 1, true, true)."""
-    pieces: list[Piece] = []
-    kind, prefix, squeeze = 1, True, True
-    try:
-        for field, value in fields(location.read_bytes()):
-            if field == 1:
-                entry = dict(fields(value))
-                score = struct.unpack("<f", entry.get(2, bytes(4)))[0]
-                pieces.append(Piece(entry[1].decode("utf-8"), score, entry.get(3, _NORMAL)))
-            elif field == 2:
-                kind = dict(fields(value)).get(3, kind)
-            elif field == 3:
-                flags = dict(fields(value))
-                prefix, squeeze = bool(flags.get(3, True)), bool(flags.get(4, True))
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ProcessorError(
-            f"{location}: not a sentencepiece file, or damaged",
-            [f"{type(error).__name__}: {error}"],
-        ) from error
-    if not pieces:
-        raise ProcessorError(f"{location}: not a sentencepiece file", ["it holds no pieces"])
-    return pieces, kind, prefix, squeeze

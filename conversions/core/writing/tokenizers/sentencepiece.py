@@ -15,16 +15,16 @@ What no setting reaches, measured on 4.49.0 to 5.23.0 against the original:
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import ProcessorError
 from ...family import Option
 from ...manifest import Json
-from .protobuf import fields
+from ...reading.sentencepiece import CONTROL, NORMAL, UNIGRAM, UNKNOWN, Model, read_model
+from .library import refusing
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
@@ -35,8 +35,6 @@ OPTION = Option(
 )
 MISSING = f"tokenizer: give the folder with the original's {FILE_NAME} with --tokenizer DIR"
 
-_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
-_UNIGRAM = 1
 _ALGORITHMS = {1: "unigram", 2: "BPE", 3: "words", 4: "characters"}
 _KINDS = {3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
 
@@ -55,17 +53,6 @@ class Settings:
     further: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Model:
-    """What a sentencepiece model file says."""
-
-    pieces: tuple[tuple[str, float], ...]
-    kinds: tuple[int, ...]
-    algorithm: int = _UNIGRAM
-    charsmap: bytes = b""
-    problems: tuple[str, ...] = field(default=())
-
-
 def tokenizer_files(options: Mapping[str, Any], settings: Settings) -> dict[str, Json | bytes]:
     """The files for --tokenizer; {} when it is not given.
 
@@ -78,7 +65,9 @@ def tokenizer_files(options: Mapping[str, Any], settings: Settings) -> dict[str,
     path = find_model(Path(location))
     model = read_model(path)
     _refuse_unfit(path, model, settings)
-    return {**_files(model, settings), FILE_NAME: path.read_bytes()}
+    with refusing(f"{path}: not a sentencepiece model, or damaged"):
+        files = _files(model, settings)
+    return {**files, FILE_NAME: model.content}
 
 
 def find_model(location: Path) -> Path:
@@ -96,64 +85,32 @@ def find_model(location: Path) -> Path:
     return path
 
 
-def read_model(path: Path) -> Model:
-    """Read a sentencepiece model file (protocol buffers: pieces 1, trainer 2, normalizer 3)."""
-    try:
-        return _parse(path.read_bytes())
-    except OSError as error:
-        raise ProcessorError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, IndexError, struct.error, TypeError, AttributeError) as error:
-        raise ProcessorError(
-            f"{path}: not a sentencepiece model, or damaged", [f"{type(error).__name__}: {error}"]
-        ) from None
-
-
-def _parse(content: bytes) -> Model:
-    pieces, kinds, trainer, normalizer = [], [], {}, {}
-    for number, value in fields(content):
-        if number == 1:
-            entry = dict(fields(value))
-            (score,) = struct.unpack("<f", entry.get(2, bytes(4)))
-            pieces.append((entry[1].decode("utf-8"), score))
-            kinds.append(entry.get(3, _NORMAL))
-        elif number == 2:
-            trainer = dict(fields(value))
-        elif number == 3:
-            normalizer = dict(fields(value))
-    if not pieces:
-        raise ValueError("it holds no pieces")
-    # proto field numbers and defaults; each is what tokenizer.json below takes for granted
-    expected = {
-        "byte fallback": (trainer.get(35, 0), 0),
-        "blanks as suffix": (trainer.get(24, 0), 0),
-        "a blank before the text": (normalizer.get(3, 1), 1),
-        "extra blanks removed": (normalizer.get(4, 1), 1),
-        "blanks escaped": (normalizer.get(5, 1), 1),
-    }
-    problems = [
-        f"{what}: {bool(told)}, the original's has {bool(fact)}"
-        for what, (told, fact) in expected.items()
-        if told != fact
-    ]
-    charsmap = bytes(normalizer.get(2, b""))
-    algorithm = trainer.get(3, _UNIGRAM)
-    return Model(tuple(pieces), tuple(kinds), algorithm, charsmap, tuple(problems))
-
-
 def _refuse_unfit(path: Path, model: Model, settings: Settings) -> None:
     """Raise ProcessorError naming all that keeps a model from being this one's tokenizer."""
-    problems = list(model.problems)
-    first = tuple(piece for piece, _ in model.pieces[:3])
+    # what tokenizer.json below takes for granted
+    expected = {
+        "byte fallback": (model.byte_fallback, False),
+        "blanks as suffix": (model.blanks_as_suffix, False),
+        "a blank before the text": (model.adds_blank, True),
+        "extra blanks removed": (model.removes_blanks, True),
+        "blanks escaped": (model.escapes_blanks, True),
+    }
+    problems = [
+        f"{what}: {given}, the original's has {fact}"
+        for what, (given, fact) in expected.items()
+        if given != fact
+    ]
+    first = tuple(piece.text for piece in model.pieces[:3])
     if first != ("<unk>", "<s>", "</s>"):
         problems.append(f"its first pieces are {' '.join(first)}, the original's <unk> <s> </s>")
-    if model.kinds[:3] != (_UNKNOWN, _CONTROL, _CONTROL):
+    if tuple(piece.kind for piece in model.pieces[:3]) != (UNKNOWN, CONTROL, CONTROL):
         problems.append("its first pieces are not marked as unknown, control, control")
     problems += [
-        f"piece {index} {piece!r} is {_KINDS.get(kind, f'of kind {kind}')}"
-        for index, ((piece, _), kind) in enumerate(zip(model.pieces, model.kinds, strict=True))
-        if index > 2 and kind != _NORMAL
+        f"piece {index} {piece.text!r} is {_KINDS.get(piece.kind, f'of kind {piece.kind}')}"
+        for index, piece in enumerate(model.pieces)
+        if index > 2 and piece.kind != NORMAL
     ][:20]
-    if model.algorithm != _UNIGRAM:
+    if model.algorithm != UNIGRAM:
         name = _ALGORITHMS.get(model.algorithm, str(model.algorithm))
         problems.append(f"its algorithm is {name}, the original's is unigram")
     count = len(_vocabulary(model)) + len(settings.further)
@@ -173,7 +130,8 @@ def _refuse_unfit(path: Path, model: Model, settings: Settings) -> None:
 
 def _vocabulary(model: Model) -> list[tuple[str, float]]:
     """Tokens with scores, by id, up to <mask>."""
-    return [*((name, 0.0) for name in SPECIAL), *model.pieces[3:], (MASK, 0.0)]
+    pieces = [(piece.text, piece.score) for piece in model.pieces[3:]]
+    return [*((name, 0.0) for name in SPECIAL), *pieces, (MASK, 0.0)]
 
 
 def _files(model: Model, settings: Settings) -> dict[str, Json | bytes]:
