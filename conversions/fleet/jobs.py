@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import CheckFailed, ConversionError
+from ..core.reading import json as untrusted_json
 from . import storage
 from .manifest import Job
 
@@ -136,7 +137,7 @@ def _record(output: str, job: Job) -> str:
 def done_before(job: Job, output: str, identity: str) -> dict[str, Any] | None:
     """The record of this very job, when all that it names is there; else None."""
     try:
-        record = json.loads(storage.read_text(_record(output, job), 16 << 20))
+        record = untrusted_json.loads(storage.read_text(_record(output, job), 16 << 20))
     except (ConversionError, ValueError):
         return None
     if not isinstance(record, dict) or record.get("identity") != identity:
@@ -182,7 +183,7 @@ def _convert(job: Job, output: str, scratch: Path) -> tuple[Report, dict[str, in
 def _left_behind(job: Job, output: str, target: Path) -> bool:
     """Whether a folder that is no model any more is one that this job once made."""
     try:
-        record = json.loads(storage.read_text(_record(output, job), 16 << 20))
+        record = untrusted_json.loads(storage.read_text(_record(output, job), 16 << 20))
     except (ConversionError, ValueError):
         return False
     made = isinstance(record, dict) and record.get("job", {}).get("name") == job.name

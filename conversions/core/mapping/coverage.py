@@ -13,6 +13,8 @@ from .rules import Rule
 
 _HOLES = 100
 """Absent indices that are named of one list of layers: a stray index implies no billion keys."""
+MAX_GAPS = 10_000
+"""Absent keys that are named in all: two hundred lists of layers imply more keys than a file has."""
 _SHOWN = 20
 """Keys without a rule for which the nearest rule is looked up."""
 
@@ -45,7 +47,11 @@ def gaps(matched: Iterable[tuple[Prepared, Binding]]) -> list[str]:
             tuple(binding[p.name] for p in prepared.indices) for binding in found
         )
     filled = {
-        indices: _without_gaps(rows, [p.start or 0 for p in indices])
+        indices: list(
+            itertools.islice(
+                _without_gaps(rows, [p.start or 0 for p in indices]), len(rows) + MAX_GAPS
+            )
+        )
         for indices, rows in ranges.items()
     }
     absent: list[str] = []
@@ -57,6 +63,8 @@ def gaps(matched: Iterable[tuple[Prepared, Binding]]) -> list[str]:
         for wanted in _complete(prepared, filled[prepared.indices]):
             if tuple(sorted(wanted.items())) not in have:
                 absent += prepared.source_keys(wanted)
+                if len(absent) >= MAX_GAPS:
+                    return absent
     return absent
 
 
@@ -68,21 +76,20 @@ def _complete(prepared: Prepared, rows: list[tuple[str, ...]]) -> Iterator[Bindi
             yield {p.name: text for p, text in pairs}
 
 
-def _without_gaps(rows: set[tuple[str, ...]], starts: list[int]) -> list[tuple[str, ...]]:
+def _without_gaps(rows: set[tuple[str, ...]], starts: list[int]) -> Iterator[tuple[str, ...]]:
     """Index tuples with the holes filled: {(0,), (2,)} -> (0,), (1,), (2,)."""
     if not starts:
-        return [()]
+        yield ()
+        return
     tails: dict[int, set[tuple[str, ...]]] = {}
     for first, *rest in rows:
         tails.setdefault(int(first), set()).add(tuple(rest))
     # an index that is wholly absent is asked for with what its neighbours have
     usual = set.intersection(*tails.values()) or next(iter(tails.values()))
     end = min(max(tails) + 1, starts[0] + len(tails) + _HOLES)
-    filled: list[tuple[str, ...]] = []
     for index in range(starts[0], end):
-        tail = tails.get(index, usual)
-        filled += [(str(index), *rest) for rest in _without_gaps(tail, starts[1:])]
-    return filled
+        for tail in _without_gaps(tails.get(index, usual), starts[1:]):
+            yield (str(index), *tail)
 
 
 def clashes(moves: Iterable[Move]) -> tuple[str, ...]:
