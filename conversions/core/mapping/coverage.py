@@ -14,7 +14,7 @@ from .rules import Rule
 _HOLES = 100
 """Absent indices that are named of one list of layers: a stray index implies no billion keys."""
 MAX_GAPS = 10_000
-"""Absent keys that are named in all: two hundred lists of layers imply more keys than a file has."""
+"""Absent keys that are named in all: a few stray indices imply more keys than a file has."""
 _SHOWN = 20
 """Keys without a rule for which the nearest rule is looked up."""
 
