@@ -37,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
         console.print(Text(family.name, "bold") + title)
         if family.needs:
             terminal.say(console, f"  needs: {family.needs}")
+        sizes = _parameters(family)
         for published in family.published:
-            size = _parameters(family, published.variant)
+            size = sizes.get(published.variant, "")
             facts = ", ".join(filter(None, (published.variant, size and f"{size} parameters")))
             print(f"  {published.name}  ({facts})")
             print(f"    {published.location}")
@@ -53,15 +54,17 @@ def _rows() -> Iterator[dict[str, str]]:
             yield {"family": family.name, "checkpoint": published.name, "name": name}
 
 
-def _parameters(family: Family, variant: str) -> str:
+def _parameters(family: Family) -> dict[str, str]:
+    """Variant -> its parameters, where golden/ has counted them."""
     from ..core.checking import golden
 
-    manifest = golden.load_golden(family.name)["manifests"].get(variant, {})
-    count = manifest.get("parameters")
-    return f"{count / 1e6:,.1f}M" if count else ""
+    manifests = golden.load_golden(family.name)["manifests"]
+    counts = {variant: manifest.get("parameters") for variant, manifest in manifests.items()}
+    return {variant: f"{count / 1e6:,.1f}M" for variant, count in counts.items() if count}
 
 
 def _entry(family: Family) -> dict[str, Any]:
+    sizes = _parameters(family)
     return {
         "name": family.name,
         "title": family.title,
@@ -73,7 +76,7 @@ def _entry(family: Family) -> dict[str, Any]:
                 "variant": p.variant,
                 "location": p.location,
                 "hub_name": p.hub_name,
-                "parameters": _parameters(family, p.variant),
+                "parameters": sizes.get(p.variant, ""),
             }
             for p in family.published
         ],

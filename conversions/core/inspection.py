@@ -52,9 +52,9 @@ def inspect(location: str, families: Sequence[Family], progress: Progress | None
     published = (p for family in families for p in family.published if p.name == location)
     location = next((p.location for p in published), location)
     with open_checkpoint(location, progress) as checkpoint:
-        family, selected, refusal = selection.recognise(families, checkpoint.trees)
+        family, selected, refusal = selection.recognise(families, checkpoint.records)
         if selected is None:
-            tree, state = max(checkpoint.trees.items(), key=lambda item: len(item[1]))
+            tree, state = max(checkpoint.records.items(), key=lambda item: len(item[1]))
             selected = selection.Selected(state, tree, "", ())
         manifest = selection.manifest_of(selected.state)
         drops, problems = _judge(family, manifest) if family and not refusal else ({}, ())
@@ -62,7 +62,7 @@ def inspect(location: str, families: Sequence[Family], progress: Progress | None
             location,
             checkpoint.container,
             sum(path.stat().st_size for path in checkpoint.files),
-            {name: len(state) for name, state in checkpoint.trees.items()},
+            {name: len(state) for name, state in checkpoint.records.items()},
             selected.tree,
             family.name if family else None,
             refusal,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as MappingABC, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .errors import ConversionError, WrongCheckpointError
 from .family import Family
@@ -13,30 +12,36 @@ from .manifest import Manifest, Spec
 from .mapping.keys import collapse_keys
 from .reading import dtypes
 
-State = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .reading.objects import TensorRecord
+
+Held = TypeVar("Held", bound="Tensor | TensorRecord")
+"""What a tree holds: tensors, or the records of tensors that nobody needs to read."""
 
 
 @dataclass(frozen=True)
-class Selected:
+class Selected(Generic[Held]):
     """A state dict without prefixes, where it lay, and what was done to get it."""
 
-    state: State
+    state: dict[str, Held]
     tree: str
     prefix: str
     notes: tuple[str, ...]
 
 
-def manifest_of(state: MappingABC[str, Tensor]) -> Manifest:
+def manifest_of(state: MappingABC[str, Held]) -> Manifest:
     """Keys, dtype codes and shapes."""
     return Manifest({key: Spec(dtypes.code(t.dtype), tuple(t.shape)) for key, t in state.items()})
 
 
 def select(
-    trees: MappingABC[str, State],
+    trees: MappingABC[str, dict[str, Held]],
     containers: Sequence[str],
     prefixes: Sequence[str],
     weights: str | None = None,
-) -> Selected:
+) -> Selected[Held]:
     """Choose the tree: `weights`, else the first of `containers`, the flat one, the only one.
 
     Raises:
@@ -60,12 +65,12 @@ def select(
     return Selected(state, name, prefix, tuple(notes))
 
 
-def _alike(left: State, right: State) -> bool:
+def _alike(left: dict[str, Held], right: dict[str, Held]) -> bool:
     """Whether two trees hold the same model: most keys in common, as `model` and `model_ema` do."""
     return len(left.keys() & right.keys()) * 2 > len(right)
 
 
-def _preferred(trees: MappingABC[str, State], containers: Sequence[str]) -> str:
+def _preferred(trees: MappingABC[str, dict[str, Held]], containers: Sequence[str]) -> str:
     for name in (*containers, ""):
         if name in trees:
             return name
@@ -82,12 +87,12 @@ def _preferred(trees: MappingABC[str, State], containers: Sequence[str]) -> str:
     )
 
 
-def _describe_trees(trees: MappingABC[str, State]) -> list[str]:
+def _describe_trees(trees: MappingABC[str, dict[str, Held]]) -> list[str]:
     shown = list(trees.items())[:50]
     return [f"{name or '(top level)'}: {len(state)} tensors" for name, state in shown]
 
 
-def strip(state: State, prefixes: Sequence[str]) -> tuple[State, str]:
+def strip(state: dict[str, Held], prefixes: Sequence[str]) -> tuple[dict[str, Held], str]:
     """Remove each prefix that every key carries, repeatedly: `module.model.x` -> `x`."""
     # what the first and the last key in order begin with, all between them begin with
     first, last = min(state, default=""), max(state, default="")
@@ -147,10 +152,10 @@ def share(family: Family, manifest: Manifest) -> float:
 
 
 def recognise(
-    families: Sequence[Family], trees: MappingABC[str, State]
-) -> tuple[Family | None, Selected | None, str]:
+    families: Sequence[Family], trees: MappingABC[str, dict[str, Held]]
+) -> tuple[Family | None, Selected[Held] | None, str]:
     """The family whose rules claim most of some tree; with a refusal's message when one applies."""
-    best: tuple[float, Family | None, Selected | None, str] = (0.0, None, None, "")
+    best: tuple[float, Family | None, Selected[Held] | None, str] = (0.0, None, None, "")
     for family in families:
         try:
             selected = select(trees, family.containers, family.prefixes)

@@ -112,6 +112,11 @@ class Pattern:
 
     def overlaps(self, other: Pattern) -> bool:
         """Whether some key could match both."""
+        ends = (self.literals[-1], other.literals[-1])
+        if not _one_begins_the_other(self.literals[0], other.literals[0]):
+            return False
+        if not _one_begins_the_other(*(end[::-1] for end in ends)):
+            return False
         return any(
             _segments_meet(mine, theirs)
             for mine, theirs in itertools.product(self._spellings, other._spellings)
@@ -132,6 +137,10 @@ class Pattern:
 
     def __repr__(self) -> str:
         return f"Pattern({self.text!r})"
+
+
+def _one_begins_the_other(left: str, right: str) -> bool:
+    return left.startswith(right) or right.startswith(left)
 
 
 def _segment_regex(placeholder: Placeholder) -> str:

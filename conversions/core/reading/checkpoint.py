@@ -1,6 +1,7 @@
 """Opens any source checkpoint: a file, a folder, shards with an index, a URL, a hub file.
 
     with open_checkpoint("model.pt") as checkpoint:
+        checkpoint.records["model"]["head.weight"]      # dtype and shape, without torch
         checkpoint.trees["model"]["head.weight"]        # memory-mapped
         checkpoint.integrity().result()                 # sha256, every CRC checked
 
@@ -41,8 +42,10 @@ class Checkpoint:
         location: as it was given.
         files: the files that hold the tensors.
         container: "torch zip", "torch legacy", "safetensors", "2 safetensors shards" …
-        trees: every dict of tensors by the dotted path of dict keys that leads to it;
-            "" is the file itself. Shared storages stay shared.
+        records: every dict of tensors by the dotted path of dict keys that leads to it, as the
+            file describes them; "" is the file itself.
+        trees: the same as tensors, made when they are first asked for: torch is imported then
+            and not before. Shared storages stay shared.
         unreadable: tensors that are left out of `trees`, with what they are (quantized …).
         foreign: pickled classes and functions that became inert placeholders -> times met.
         other: every other entry, described in a few words.
@@ -54,11 +57,13 @@ class Checkpoint:
         self.location = location
         self.files = tuple(part.file.path for part in parts)
         self.container = container
-        self.trees: dict[str, dict[str, Tensor]] = {}
+        self.records: dict[str, dict[str, TensorRecord]] = {}
         self.unreadable: dict[str, dict[str, str]] = {}
         self.foreign: dict[str, int] = {}
         self.other: dict[str, str] = {}
         self._parts = parts
+        self._holders: dict[int, Contents] = {}
+        self._trees: dict[str, dict[str, Tensor]] | None = None
         self._progress = progress
         self._integrity: Integrity | None = None
         for part in parts:
@@ -66,16 +71,39 @@ class Checkpoint:
                 self.foreign[name] = self.foreign.get(name, 0) + times
             self.other.update(part.notes)
 
+    @property
+    def trees(self) -> dict[str, dict[str, Tensor]]:
+        """Every dict of tensors, laid over the mapped files."""
+        if self._trees is None:
+            self._trees = {
+                name: {
+                    key: self._holders[id(record)].tensor(record) for key, record in tree.items()
+                }
+                for name, tree in self.records.items()
+            }
+        return self._trees
+
+    def add(self, name: str, leaves: dict[str, Leaf], contents: Contents) -> None:
+        """Take in the tensors that one file has under the path `name`."""
+        tree = self.records.setdefault(name, {})
+        for key, leaf in leaves.items():
+            if isinstance(leaf, TensorRecord) and leaf.dtype in READABLE:
+                tree[key] = leaf
+                self._holders[id(leaf)] = contents
+                _own(contents, leaf, key)
+            else:
+                self.unreadable.setdefault(name, {})[key] = str(leaf)
+
     def tree(self, name: str) -> dict[str, Tensor]:
         """One dict of tensors.
 
         Raises:
             CheckpointError: there is none of that name, or some of its tensors cannot be read.
         """
-        if name not in self.trees:
+        if name not in self.records:
             raise CheckpointError(
                 f"{self.location}: holds no tensors under {name or 'its top level'!r}",
-                [f"there is {path or 'the top level'!r}" for path in list(self.trees)[:50]],
+                [f"there is {path or 'the top level'!r}" for path in list(self.records)[:50]],
             )
         if unreadable := self.unreadable.get(name):
             raise CheckpointError(
@@ -97,7 +125,10 @@ class Checkpoint:
         """Stop reading and let go of the files."""
         if self._integrity is not None:
             self._integrity.stop()
-        self.trees.clear()
+        self.records.clear()
+        self._holders.clear()
+        if self._trees is not None:
+            self._trees.clear()
         self._parts.clear()
 
     def __enter__(self) -> Checkpoint:
@@ -141,8 +172,7 @@ def _open_single(location: str, path: Path, progress: Progress | None) -> Checkp
     finder.walk(contents.root)
     checkpoint = Checkpoint(location, [contents], contents.container, progress)
     for name, leaves in finder.trees.items():
-        checkpoint.trees[name] = {}
-        _fill(checkpoint, name, leaves, contents)
+        checkpoint.add(name, leaves, contents)
     checkpoint.other.update(finder.other)
     if not finder.trees:
         held = [f"{name or 'the file'}: {what}" for name, what in list(finder.other.items())[:20]]
@@ -152,15 +182,6 @@ def _open_single(location: str, path: Path, progress: Progress | None) -> Checkp
             "give the file with the model's state dict",
         )
     return checkpoint
-
-
-def _fill(checkpoint: Checkpoint, name: str, leaves: dict[str, Leaf], contents: Contents) -> None:
-    for key, leaf in leaves.items():
-        if isinstance(leaf, TensorRecord) and leaf.dtype in READABLE:
-            checkpoint.trees[name][key] = contents.tensor(leaf)
-            _own(contents, leaf, key)
-        else:
-            checkpoint.unreadable.setdefault(name, {})[key] = str(leaf)
 
 
 def _own(contents: Contents, leaf: TensorRecord, key: str) -> None:
@@ -202,8 +223,7 @@ def _open_shards(location: str, index: ShardIndex, progress: Progress | None) ->
     kinds = sorted({part.container for part in parts})
     container = f"{len(parts)} {' and '.join(kinds)} shards"
     checkpoint = Checkpoint(location, parts, container, progress)
-    checkpoint.trees[""] = {}
     for found, contents in leaves:
-        _fill(checkpoint, "", found, contents)
+        checkpoint.add("", found, contents)
     checkpoint.other.update(other)
     return checkpoint

@@ -68,12 +68,12 @@ COMPUTING = ("float32", "float16", "bfloat16", "float64")
 """Names of the dtypes that a converted model may have."""
 
 
-def name(dtype: torch.dtype) -> str:
-    """`float32` for torch.float32."""
+def name(dtype: torch.dtype | str) -> str:
+    """`float32` for torch.float32, and for the name itself."""
     return str(dtype).removeprefix("torch.")
 
 
-def code(dtype: torch.dtype) -> str:
+def code(dtype: torch.dtype | str) -> str:
     """`F32` for torch.float32; dtypes for which safetensors has no word keep their torch name."""
     known = BY_NAME.get(name(dtype))
     return known.code if known and known.code else name(dtype)
