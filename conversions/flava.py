@@ -236,7 +236,6 @@ FAMILY = Family(
     config,
     outputs,
     processor,
-    prefixes=("module.", "model."),
     # no public location of the file is known
     published=(Published("flava-full", "flava_full.pt", "flava-full", hub_name="flava-full"),),
     refusals=(

@@ -287,7 +287,6 @@ FAMILY = Family(
     processor=processor,
     outputs=outputs,
     containers=("state_dict", "model"),
-    prefixes=("module.", "model."),
     published=PUBLISHED,
     refusals=REFUSALS,
     options=(*tokenizers.folder.OPTIONS, vocabulary.SEED),

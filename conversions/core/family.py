@@ -53,6 +53,18 @@ class Companion:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Another code base's names for the same model, few and certain.
+
+    mapping: its keys -> the original's keys, so that everything after is as for the original. A
+    file is recognised by its keys: all that the rules want, under any prefix.
+    """
+
+    name: str
+    mapping: KeyMapping
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A file people pass by mistake, recognised by its keys and named for what it is.
 
@@ -130,7 +142,8 @@ class Family:
     name: module stem and command-line name. model_class: transformers class of the folder.
     mapping: source keys -> hub-layout target keys.
     containers: names under which the state dict may lie, in order of preference; a flat
-        file is always tried last. prefixes: removed when every key carries them.
+        file is always tried last. Prefixes are found, whatever they are called.
+    layouts: other code bases' names that are converted as well.
     config(source) -> Config. finish(config, source) -> the config as written (expanded
         vocabulary, both spellings of a renamed field). processor(config, source) -> Processor.
     generation(config, source) -> generation_config.json or None.
@@ -149,9 +162,9 @@ class Family:
     finish: Callable[[Json, Source], Json] = keep
     generation: Callable[[Json, Source], Json | None] = no_generation
     containers: tuple[str, ...] = ("model", "state_dict")
-    prefixes: tuple[str, ...] = ("module.",)
     published: tuple[Published, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    layouts: tuple[Layout, ...] = ()
     options: tuple[Option, ...] = ()
     companions: tuple[Companion, ...] = ()
     checkpoint_flags: tuple[str, ...] = ()

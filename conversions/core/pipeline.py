@@ -24,6 +24,7 @@ from .family import Family, Processor, Published, Source
 from .manifest import Json, Manifest
 from .mapping.coverage import Coverage, summarise
 from .mapping.key_mapping import Plan
+from .mapping.keys import in_order
 from .mapping.moves import Move
 from .reading import dtypes, json as untrusted_json, tensors
 from .reading.checkpoint import Checkpoint, Progress, open_checkpoint
@@ -125,10 +126,10 @@ def opened(request: Request) -> Iterator[Opened]:
         )
         main = stack.enter_context(open_checkpoint(location, request.progress))
         family = request.family
-        chosen = selection.select(main.trees, family.containers, family.prefixes, request.weights)
+        chosen = selection.select(main.trees, family, request.weights)
         main.tree(chosen.tree)  # names tensors of kinds that cannot be read
-        selection.refuse_wrong(family, selection.manifest_of(chosen.state), request.families)
-        state, companions = _with_companions(request, chosen.state, stack)
+        selection.refuse_wrong(family, chosen, request.families)
+        state, companions = _with_companions(request, selection.translated(chosen), stack)
         manifest = selection.manifest_of(state)
         selection.refuse_known(family, manifest)
         plan = _plan(family, state, manifest, main.other)
@@ -197,7 +198,7 @@ def _with_companions(
         location = request.options.get(companion.option) or companion.default
         checkpoint = stack.enter_context(open_checkpoint(location, request.progress))
         checkpoints.append(checkpoint)
-        chosen = selection.select(checkpoint.trees, ("model", "state_dict", ""), ("module.",))
+        chosen = selection.select(checkpoint.trees, request.family, companion=companion)
         checkpoint.tree(chosen.tree)
         joined |= {f"{companion.prefix}{key}": tensor for key, tensor in chosen.state.items()}
     return joined, checkpoints
@@ -287,13 +288,17 @@ def _dtype(asked: str | None, sources: Sequence[Tensor]) -> tuple[torch.dtype, l
 
 
 def pieces(opened: Opened) -> list[Piece]:
-    """Every target tensor as a lazily read piece, in the order of the rules' source keys."""
+    """Every target tensor as a lazily read piece.
+
+    By name: the bytes written are the same in whatever order a file has its keys.
+    """
     shapes = {key: spec.shape for key, spec in opened.manifest.items()}
-    return [
+    found = [
         Piece(target, _written_dtype(opened, move), shape, partial(_blocks_of, opened, move, index))
         for move in opened.plan.moves
         for index, (target, shape) in enumerate(zip(move.targets, move.shapes(shapes), strict=True))
     ]
+    return sorted(found, key=lambda piece: in_order(piece.name))
 
 
 def _blocks_of(opened: Opened, move: Move, index: int) -> tuple[Tensor, ...]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as MappingABC, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping as MappingABC, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .errors import ConversionError, WrongCheckpointError
-from .family import Family
+from .family import Companion, Family, Layout
 from .manifest import Manifest, Spec
+from .mapping import layouts, wrappers
 from .mapping.keys import collapse_keys
+from .mapping.wrappers import Fit
 from .reading import dtypes
 
 if TYPE_CHECKING:
@@ -19,16 +23,43 @@ if TYPE_CHECKING:
 
 Held = TypeVar("Held", bound="Tensor | TensorRecord")
 """What a tree holds: tensors, or the records of tensors that nobody needs to read."""
+Keys = MappingABC[str, Any]
+"""A tree of which only the keys are looked at."""
+Fits = Callable[[Iterable[str]], list[Fit]]
+
+_COMPANION = ("model", "state_dict")
+"""Where a companion's tensors may lie."""
+_SHOWN = 8
+"""Keys that a message names of a long list."""
 
 
 @dataclass(frozen=True)
 class Selected(Generic[Held]):
-    """A state dict without prefixes, where it lay, and what was done to get it."""
+    """A state dict without prefixes, where it lay, and what was done to get it.
+
+    layout: of the code base whose names it has; None for the original's.
+    """
 
     state: dict[str, Held]
     tree: str
     prefix: str
     notes: tuple[str, ...]
+    layout: Layout | None = None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A model that lies in some tree under some prefix."""
+
+    tree: str
+    fit: Fit
+    layout: Layout | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What --weights may call it, the shortest first."""
+        whole = ".".join(filter(None, (self.tree, self.fit.label)))
+        return tuple(dict.fromkeys((self.fit.label or self.tree, whole)))
 
 
 def manifest_of(state: MappingABC[str, Held]) -> Manifest:
@@ -38,117 +69,284 @@ def manifest_of(state: MappingABC[str, Held]) -> Manifest:
 
 def select(
     trees: MappingABC[str, dict[str, Held]],
-    containers: Sequence[str],
-    prefixes: Sequence[str],
+    family: Family,
     weights: str | None = None,
+    companion: Companion | None = None,
 ) -> Selected[Held]:
-    """Choose the tree: `weights`, else the first of `containers`, the flat one, the only one.
+    """Choose the tree, and in it the keys that make a whole model, whatever wraps them.
+
+    The tree: `weights`, else the first of the family's containers, the flat one, the only one
+    that holds a whole model. Of several models in one tree: `weights`, else the one without a
+    name of its own.
+
+    Args:
+        companion: the file is this one and not the family's main file.
 
     Raises:
-        ConversionError: nothing to choose, or a name that is not there.
+        ConversionError: nothing to choose, several and no preference, a name that is not there.
     """
+    containers = _COMPANION if companion else family.containers
+    pool = _pool(trees, containers, weights)
+    found = [c for tree in pool for c in _whole(tree, trees[tree], family, companion)]
     if weights is not None and weights not in trees:
+        found = _named(weights, found, trees, family, companion)
+    if found:
+        chosen = found[0] if len(found) == 1 else _preferred(found, containers, family, trees)
+    elif len(pool) == 1:
+        chosen = _partly(pool[0], trees[pool[0]], family, companion)
+    else:
         raise ConversionError(
-            f"--weights {weights}: the checkpoint has no such entry", _describe_trees(trees)
+            f"the checkpoint holds none of {', '.join(containers)}",
+            _describe_trees(trees),
+            "name the right entry with --weights",
         )
-    name = weights if weights is not None else _preferred(trees, containers)
-    state, prefix = strip(trees[name], prefixes)
-    notes = []
-    if prefix:
-        notes.append(f"the prefix {prefix} was removed from every key")
-    others = [tree for tree in trees if tree != name and _alike(trees[tree], trees[name])]
-    if others and weights is None:
-        notes.append(
-            f"converted {name or 'the top level'}; the file also holds "
-            f"{', '.join(others)}: choose with --weights {others[0]}"
-        )
-    return Selected(state, name, prefix, tuple(notes))
+    state, notes = _taken(chosen, trees[chosen.tree], [c for c in found if c is not chosen])
+    notes += _further(chosen, found, trees) if weights is None else []
+    return Selected(state, chosen.tree, chosen.fit.prefix, tuple(notes), chosen.layout)
 
 
-def _alike(left: dict[str, Held], right: dict[str, Held]) -> bool:
-    """Whether two trees hold the same model: most keys in common, as `model` and `model_ema` do."""
-    return len(left.keys() & right.keys()) * 2 > len(right)
-
-
-def _preferred(trees: MappingABC[str, dict[str, Held]], containers: Sequence[str]) -> str:
+def _pool(
+    trees: MappingABC[str, Keys], containers: Sequence[str], weights: str | None
+) -> list[str]:
+    """The trees to look into: one where the name or the family says which, else all."""
+    if weights is not None:
+        return [weights] if weights in trees else list(trees)
     for name in (*containers, ""):
         if name in trees:
-            return name
+            return [name]
     for name in containers:
         nested = [tree for tree in trees if tree.startswith(f"{name}.")]
         if len(nested) == 1:
-            return nested[0]
-    if len(trees) == 1:
-        return next(iter(trees))
+            return nested
+    return list(trees)
+
+
+def _mappings(family: Family, companion: Companion | None) -> Iterator[tuple[Layout | None, Fits]]:
+    """How the keys of a tree are matched: by the family's rules, and by those of each layout."""
+    if companion:
+        yield None, partial(wrappers.fits, mapping=family.mapping, below=companion.prefix)
+        return
+    lent = tuple(other.prefix for other in family.companions)
+    yield None, partial(wrappers.fits, mapping=family.mapping, lent=lent)
+    for layout in family.layouts:
+        yield layout, partial(wrappers.fits, mapping=layout.mapping)
+
+
+def _whole(tree: str, state: Keys, family: Family, companion: Companion | None) -> list[_Candidate]:
+    """Every whole model in a tree, each once: a file with the original's names has no others."""
+    found: dict[str, _Candidate] = {}
+    for layout, fits in _mappings(family, companion):
+        for fit in fits(state):
+            if fit.whole:
+                found.setdefault(fit.prefix, _Candidate(tree, fit, layout))
+    return list(found.values())
+
+
+def _partly(tree: str, state: Keys, family: Family, companion: Companion | None) -> _Candidate:
+    """The prefix under which most keys fit; where that is not even half of them, none."""
+    best = _Candidate(tree, Fit("", {}), None)
+    for layout, fits in _mappings(family, companion):
+        for fit in fits(state)[:1]:
+            if len(fit.names) > max(len(best.fit.names), len(state) // 2):
+                best = _Candidate(tree, fit, layout)
+    return best
+
+
+def _named(
+    weights: str,
+    found: list[_Candidate],
+    trees: MappingABC[str, Keys],
+    family: Family,
+    companion: Companion | None,
+) -> list[_Candidate]:
+    """The model that `weights` names, which may lack something: what, is told later.
+
+    Raises:
+        ConversionError: there is no such entry, or several.
+    """
+    called = [c for c in found if weights in c.names]
+    if not called:
+        fits = (
+            _Candidate(tree, fit, layout)
+            for tree, state in trees.items()
+            for layout, fitting in _mappings(family, companion)
+            for fit in fitting(state)[:_SHOWN]
+        )
+        called = [c for c in fits if c.fit.label and weights in c.names][:1]
+    if len(called) == 1:
+        return called
     raise ConversionError(
-        f"the checkpoint holds none of {', '.join(containers)}",
-        _describe_trees(trees),
-        "name the right entry with --weights",
+        f"--weights {weights}: the checkpoint has "
+        + ("several such entries" if called else "no such entry"),
+        [*_describe_trees(trees), *_described(c for c in called or found if c.fit.label)],
     )
 
 
-def _describe_trees(trees: MappingABC[str, dict[str, Held]]) -> list[str]:
+def _preferred(
+    found: list[_Candidate], containers: Sequence[str], family: Family, trees: MappingABC[str, Keys]
+) -> _Candidate:
+    """Of several whole models the one without a name of its own: `model` beside `model_ema`.
+
+    Raises:
+        ConversionError: no such one, or several.
+    """
+    for names in (("",), containers, ("model",)):
+        plain = [c for c in found if c.fit.label in names and c.tree in ("", *containers)]
+        if len(plain) == 1:
+            return plain[0]
+    raise ConversionError(
+        f"{family.name}: the file holds {len(found)} models",
+        _described(found),
+        f"choose with --weights {found[0].names[0]}",
+    )
+
+
+def _described(candidates: Iterable[_Candidate]) -> list[str]:
+    return [f"{c.names[0]}: {len(c.fit.names)} tensors" for c in candidates]
+
+
+def _describe_trees(trees: MappingABC[str, Keys]) -> list[str]:
     shown = list(trees.items())[:50]
     return [f"{name or '(top level)'}: {len(state)} tensors" for name, state in shown]
 
 
-def strip(state: dict[str, Held], prefixes: Sequence[str]) -> tuple[dict[str, Held], str]:
-    """Remove each prefix that every key carries, repeatedly: `module.model.x` -> `x`."""
-    # what the first and the last key in order begin with, all between them begin with
-    first, last = min(state, default=""), max(state, default="")
-    length = 0
-    while prefix := next(
-        (p for p in prefixes if p and first.startswith(p, length) and last.startswith(p, length)),
-        None,
-    ):
-        length += len(prefix)
-    return {key[length:]: tensor for key, tensor in state.items()}, first[:length]
+def _taken(
+    chosen: _Candidate, state: dict[str, Held], others: Sequence[_Candidate]
+) -> tuple[dict[str, Held], list[str]]:
+    """The model's tensors in the order of the file, by their own names, and what to say of it.
+
+    Keys that have its prefix and no rule stay, to be refused; what lies elsewhere is left out.
+    """
+    fit, elsewhere = (
+        chosen.fit,
+        {key for c in others for key in c.fit.names if c.tree == chosen.tree},
+    )
+    taken: dict[str, Held] = {}
+    left: list[str] = []
+    for key, tensor in state.items():
+        if key in fit.names:
+            taken[fit.names[key]] = tensor
+        elif key.startswith(fit.prefix) and key not in elsewhere:
+            taken.setdefault(key[len(fit.prefix) :], tensor)
+        elif key not in elsewhere:
+            left.append(key)
+    notes = []
+    if fit.prefix:
+        every = "every key" if len(taken) == len(state) else f"{len(taken)} keys"
+        notes.append(f"the prefix {fit.prefix} was removed from {every}")
+    if fit.inner:
+        notes.append(f"{', '.join(sorted(fit.inner))} was removed from inside of keys")
+    if left:
+        notes.append(f"left out, since not of this model: {_some(left)}")
+    if chosen.layout:
+        notes.append(f"the names are those of {chosen.layout.name}: read as the original's")
+    return taken, notes
+
+
+def _some(keys: Sequence[str]) -> str:
+    shown = collapse_keys(keys)
+    more = len(shown) - _SHOWN
+    return ", ".join(shown[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _further(
+    chosen: _Candidate, found: Sequence[_Candidate], trees: MappingABC[str, Keys]
+) -> list[str]:
+    """Other models in the file, and how to choose one of them."""
+    names = [c.names[0] for c in found if c is not chosen]
+    tree = trees[chosen.tree]
+    names += [name for name in trees if name != chosen.tree and _alike(trees[name], tree)]
+    if not names:
+        return []
+    what = chosen.names[0] or "the top level"
+    return [
+        f"converted {what}; the file also holds {', '.join(dict.fromkeys(names))}: "
+        f"choose with --weights {names[0]}"
+    ]
+
+
+def _alike(left: Keys, right: Keys) -> bool:
+    """Whether two trees hold the same model: most keys in common, as `model` and `model_ema` do."""
+    return len(left.keys() & right.keys()) * 2 > len(right)
+
+
+def translated(selected: Selected[Tensor]) -> dict[str, Tensor]:
+    """The state dict under the original's names; views of its tensors wherever possible.
+
+    Raises:
+        WrongCheckpointError: keys or shapes that the layout does not have.
+    """
+    if selected.layout is None:
+        return selected.state
+    return layouts.translated(selected.layout.name, selected.layout.mapping, selected.state)
 
 
 def refuse_known(family: Family, manifest: Manifest) -> None:
-    """Raise WrongCheckpointError for a file, or a companion joined to it, that a refusal names."""
-    for refusal in family.refusals:
-        if refusal.applies(manifest):
-            raise WrongCheckpointError(f"{family.name}: {refusal.message}")
+    """Raise WrongCheckpointError for a file, or a companion joined to it, that a refusal names.
+
+    Also for one with wrappers around all of its keys.
+    """
+    for keys in _unwrapped(manifest):
+        for refusal in family.refusals:
+            if refusal.applies(keys):
+                raise WrongCheckpointError(f"{family.name}: {refusal.message}")
 
 
-def refuse_wrong(family: Family, manifest: Manifest, families: Sequence[Family] = ()) -> None:
+def _unwrapped(manifest: Manifest) -> Iterator[Manifest]:
+    """The manifest, and again without each leading segment that all of its keys share."""
+    yield manifest
+    # what the first and the last key in order begin with, all between them begin with
+    first, last = min(manifest, default=""), max(manifest, default="")
+    common = os.path.commonprefix([first, last])  # noqa: RUF071
+    length = 0
+    for _ in range(min(common.count("."), _SHOWN)):
+        length = common.index(".", length) + 1
+        yield Manifest({key[length:]: spec for key, spec in manifest.items()})
+
+
+def refuse_wrong(family: Family, selected: Selected[Held], families: Sequence[Family] = ()) -> None:
     """Name a wrong file for what it is.
 
     Raises:
         WrongCheckpointError: a file this family knows and cannot convert, another family's file,
             a file that is already converted, or one that nobody knows.
     """
+    manifest = manifest_of(selected.state)
     refuse_known(family, manifest)
-    matched = share(family, manifest)
-    converted = sum(
-        bool(family.mapping.source_keys(key)) and family.mapping.match(key) is None
-        for key in manifest
-    )
-    if converted * 2 > len(manifest):
-        raise WrongCheckpointError(
-            f"{family.name}: this is already a converted checkpoint "
-            f"({converted} of {len(manifest)} keys are transformers names)",
-            hint=f"load it with transformers.{family.model_class}.from_pretrained",
-        )
-    if matched >= 0.5:
+    if selected.layout is not None:
         return
-    best = max(families, key=lambda other: share(other, manifest), default=None)
-    if best is not None and best.name != family.name and share(best, manifest) > 0.5:
+    matched = share(family, manifest)
+    written = wrappers.targeted(manifest, family.mapping)
+    converted = len(written.names) / max(len(manifest), 1) if written else 0.0
+    if matched >= max(0.5, converted):
+        return
+    best = max(families, key=lambda other: share(other, manifest), default=family)
+    if best.name != family.name and share(best, manifest) > max(0.5, converted):
         raise WrongCheckpointError(
             f"{family.name}: this is a {best.title} checkpoint",
             hint=f"convert it with: conversions convert {best.name}",
         )
+    if converted > 0.5:
+        raise WrongCheckpointError(
+            f"{family.name}: this is already a converted checkpoint "
+            f"({round(converted * len(manifest))} of {len(manifest)} keys are transformers names)",
+            hint=f"load it with transformers.{family.model_class}.from_pretrained",
+        )
     if matched == 0:
+        shown = collapse_keys(manifest)
         raise WrongCheckpointError(
             f"{family.name}: not a {family.title} checkpoint: no key matches any rule",
-            [*collapse_keys(manifest)[:8], *(["…"] if len(collapse_keys(manifest)) > 8 else [])],
+            [*shown[:_SHOWN], *(["…"] if len(shown) > _SHOWN else [])],
         )
 
 
 def share(family: Family, manifest: Manifest) -> float:
-    """Which part of the keys the family's rules claim."""
-    return sum(family.mapping.match(key) is not None for key in manifest) / max(len(manifest), 1)
+    """Which part of the keys the family's rules, or those of a layout, claim under one prefix."""
+    best = max(
+        (len(fit.names) for _, fits in _mappings(family, None) for fit in fits(manifest)[:1]),
+        default=0,
+    )
+    return best / max(len(manifest), 1)
 
 
 def recognise(
@@ -157,13 +355,34 @@ def recognise(
     """The family whose rules claim most of some tree; with a refusal's message when one applies."""
     best: tuple[float, Family | None, Selected[Held] | None, str] = (0.0, None, None, "")
     for family in families:
-        try:
-            selected = select(trees, family.containers, family.prefixes)
-        except ConversionError:
+        selected, refusal = _selected_anyway(trees, family)
+        if selected is None:
             continue
         manifest = manifest_of(selected.state)
-        refusal = next((r.message for r in family.refusals if r.applies(manifest)), "")
-        score = max(share(family, manifest), 0.6 if refusal else 0.0)
+        known = (r for keys in _unwrapped(manifest) for r in family.refusals if r.applies(keys))
+        refusal = refusal or next((r.message for r in known), "")
+        score = max(_claimed(family, selected), 0.6 if refusal else 0.0)
         if score > best[0]:
             best = (score, family, selected, refusal)
     return best[1:] if best[0] >= 0.5 else (None, None, "")
+
+
+def _selected_anyway(
+    trees: MappingABC[str, dict[str, Held]], family: Family
+) -> tuple[Selected[Held] | None, str]:
+    """What a conversion would take; of several models the first, and how to choose."""
+    try:
+        return select(trees, family), ""
+    except ConversionError as error:
+        pool = _pool(trees, family.containers, None)
+        found = (c for tree in pool for c in _whole(tree, trees[tree], family, None))
+        if (first := next(found, None)) is None:
+            return None, ""
+        refusal = f"{error.summary} ({', '.join(error.details)}): {error.hint}"
+        return select(trees, family, first.names[-1]), refusal
+
+
+def _claimed(family: Family, selected: Selected[Held]) -> float:
+    mapping = selected.layout.mapping if selected.layout else family.mapping
+    claimed = sum(mapping.match(key) is not None for key in selected.state)
+    return claimed / max(len(selected.state), 1)

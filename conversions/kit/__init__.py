@@ -6,7 +6,17 @@ Importing it imports neither torch nor transformers.
 """
 
 from ..core.errors import ConfigError, ConversionError, MappingError, ProcessorError
-from ..core.family import Companion, Config, Family, Option, Processor, Published, Refusal, Source
+from ..core.family import (
+    Companion,
+    Config,
+    Family,
+    Layout,
+    Option,
+    Processor,
+    Published,
+    Refusal,
+    Source,
+)
 from ..core.manifest import Json, Manifest, Spec
 from ..core.mapping.key_mapping import KeyMapping
 from ..core.mapping.rules import (
@@ -35,6 +45,7 @@ __all__ = [
     "Halves",
     "Json",
     "KeyMapping",
+    "Layout",
     "Manifest",
     "MappingError",
     "Merge",

@@ -24,6 +24,11 @@ def template(key: str) -> tuple[str, tuple[int, ...]]:
     return _DIGITS.sub(_HOLE, key), indices
 
 
+def in_order(key: str) -> str:
+    """What keys are sorted by, layer 2 before layer 10."""
+    return _DIGITS.sub(lambda number: number.group().zfill(9), key)
+
+
 def collapse(entries: Mapping[str, Hashable]) -> dict[str, Hashable]:
     """Merge keys that differ in indices only and hold equal values.
 
