@@ -11,10 +11,12 @@ from .kit import (
     Family,
     Json,
     KeyMapping,
+    Layout,
     Processor,
     Published,
     Refusal,
     Rename,
+    Reshape,
     Source,
 )
 from .kit.labels import imagenet_1k
@@ -39,13 +41,66 @@ MAPPING = KeyMapping(
             f"{_BLOCK}.{{part:dwconv|norm=layernorm|pwconv1|pwconv2}}.{{leaf:weight|bias}}",
             f"{_STAGE}.layers.{{block}}.{{part}}.{{leaf}}",
         ),
-        Rename(
+        # FCMAE-era files hold [1, C], which the original's remap_checkpoint_keys reshapes
+        Reshape(
             f"{_BLOCK}.grn.{{leaf:gamma=weight|beta=bias}}",
             f"{_STAGE}.layers.{{block}}.grn.{{leaf}}",
+            (1, 1, 1, -1),
+            squeezed=True,
         ),
         Rename("norm.{leaf:weight|bias}", "convnextv2.layernorm.{leaf}"),
         Rename("head.{leaf:weight|bias}", "classifier.{leaf}"),
     )
+)
+
+_LEAF = "{leaf:weight|bias}"
+
+
+def _layout(block: str, narrow: str, grn: str, *others: tuple[str, str]) -> KeyMapping:
+    """Another code base's names -> the original's.
+
+    Its pointwise layers may be 1x1 convolutions, its GRN has a plain vector of every channel.
+    """
+    return KeyMapping(
+        (
+            *(Rename(f"{source}.{_LEAF}", f"{target}.{{leaf}}") for source, target in others),
+            Reshape(f"{block}.{narrow}.weight", f"{_BLOCK}.pwconv{{n}}.weight", (0, -1), True),
+            Rename(f"{block}.{narrow}.bias", f"{_BLOCK}.pwconv{{n}}.bias"),
+            Reshape(f"{block}.{grn}", f"{_BLOCK}.grn.{{leaf}}", (1, 1, 1, -1), True),
+        )
+    )
+
+
+_TIMM, _MM = "stages.{stage}.blocks.{block}", "backbone.stages.{stage}.{block}"
+LAYOUTS = (
+    Layout(
+        "timm",
+        _layout(
+            _TIMM,
+            "mlp.fc{n:1|2}",
+            "mlp.grn.{leaf:weight=gamma|bias=beta}",
+            ("stem.{n:0|1}", "downsample_layers.0.{n}"),
+            ("stages.{stage:1+}.downsample.{n:0|1}", "downsample_layers.{stage}.{n}"),
+            (f"{_TIMM}.{{part:conv_dw=dwconv|norm}}", f"{_BLOCK}.{{part}}"),
+            ("head.norm", "norm"),
+            ("head.fc", "head"),
+        ),
+    ),
+    *(
+        Layout(
+            name,
+            _layout(
+                _MM,
+                "pointwise_conv{n:1|2}",
+                "grn.{leaf:gamma|beta}",
+                ("backbone.downsample_layers.{stage}.{n:0|1}", "downsample_layers.{stage}.{n}"),
+                (f"{_MM}.{{part:depthwise_conv=dwconv|norm}}", f"{_BLOCK}.{{part}}"),
+                ("backbone.norm3", "norm"),
+                (f"{head}.fc", "head"),
+            ),
+        )
+        for name, head in (("mmpretrain", "head"), ("OpenMMLab (cls_head)", "cls_head"))
+    ),
 )
 
 _SIZES = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
@@ -82,10 +137,6 @@ REFUSALS = (
         "a ConvNeXt V1 checkpoint: layer scale `gamma` in its blocks, "
         "no GRN; this converter takes ConvNeXt V2",
         none_of=("*.grn.*",),
-    ),
-    Refusal(
-        ("stages.*.blocks.*.conv_dw.*", "stages.*.blocks.*.mlp.grn.*"),
-        "timm's key names; this converter takes the checkpoints of the original repository",
     ),
 )
 
@@ -191,5 +242,6 @@ FAMILY = Family(
     outputs=outputs,
     published=PUBLISHED,
     refusals=REFUSALS,
+    layouts=LAYOUTS,
     checkpoint_flags=("--checkpoint_url",),
 )

@@ -129,7 +129,7 @@ def opened(request: Request) -> Iterator[Opened]:
         chosen = selection.select(main.trees, family, request.weights)
         main.tree(chosen.tree)  # names tensors of kinds that cannot be read
         selection.refuse_wrong(family, chosen, request.families)
-        state, companions = _with_companions(request, selection.translated(chosen), stack)
+        state, companions = _with_companions(request, selection.translated(family, chosen), stack)
         manifest = selection.manifest_of(state)
         selection.refuse_known(family, manifest)
         plan = _plan(family, state, manifest, main.other)

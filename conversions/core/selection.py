@@ -270,7 +270,7 @@ def _alike(left: Keys, right: Keys) -> bool:
     return len(left.keys() & right.keys()) * 2 > len(right)
 
 
-def translated(selected: Selected[Tensor]) -> dict[str, Tensor]:
+def translated(family: Family, selected: Selected[Tensor]) -> dict[str, Tensor]:
     """The state dict under the original's names; views of its tensors wherever possible.
 
     Raises:
@@ -278,7 +278,8 @@ def translated(selected: Selected[Tensor]) -> dict[str, Tensor]:
     """
     if selected.layout is None:
         return selected.state
-    return layouts.translated(selected.layout.name, selected.layout.mapping, selected.state)
+    name = f"{family.name}: {selected.layout.name}"
+    return layouts.translated(name, selected.layout.mapping, selected.state)
 
 
 def refuse_known(family: Family, manifest: Manifest) -> None:

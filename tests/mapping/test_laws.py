@@ -57,7 +57,9 @@ def permute(draw: st.DrawFn) -> tuple[Rule, list[Shape]]:
 @st.composite
 def reshape(draw: st.DrawFn) -> tuple[Rule, list[Shape]]:
     a, b, c = draw(st.tuples(SIZES, SIZES, SIZES))
-    wanted = draw(st.sampled_from([(-1,), (a, -1), (c, b, a), (1, 1, 1, -1), (b, -1, 1)]))
+    wanted = draw(
+        st.sampled_from([(-1,), (a, -1), (c, b, a), (1, 1, 1, -1), (b, -1, 1), (0, -1), (0, 0, -1)])
+    )
     return Reshape("a", "x", wanted), [(a, b, c)]
 
 

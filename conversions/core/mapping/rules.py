@@ -227,7 +227,7 @@ class Transpose(Permute):
 
 @dataclass(frozen=True)
 class Reshape(Rule):
-    """The same numbers in the same order under another shape; -1 is what remains.
+    """The same numbers in the same order under another shape; -1 is what remains, 0 stays.
 
     squeezed: only dimensions of length 1 may come or go. An original that multiplies by
     [1, C] or [1, 1, 1, C] alike takes both, and would take [2, C / 2] for something else.
@@ -245,9 +245,12 @@ class Reshape(Rule):
         return [tensors[0].reshape(shapes[0])]
 
     def target_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        shape, known = shapes[0], math.prod(size for size in self.shape if size != -1)
+        shape = shapes[0]
+        kept = dict(enumerate(shape))
+        asked = [kept.get(i, 0) if size == 0 else size for i, size in enumerate(self.shape)]
+        known = math.prod(size for size in asked if size != -1)
         rest = math.prod(shape) // known if known else 0
-        found = tuple(rest if size == -1 else size for size in self.shape)
+        found = tuple(rest if size == -1 else size for size in asked)
         alike = [size for size in shape if size != 1] == [size for size in found if size != 1]
         if math.prod(found) != math.prod(shape) or (self.squeezed and not alike):
             raise ValueError(f"{list(shape)} cannot be seen as {list(self.shape)}")
