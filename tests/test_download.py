@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import errors
 
 from conversions.core.errors import CheckpointError, DamagedFileError, DownloadError
-from conversions.core.reading import download
+from conversions.core.reading import download, transfer
 from conversions.core.reading.checkpoint import fetch, open_checkpoint
 from conversions.core.reading.download import cache_folder, without_secrets
 from tests import serving
@@ -31,7 +31,7 @@ SHA = hashlib.sha256(BODY).hexdigest()
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "_PATIENCE", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(transfer, "_PATIENCE", (0.0, 0.0, 0.0))
     with serving.running() as server:
         yield server
 

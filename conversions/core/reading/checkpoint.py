@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from ..errors import CheckpointError
 from .containers import read_file
 from .contents import Contents, Record, describe
-from .download import fetch, without_secrets
+from .download import fetch
 from .dtypes import READABLE
 from .integrity import Integrity, Progress, SourceFile
 from .objects import TensorRecord
 from .shards import ShardIndex, find_shards
+from .transfer import without_secrets
 from .trees import Finder, Leaf
 
 if TYPE_CHECKING:

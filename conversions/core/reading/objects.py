@@ -164,6 +164,8 @@ def key_of(key: Any) -> Any:
         return key
     if isinstance(key, int) and -LARGEST_KEY < key < LARGEST_KEY:
         return key
+    if isinstance(key, dict):
+        raise MalformedPickle("a dict as the key of another")
     # hashing a hostile nest of tuples takes for ever or overflows the C stack
     return Placeholder("key", (key,))
 

@@ -21,6 +21,7 @@ from .rebuilding import BUILDERS, is_known
 
 MAX_OPERATIONS = 5_000_000
 """More than any model file needs (an LLM's optimizer state has some 100 000)."""
+NEWEST_PROTOCOL = 5
 MAX_PIECE = 64 << 20
 """Longest single string, number or bytes object, in bytes."""
 MAX_BYTES = 256 << 20
@@ -134,6 +135,10 @@ class InertUnpickler:
         if self._charged > self._stream.tell() - self._start + SLACK:
             raise MalformedPickle(f"copies more than the {self._stream.tell()} bytes that it has")
 
+    def _refuse_version(self, version: int) -> None:
+        if version > NEWEST_PROTOCOL:
+            raise MalformedPickle(f"is of protocol {version}")
+
     # stack
 
     def _pop(self) -> Any:
@@ -185,6 +190,8 @@ class InertUnpickler:
 
     def make(self, what: Any, args: Any) -> Any:
         """Instead of what(*args)."""
+        if not isinstance(what, (Global, Placeholder)):
+            raise MalformedPickle(f"calls a {type(what).__name__}")
         if not isinstance(what, Global):
             return Placeholder("result of a call", (what, args))
         builder = BUILDERS.get(what.name)
@@ -196,6 +203,8 @@ class InertUnpickler:
 
     def _reduce(self, _: Any) -> None:
         what, args = self._pop_count(2)
+        if not isinstance(args, tuple):
+            raise MalformedPickle(f"calls with a {type(args).__name__}")
         self._push(self.make(what, args))
 
     def _new_with_keywords(self, _: Any) -> None:
@@ -219,6 +228,8 @@ class InertUnpickler:
 
     def _build(self, _: Any) -> None:
         target, state = self._pop_count(2)
+        if target is None or isinstance(target, (bool, int, float, str, bytes, tuple)):
+            raise MalformedPickle(f"gives a state to a {type(target).__name__}")
         # state of anything else (the _metadata of an OrderedDict, attributes of a tensor) is
         # not data of the checkpoint
         if isinstance(target, Placeholder):
@@ -312,7 +323,8 @@ _LITERALS = (
 )
 _OPERATIONS: dict[str, Callable[[InertUnpickler, Any], None]] = {
     **dict.fromkeys(_LITERALS.split(), InertUnpickler._push),
-    **dict.fromkeys(("PROTO", "FRAME"), _nothing),
+    "PROTO": lambda reader, version: reader._refuse_version(version),
+    "FRAME": _nothing,
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _refuse("the extension registry")),
     **dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), _refuse("out-of-band buffers")),
     "NONE": _constant(lambda: None),

@@ -85,13 +85,29 @@ def _dtype(value: Any) -> str:
 
 
 def _rebuild_tensor(reader: Reader, args: tuple[Any, ...]) -> Any:
+    _refuse_arguments(args, 4, 4)
+    _charge_sizes(reader, args)
+    return tensor_record(args[0], None, *args[1:])
+
+
+def _rebuild_tensor_v2(reader: Reader, args: tuple[Any, ...]) -> Any:
+    _refuse_arguments(args, 6, 7)
     _charge_sizes(reader, args)
     return _with_metadata(tensor_record(args[0], None, *args[1:4]), args[6:7])
 
 
 def _rebuild_tensor_v3(reader: Reader, args: tuple[Any, ...]) -> Any:
+    _refuse_arguments(args, 7, 8)
     _charge_sizes(reader, args)
     return _with_metadata(tensor_record(args[0], _dtype(args[6]), *args[1:4]), args[7:8])
+
+
+def _refuse_arguments(args: tuple[Any, ...], fewest: int, most: int) -> None:
+    """What torch's own function would not take."""
+    if not fewest <= len(args) <= most:
+        raise MalformedPickle(f"rebuilds a tensor from {len(args)} parts")
+    if len(args) > 4 and type(args[4]) is not bool:
+        raise MalformedPickle("a tensor that requires a gradient neither way")
 
 
 def _charge_sizes(reader: Reader, args: tuple[Any, ...]) -> None:
@@ -217,7 +233,7 @@ def _named(name: str) -> Builder:
 
 _TENSOR_BUILDERS: dict[str, Builder] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": _first_tensor,
     "torch._utils._rebuild_parameter_with_state": _first_tensor,

@@ -1,0 +1,95 @@
+"""Files of the Hugging Face hub, through huggingface_hub and its cache."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, DownloadError
+from .shards import INDEX_SUFFIX, weight_map
+from .transfer import BY_HAND
+
+
+def from_hub(text: str, quiet: bool) -> list[Path]:
+    """Local paths of hf://REPO/FILE[@REVISION]; of an index and then its shards.
+
+    Args:
+        quiet: without the bars that huggingface_hub shows.
+
+    Raises:
+        DownloadError: it cannot be fetched. CheckpointError: it names no file.
+    """
+    repository, file, revision = _hub_parts(text)
+    paths = [_hub_file(text, repository, file, revision, quiet)]
+    if file.endswith(INDEX_SUFFIX):
+        folder = file.rpartition("/")[0]
+        for shard in dict.fromkeys(weight_map(paths[0]).values()):
+            name = f"{folder}/{shard}" if folder else shard
+            paths.append(_hub_file(text, repository, name, revision, quiet))
+    return paths
+
+
+def _hub_parts(text: str) -> tuple[str, str, str | None]:
+    """hf://REPO/FILE[@REVISION] or hf://REPO[@REVISION]/FILE."""
+    pieces = text[len("hf://") :].split("/", 2)
+    if len(pieces) < 3 or not all(pieces):
+        raise CheckpointError(
+            f"{text}: names no file of a repository",
+            hint="hf://REPO/FILE, for example hf://facebook/flava-full/pytorch_model.bin",
+        )
+    owner, name, file = pieces
+    name, _, revision = name.partition("@")
+    if not revision:
+        file, _, revision = file.partition("@")
+    return f"{owner}/{name}", file, revision or None
+
+
+def _hub_file(text: str, repository: str, file: str, revision: str | None, quiet: bool) -> Path:
+    from huggingface_hub import errors, hf_hub_download
+
+    shown = f"hf://{repository}/{file}" + (f"@{revision}" if revision else "")
+    page = f"https://huggingface.co/{repository}"
+    try:
+        with _hub_bars(quiet):
+            return Path(hf_hub_download(repository, file, revision=revision))
+    except errors.GatedRepoError:
+        raise DownloadError(
+            f"{shown}: access must be asked for", hint=f"ask on {page}, then set HF_TOKEN"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise DownloadError(
+            f"{shown}: there is no such repository, or it is private",
+            hint="check its name; a private one needs HF_TOKEN",
+        ) from None
+    except errors.RevisionNotFoundError:
+        hint = "check the part after @"
+        raise DownloadError(f"{shown}: has no such revision", hint=hint) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        raise DownloadError(
+            f"{shown}: is not in the cache, and the hub cannot be reached",
+            hint="go online (unset HF_HUB_OFFLINE), or give the path of the file",
+        ) from None
+    except errors.EntryNotFoundError:
+        raise DownloadError(f"{shown}: has no such file", hint=f"see {page}/tree/main") from None
+    except errors.HFValidationError:
+        raise DownloadError(f"{shown}: is no name of a repository", hint="hf://REPO/FILE") from None
+    # each release of huggingface_hub brings another HTTP library with its own exceptions
+    except Exception as error:
+        raise DownloadError(f"{shown}: {type(error).__name__}", hint=BY_HAND) from None
+
+
+@contextlib.contextmanager
+def _hub_bars(quiet: bool) -> Iterator[None]:
+    import huggingface_hub.utils
+
+    utils: Any = huggingface_hub.utils
+    if not quiet or utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
