@@ -274,20 +274,21 @@ def download(case: Case, path: Path, server: Server) -> str:
     torch.hub.set_dir(str(path.parent / "cache"))
     location = server.url("start" if facts["redirect"] else "file.pt")
     with watching():
-        found = transfer_patiently(location, facts["told"])
+        found = transfer_impatiently(location, facts["told"])
     content = found.read_bytes()
     if content != body and not facts["length"] and body.startswith(content):
         return UNMEASURED
     return "fetched whole" if content == body else "WRONG: another file than the server's"
 
 
-def transfer_patiently(location: str, size: int | None) -> Path:
+def transfer_impatiently(location: str, size: int | None) -> Path:
     """One file, without waiting between the tries."""
-    before, transfer._PATIENCE = transfer._PATIENCE, (0.0, 0.0)
+    before = transfer._PATIENCE, transfer._TIMEOUT
+    transfer._PATIENCE, transfer._TIMEOUT = (0.0, 0.0), (1, 0.3)
     try:
         return checkpoint.fetch(location, size=size)[0]
     finally:
-        transfer._PATIENCE = before
+        transfer._PATIENCE, transfer._TIMEOUT = before
 
 
 def outcome(case: Case, folder: Path, server: Server) -> str:

@@ -24,9 +24,9 @@ from .integrity import Progress
 if TYPE_CHECKING:
     import requests
 
-_PATIENCE = (0.5, 1.0, 2.0, 4.0)
+_PATIENCE: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each further attempt; starts over whenever an attempt brought something."""
-_TIMEOUT = (15, 60)
+_TIMEOUT: tuple[float, float] = (15, 60)
 _CHUNK = 1 << 20
 BY_HAND = "download it another way and give the path of the file"
 
