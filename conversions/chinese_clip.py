@@ -20,6 +20,7 @@ from .kit import (
     Split,
     Transpose,
     layouts,
+    originals,
     processors,
     tokenizers,
 )
@@ -67,6 +68,8 @@ MAPPING = KeyMapping(
         ),
     )
 )
+
+FIELDS = originals.OPEN_CLIP_BERT
 
 # heads by (width, layers) of the tower; a head is 64 wide, in ViT-H-14's image tower 80
 HEADS = {
@@ -128,18 +131,27 @@ def config(source: Source) -> Config:
     fixed: Json = {
         "model_type": "chinese_clip",
         "vision_config": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-        "text_config": {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "pad_token_id": 0},
+        "text_config": {"layer_norm_eps": 1e-12, "pad_token_id": 0},
     }
     # what training starts with; the model's own forward does not depend on it
     assumed: Json = {
         "logit_scale_init_value": 2.6592,
         "vision_config": {"attention_dropout": 0.0},
-        "text_config": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+        "text_config": {
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.1,
+        },
     }
     for tower, known in HEADS.items():
         like = read[tower]["hidden_size"], read[tower]["num_hidden_layers"]
         if like in known:
             assumed[tower]["num_attention_heads"] = known[like]
+    # a head is 64 wide unless model_configs/ViT-*.json says otherwise
+    wide, heads = source.given.get("vision_head_width", 64), assumed["vision_config"]
+    if vision["hidden_size"] % wide == 0:
+        told = "vision_head_width" in source.given or "num_attention_heads" not in heads
+        heads |= {"num_attention_heads": vision["hidden_size"] // wide} if told else {}
     return Config(read, fixed, assumed, {f"{tower}.num_attention_heads": UNTOLD for tower in HEADS})
 
 
@@ -148,7 +160,7 @@ def finish(config: Json, source: Source) -> Json:
     wrong = []
     for tower in HEADS:
         heads, width = config[tower]["num_attention_heads"], config[tower]["hidden_size"]
-        if not isinstance(heads, int) or heads < 1 or width % heads:
+        if heads < 1 or width % heads:
             wrong.append(f"{tower}.num_attention_heads: {heads!r} heads in a width of {width}")
     if wrong:
         raise ConfigError("chinese_clip: the width must divide into equal heads", wrong)
@@ -204,6 +216,7 @@ FAMILY = Family(
     checkpoint_flags=("--checkpoint_path",),
     published=PUBLISHED,
     refusals=REFUSALS,
+    fields=FIELDS,
     options=tokenizers.bert.OPTIONS,
     needs="--vocab FILE or --tokenizer DIR for the tokenizer; head counts of other sizes",
 )

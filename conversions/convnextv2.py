@@ -18,6 +18,7 @@ from .kit import (
     Rename,
     Reshape,
     Source,
+    fields,
 )
 from .kit.labels import imagenet_1k
 
@@ -119,6 +120,27 @@ PUBLISHED = (
     *(_published("huge", "22k", edge) for edge in (384, 512)),
 )
 
+# in fine-tuning checkpoints the original keeps its command line: main_finetune.py, get_args_parser
+FIELDS = fields.Fields(
+    (
+        fields.Field("image_size", fields.Whole(1, 2048), ("args:input_size",)),
+        fields.Field("num_labels", fields.Whole(1), ("args:nb_classes",)),
+        fields.Field("drop_path_rate", fields.Number(0.0, 1.0), ("args:drop_path",)),
+        fields.Field("crop_pct", fields.Number(0.0, 1.0, above=True), ("args:crop_pct",), False),
+        fields.Field(
+            "imagenet_default_mean_and_std",
+            fields.Flag(),
+            ("args:imagenet_default_mean_and_std",),
+            written=False,
+        ),
+        fields.Field("id2label", fields.Table(fields.Text())),
+        fields.Field("label2id", fields.Table(fields.Whole()), written=False),
+    ),
+    (
+        fields.Ignored(("args:head_init_scale",), "what training starts with"),
+        fields.Ignored(("args:model",), "sizes are read off the tensors"),
+    ),
+)
 _PRETRAINED = "this converter takes fine-tuned classifiers (…_ema.pt)"
 
 REFUSALS = (
@@ -164,25 +186,19 @@ def config(source: Source) -> Config:
 def _labels(source: Source, count: int) -> dict[str, str]:
     """The user's names, else ImageNet's for 1000 classes, else LABEL_0, LABEL_1 …"""
     labels = source.given.get("id2label")
-    if labels is None and isinstance(source.given.get("label2id"), dict):
+    if labels is None and "label2id" in source.given:
         labels = {index: name for name, index in source.given["label2id"].items()}
     if labels is None:
         labels = imagenet_1k() if count == 1000 else {i: f"LABEL_{i}" for i in range(count)}
-    if not isinstance(labels, dict):
-        raise ConfigError("convnextv2: id2label in the given config must map indices to names")
     return {str(index): name for index, name in labels.items()}
 
 
 def finish(config: Json, source: Source) -> Json:
-    """Labels both ways, one for each row of the classifier, and an image size that can be used."""
-    labels, size, rows = config["id2label"], config["image_size"], config["num_labels"]
-    wrong = []
+    """Labels both ways, one for each row of the classifier."""
+    labels, rows = config["id2label"], config["num_labels"]
     if labels.keys() != {str(row) for row in range(rows)}:
-        wrong.append(f"id2label: the config names {len(labels)} classes, the classifier has {rows}")
-    if not isinstance(size, int) or size < 1:
-        wrong.append(f"image_size: one positive number is needed, the config says {size}")
-    if wrong:
-        raise ConfigError("convnextv2: the given config does not fit the classifier", wrong)
+        line = f"id2label: the config names {len(labels)} classes, the classifier has {rows}"
+        raise ConfigError("convnextv2: the given config does not fit the classifier", [line])
     return {**config, "label2id": {name: int(index) for index, name in labels.items()}}
 
 
@@ -192,6 +208,8 @@ def processor(config: Json, source: Source) -> Processor:
     if channels != 3:
         why = f"the original's is for 3 channels, this model reads {channels}; write one by hand"
         return Processor({}, missing=(f"image processor: {why}",))
+    crop = source.given.get("crop_pct", 224 / 256)
+    usual = source.given.get("imagenet_default_mean_and_std", True)
     file: Json = {
         "image_processor_type": "ConvNextImageProcessor",
         "do_convert_rgb": True,
@@ -199,13 +217,13 @@ def processor(config: Json, source: Source) -> Processor:
         "size": {"shortest_edge": size},
         # The original never resizes for 32 and below, and warps from 384 on: there the number is
         # not read, but without one 5.x could not be asked for a smaller size.
-        "crop_pct": 1.0 if size <= 32 else 224 / 256,
+        "crop_pct": 1.0 if size <= 32 else crop,
         "resample": 3,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
+        "image_mean": [0.485, 0.456, 0.406] if usual else [0.5] * 3,
+        "image_std": [0.229, 0.224, 0.225] if usual else [0.5] * 3,
     }
     notes = [
         "pixels equal the original's on the PIL path, which transformers 5 takes only without "
@@ -243,5 +261,6 @@ FAMILY = Family(
     published=PUBLISHED,
     refusals=REFUSALS,
     layouts=LAYOUTS,
+    fields=FIELDS,
     checkpoint_flags=("--checkpoint_url",),
 )

@@ -22,6 +22,7 @@ from .kit import (
     Rule,
     Source,
     Tie,
+    originals,
     processors,
     tokenizers,
 )
@@ -110,6 +111,9 @@ MAPPING = KeyMapping(
 )
 
 
+FIELDS = originals.TORCHMULTIMODAL
+
+
 def config(source: Source) -> Config:
     size, count = source.manifest.size, source.manifest.count
     grid = math.isqrt(max(size(f"{IMAGE}.position_embeddings", 1) - 1, 0))
@@ -142,19 +146,30 @@ def config(source: Source) -> Config:
     width = read["hidden_size"] = read["multimodal_config"]["hidden_size"]
     read["projection_dim"] = size("text_projection.weight")
     required = {f"{part}_config.num_attention_heads": "no tensor tells it" for part in TOWERS}
-    common = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True}
+    # what the original's builder takes when nothing is said
+    eps = {"layer_norm_eps": 1e-12}
+    towers_own = (
+        "nothing reads it here: image_config, text_config, multimodal_config have their own"
+    )
+    shared = "the target's prediction heads share it, the original's keep gelu"
+    common = {"hidden_act": "gelu", "qkv_bias": True}
     heads = {"num_attention_heads": 12} if width == 768 else {}  # the published size
     # the codebook damps its branches by the number of blocks in its four groups
     fixed = {
         "model_type": "flava",
-        "layer_norm_eps": 1e-12,
+        **eps,
         "init_codebook": True,
         "image_config": {**common, "mask_token": True},
         "text_config": {**common, "pad_token_id": 0},
-        "multimodal_config": {**common, "use_cls_token": True},
+        "multimodal_config": {"qkv_bias": True, "use_cls_token": True},
         "image_codebook_config": {"num_groups": 4},
     }
-    return Config(read, fixed, {f"{tower}_config": heads for tower in TOWERS}, required)
+    assumed: Json = {f"{tower}_config": {**heads, **eps} for tower in TOWERS}
+    assumed["multimodal_config"]["hidden_act"] = "gelu"
+    checked = {"use_image_masking": True, "codebook_image_size": 8 * grid}
+    because = {"layer_norm_eps": towers_own}
+    because |= {f"{tower}_config.hidden_act": shared for tower in ("image", "text")}
+    return Config(read, fixed, assumed, required, checked, because=because)
 
 
 def processor(config: Json, source: Source) -> Processor:
@@ -236,6 +251,7 @@ FAMILY = Family(
     config,
     outputs,
     processor,
+    fields=FIELDS,
     # no public location of the file is known
     published=(Published("flava-full", "flava_full.pt", "flava-full", hub_name="flava-full"),),
     refusals=(

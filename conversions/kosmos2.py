@@ -19,6 +19,7 @@ from .kit import (
     Source,
     Tie,
     layouts,
+    originals,
     processors,
     tokenizers,
 )
@@ -78,6 +79,7 @@ PUBLISHED = (
     ),
 )
 
+FIELDS = originals.FAIRSEQ_DECODER_CLIP
 _HEADS = {2048: 32, 1024: 16}  # the published size: width -> heads
 _HEADS_OF = (
     ("text_config", "attention_heads", "embed_dim"),
@@ -134,7 +136,11 @@ def config(source: Source) -> Config:
     known: Json = {"text_config": text, "vision_config": vision}
     # 3: the demo decodes so; transformers 4 reads it here, see the processor's notes
     assumed: Json = {
-        "text_config": {"max_position_embeddings": 2048, "no_repeat_ngram_size": 3},
+        "text_config": {
+            "activation_function": "gelu",
+            "max_position_embeddings": 2048,
+            "no_repeat_ngram_size": 3,
+        },
         "vision_config": {},
     }
     for part, name, width in _HEADS_OF:
@@ -147,7 +153,6 @@ def config(source: Source) -> Config:
             "tie_word_embeddings": True,
             "text_config": {
                 "model_type": "kosmos_2_text_model",
-                "activation_function": "gelu",
                 "layer_norm_eps": 1e-5,
                 "scale_embedding": True,
                 "tie_word_embeddings": True,
@@ -162,6 +167,23 @@ def config(source: Source) -> Config:
             },
         },
         assumed=assumed,
+        checked={
+            "no_scale_embedding": False,
+            "decoder_learned_pos": False,
+            "no_token_positional_embeddings": False,
+            "share_decoder_input_output_embed": True,
+            "decoder_normalize_before": True,
+            "subln": tensors.size(f"{_DECODER}.layers.0.ffn.ffn_layernorm.weight") > 0,
+            "deepnorm": False,
+            "rel_pos_buckets": 0,
+            "max_rel_pos": 0,
+            "text_encoder": "none",
+            "image_encoder": "clip",
+            "audio_encoder": "none",
+            "connector": "xconnector",
+            "visual_model_name": "ViT-L-14",
+            "visual_output_dim": vision["hidden_size"],
+        },
         required={f"{p}.{n}": "no tensor tells it" for p, n, _ in _HEADS_OF if n not in known[p]},
     )
 
@@ -237,6 +259,7 @@ FAMILY = Family(
     containers=("model",),
     published=PUBLISHED,
     refusals=REFUSALS,
+    fields=FIELDS,
     options=(tokenizers.sentencepiece.OPTION,),
     checkpoint_flags=("--kosmos2_checkpoint_path",),
 )

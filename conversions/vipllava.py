@@ -18,6 +18,7 @@ from .kit import (
     Refusal,
     Rename,
     Source,
+    originals,
     spellings,
     tokenizers,
     vocabulary,
@@ -84,11 +85,20 @@ MAPPING = KeyMapping(
     )
 )
 
+FIELDS = originals.LLAVA
 # Vicuna 1.5 and CLIP ViT-L by hidden_size, intermediate_size, num_hidden_layers
+_VICUNA = {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
 _KNOWN: dict[tuple[int, ...], Json] = {
-    (4096, 11008, 32): {"num_attention_heads": 32, "rope_theta": 10000.0, "rms_norm_eps": 1e-5},
-    (5120, 13824, 40): {"num_attention_heads": 40, "rope_theta": 10000.0, "rms_norm_eps": 1e-5},
+    (4096, 11008, 32): {"num_attention_heads": 32, **_VICUNA},
+    (5120, 13824, 40): {"num_attention_heads": 40, **_VICUNA},
     (1024, 4096, 24): {"num_attention_heads": 16},
+}
+# what a LLaMA config means that does not say it
+_LLAMA: Json = {
+    "hidden_act": "silu",
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 2048,
 }
 _UNTOLD = "not in the tensors, and their sizes are not those of the published 7B and 13B"
 _LAYERS = ("vision_feature_layers", "vision_feature_layer")
@@ -107,8 +117,7 @@ def config(source: Source) -> Config:
         "num_hidden_layers": tensors.count(f"{_TOWER}.encoder.layers."),
     }
     known_text, known_vision = (_KNOWN.get(tuple(part.values()), {}) for part in (text, vision))
-    layers = spellings.either(source.given, _LAYERS, [-2, -5, -8, -11, 6])
-    layers = [layers] if isinstance(layers, int) else layers
+    layers = source.given.get(_LAYERS[0], [-2, -5, -8, -11, 6])
     heads = told.get("num_attention_heads", known_text.get("num_attention_heads"))
     _refuse_misfits(source, layers, heads)
     rows, keys = tensors.size(_EMBED), tensors.size("model.layers.0.self_attn.k_proj.weight")
@@ -132,38 +141,29 @@ def config(source: Source) -> Config:
             "projector_layernorm_eps": 1e-5,
             "text_config": {
                 "model_type": "llama",
-                "hidden_act": "silu",
                 "mlp_bias": False,
                 "attention_bias": False,
                 "tie_word_embeddings": False,
             },
-            "vision_config": {
-                "model_type": "clip_vision_model",
-                "hidden_act": "quick_gelu",
-                "layer_norm_eps": 1e-5,
-                "num_channels": 3,
-            },
+            "vision_config": {"model_type": "clip_vision_model", "num_channels": 3},
         },
         assumed={
             "vision_feature_layers": layers,
-            "text_config": {
-                "max_position_embeddings": 4096,
-                "bos_token_id": 1,
-                "eos_token_id": 2,
-                **known_text,
-                **spellings.rope_theta(told),
+            "text_config": {"bos_token_id": 1, "eos_token_id": 2, **_LLAMA, **known_text},
+            "vision_config": {
+                "hidden_act": "quick_gelu",
+                "layer_norm_eps": 1e-5,
+                "projection_dim": 768,
+                **known_vision,
             },
-            "vision_config": {"projection_dim": 768, **known_vision},
         },
-        required=dict.fromkeys(
-            (
-                "text_config.num_attention_heads",
-                "text_config.rope_theta",
-                "text_config.rms_norm_eps",
-                "vision_config.num_attention_heads",
-            ),
-            _UNTOLD,
-        ),
+        required={f"{part}_config.num_attention_heads": _UNTOLD for part in ("text", "vision")},
+        checked={
+            "mm_hidden_size": vision["hidden_size"] * len(layers),
+            "mm_projector_type": "mlp2x_gelu",
+            "mm_vision_tower": "clip_4layers_336",
+            "mm_patch_merge_type": "flat",
+        },
     )
 
 
@@ -202,7 +202,7 @@ def finish(config: Json, source: Source) -> Json:
         **text,
         "vocab_size": _EXPAND.rows(text["vocab_size"]),
         "pad_token_id": None,
-        **spellings.both_ropes(text["rope_theta"]),
+        **spellings.both_ropes({**source.given.get("text_config", {}), **text}),
     }
     return {**config, "text_config": text, **dict.fromkeys(_LAYERS, config[_LAYERS[0]])}
 
@@ -289,6 +289,7 @@ FAMILY = Family(
     containers=("state_dict", "model"),
     published=PUBLISHED,
     refusals=REFUSALS,
+    fields=FIELDS,
     options=(*tokenizers.folder.OPTIONS, vocabulary.SEED),
     checkpoint_flags=("--old_state_dict_id=hf://{}/model_state_dict_7b.bin",),
     needs="a tokenizer folder or hub id for a complete processor",

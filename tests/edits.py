@@ -30,7 +30,7 @@ from conversions.core.family import Source
 from conversions.core.mapping.keys import expand
 from conversions.core.writing import configs
 from golden import record
-from tests import faults, test_key_coverage, test_labels, test_strict_loading
+from tests import faults, test_config_fields, test_key_coverage, test_labels, test_strict_loading
 
 SWAPPED = {"+": "-", "-": "+", "*": "+", "/": "*", "<": ">", ">": "<", "|": "&", "%": "*"}
 
@@ -279,6 +279,8 @@ def wrong_conversion(family: Any) -> str | None:
             return f"refused: {error.summary}"
         if failed:
             return f"{failed[0].name}: {failed[0].details[:1]}"
+    if found := test_config_fields.first_wrong(family, bench.source.source):
+        return f"test_fields_of_the_originals_configs_do_what_is_recorded: {found}"
     return wrong_labels(family)
 
 

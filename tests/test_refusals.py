@@ -304,11 +304,7 @@ UNTOLD = {
     "chinese_clip": ("vision_config.num_attention_heads", "text_config.num_attention_heads"),
     "kosmos2": ("vision_config.num_attention_heads",),
     "flava": tuple(f"{part}_config.num_attention_heads" for part in ("image", "multimodal")),
-    "vipllava": (
-        "text_config.num_attention_heads",
-        "text_config.rope_theta",
-        "vision_config.num_attention_heads",
-    ),
+    "vipllava": ("text_config.num_attention_heads", "vision_config.num_attention_heads"),
 }
 
 
@@ -340,8 +336,8 @@ GIVEN: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "fewer_layers": ("vipllava", {"vision_feature_layers": [-2]}, (LN, "width 24")),
     "scaled_rope": (
         "vipllava",
-        {"text_config.rope_scaling": {"type": "linear", "factor": 2.0}},
-        ("rope_scaling", "the original does not"),
+        {"text_config.rope_scaling": {"type": "yarn", "factor": 2.0}},
+        ("rope_scaling.type", "yarn", "no other scaling"),
     ),
     "two_thetas": (
         "vipllava",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .manifest import Json, Manifest
 from .mapping.key_mapping import KeyMapping
+from .reading.fields import Fields
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +82,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Source:
-    """All that a family may look at when it describes the target: shapes, never data."""
+    """All that a family may look at when it describes the target: shapes, never data.
+
+    given: what configs say, typed, under the target's names (see Family.fields).
+    """
 
     manifest: Manifest
     options: MappingABC[str, Any] = field(default_factory=dict)
@@ -97,12 +101,18 @@ class Config:
     fixed: constants of the original's code (activation, eps); a --config that disagrees is refused.
     assumed: what neither tells; --config overrides.
     required: dotted fields that must come from --config when `assumed` has none, with the reason.
+    checked: what the tensors say of fields that only the original's configs have.
+    notes: one line for each given field that could neither be used nor checked.
+    because: fixed field -> why it is, and what another value would do.
     """
 
     read: Json
     fixed: Json = field(default_factory=dict)
     assumed: Json = field(default_factory=dict)
     required: MappingABC[str, str] = field(default_factory=dict)
+    checked: Json = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    because: MappingABC[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,7 @@ class Family:
     containers: names under which the state dict may lie, in order of preference; a flat
         file is always tried last. Prefixes are found, whatever they are called.
     layouts: other code bases' names that are converted as well.
+    fields: what configs may say; see core/reading/fields.py.
     config(source) -> Config. finish(config, source) -> the config as written (expanded
         vocabulary, both spellings of a renamed field). processor(config, source) -> Processor.
     generation(config, source) -> generation_config.json or None.
@@ -166,6 +177,7 @@ class Family:
     refusals: tuple[Refusal, ...] = ()
     layouts: tuple[Layout, ...] = ()
     options: tuple[Option, ...] = ()
+    fields: Fields = field(default_factory=Fields)
     companions: tuple[Companion, ...] = ()
     checkpoint_flags: tuple[str, ...] = ()
     needs: str = ""

@@ -28,6 +28,7 @@ from .mapping.keys import in_order
 from .mapping.moves import Move
 from .reading import dtypes, json as untrusted_json, tensors
 from .reading.checkpoint import Checkpoint, Progress, open_checkpoint
+from .reading.fields import Document, Given
 from .reading.written import open_tensors
 from .report import Report
 from .writing import configs
@@ -40,7 +41,7 @@ class Request:
 
     family: Family
     checkpoint: str
-    config: Json
+    config: Json | Sequence[Document]
     options: Json
     dtype: str | None = None
     weights: str | None = None
@@ -63,6 +64,7 @@ class Opened:
     manifest: Manifest
     plan: Plan
     source: Source
+    given: Given
     config: Json
     processor: Processor
     generation: Json | None
@@ -75,9 +77,12 @@ class Opened:
 
     @property
     def hints(self) -> Json:
-        """What the user or the published name told about the architecture, for the reference."""
+        """What configs and the published name say of the architecture, for the reference.
+
+        As it was given, not as the family reads it: the reference reads it by itself.
+        """
         facts = self.published.facts if self.published else {}
-        return configs.merge(facts, self.request.config)
+        return configs.merge(facts, self.given.raw)
 
     @property
     def written_bytes(self) -> int:
@@ -133,8 +138,10 @@ def opened(request: Request) -> Iterator[Opened]:
         manifest = selection.manifest_of(state)
         selection.refuse_known(family, manifest)
         plan = _plan(family, state, manifest, main.other)
-        source = Source(manifest, request.options, request.config, published)
-        parts = configs.build(family.name, family.config(source), request.config)
+        given = family.fields.read(configs.as_documents(request.config))
+        source = Source(manifest, request.options, given.values, published)
+        described = family.config(source)
+        parts = configs.build(family.name, described, given, family.fields)
         processor = family.processor(parts, source)
         config = _finished(family, parts, processor, source)
         dtype, note = _dtype(request.dtype, _written_sources(plan, state))
@@ -148,11 +155,18 @@ def opened(request: Request) -> Iterator[Opened]:
             manifest,
             plan,
             source,
+            given,
             {**config, "torch_dtype": str(dtype).removeprefix("torch.")},
             processor,
             family.generation(config, source),
             dtype,
-            (*chosen.notes, *note, *processor.notes, *processor.missing),
+            (
+                *chosen.notes,
+                *note,
+                *configs.notes(given, described, family.fields),
+                *processor.notes,
+                *processor.missing,
+            ),
         )
 
 
@@ -171,7 +185,10 @@ def _with_tiny(request: Request) -> Iterator[Request]:
             request,
             checkpoint=location,
             options={**request.options, **extra, **options},
-            config=configs.merge(config, request.config),
+            config=(
+                Document("the tiny checkpoint's config", config, rank=configs.GIVEN - 1),
+                *configs.as_documents(request.config),
+            ),
         )
 
 

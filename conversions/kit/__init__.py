@@ -32,7 +32,17 @@ from ..core.mapping.rules import (
     Transpose,
 )
 from ..core.mapping.vocabulary import Expand
-from . import labels, layouts, misfits, processors, spellings, tokenizers, vocabulary
+from . import (
+    fields,
+    labels,
+    layouts,
+    misfits,
+    originals,
+    processors,
+    spellings,
+    tokenizers,
+    vocabulary,
+)
 
 __all__ = [
     "Companion",
@@ -63,9 +73,11 @@ __all__ = [
     "Split",
     "Tie",
     "Transpose",
+    "fields",
     "labels",
     "layouts",
     "misfits",
+    "originals",
     "processors",
     "spellings",
     "tokenizers",

@@ -41,6 +41,23 @@ def gelu(x: Tensor) -> Tensor:
     return torch.nn.functional.gelu(x)
 
 
+def _tanh_gelu(x: Tensor) -> Tensor:
+    """The gelu with a hyperbolic tangent."""
+    return torch.nn.functional.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "quick_gelu": quick_gelu,
+    "relu": torch.nn.functional.relu,
+    "silu": torch.nn.functional.silu,
+    "swish": torch.nn.functional.silu,
+}
+"""The functions that originals' configs choose between, by the names that those use."""
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[batch, length, heads*d] -> [batch, heads, length, d]."""
     batch, length, width = x.shape

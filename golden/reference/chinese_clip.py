@@ -30,7 +30,7 @@ from torch import Tensor
 from .. import values
 from ..values import Spec
 from . import _wordpiece
-from ._layers import State, Trace, attention, gelu, layer_norm, linear, no_trace, quick_gelu
+from ._layers import ACTIVATIONS, State, Trace, attention, layer_norm, linear, no_trace, quick_gelu
 
 Architecture = dict[str, Any]
 
@@ -48,6 +48,7 @@ TINY: Architecture = {
     "text_intermediate_size": 56,
     "text_max_position_embeddings": 57,
     "text_type_vocab_size": 2,
+    "text_hidden_act": "gelu",
 }
 
 # model_configs/RoBERTa-wwm-ext-base-chinese.json and -large-chinese.json
@@ -59,6 +60,7 @@ _BASE_TEXT = {
     "text_intermediate_size": 3072,
     "text_max_position_embeddings": 512,
     "text_type_vocab_size": 2,
+    "text_hidden_act": "gelu",
 }
 _LARGE_TEXT = {
     **_BASE_TEXT,
@@ -173,7 +175,8 @@ def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
 
     Args:
         shapes: original keys, without any prefix, and their shapes.
-        hints: a transformers config as nested dict; only the two head counts are looked at.
+        hints: a transformers config as nested dict, or the fields of the original's model_configs;
+            head counts and the text tower's activation are looked at.
 
     Raises:
         ValueError: a head count that neither the hints nor the published sizes tell.
@@ -194,12 +197,18 @@ def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
         "text_max_position_embeddings": shapes["bert.embeddings.position_embeddings.weight"][0],
         "text_type_vocab_size": shapes["bert.embeddings.token_type_embeddings.weight"][0],
     }
-    heads = hints.get("vision_config", {}).get("num_attention_heads")
+    vision, text = hints.get("vision_config") or {}, hints.get("text_config") or {}
+    heads = vision.get("num_attention_heads")
+    wide = width // heads if heads else hints.get("vision_head_width")
     same = ("vision_width", "vision_layers")
-    arch["vision_head_width"] = width // heads if heads else _known(arch, "vision_head_width", same)
-    heads = hints.get("text_config", {}).get("num_attention_heads")
+    published = any(all(p[name] == arch[name] for name in same) for p in VARIANTS.values())
+    if not wide and not published and width % 64 == 0:
+        wide = 64  # CLIP.__init__: what model_configs/ViT-*.json does not say
+    arch["vision_head_width"] = wide or _known(arch, "vision_head_width", same)
+    heads = text.get("num_attention_heads") or hints.get("text_num_attention_heads")
     same = ("text_hidden_size", "text_num_hidden_layers")
     arch["text_num_attention_heads"] = heads or _known(arch, "text_num_attention_heads", same)
+    arch["text_hidden_act"] = text.get("hidden_act") or hints.get("text_hidden_act") or "gelu"
     return arch
 
 
@@ -221,7 +230,10 @@ def config(arch: Architecture) -> dict[str, Any]:
     heads = arch["vision_width"] // arch["vision_head_width"]
     return {
         "vision_config": {"num_attention_heads": heads},
-        "text_config": {"num_attention_heads": arch["text_num_attention_heads"]},
+        "text_config": {
+            "num_attention_heads": arch["text_num_attention_heads"],
+            "hidden_act": arch["text_hidden_act"],
+        },
     }
 
 
@@ -244,6 +256,7 @@ def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architectu
         "text_intermediate_size": pick("middle", [9, 37]),
         "text_max_position_embeddings": pick("positions", [10, 19]),
         "text_type_vocab_size": pick("types", [1, 2]),
+        "text_hidden_act": pick("text activation", ["gelu", "relu", "swish"]),
     }
 
 
@@ -383,14 +396,21 @@ def _text_tower(
     added = (1.0 - mask[:, None, None, :].to(x.dtype)) * MASKED
     for layer in range(arch["text_num_hidden_layers"]):
         heads = arch["text_num_attention_heads"]
-        x = _text_block(state, f"bert.encoder.layer.{layer}", x, heads, added, trace)
+        act = ACTIVATIONS[arch["text_hidden_act"]]
+        x = _text_block(state, f"bert.encoder.layer.{layer}", x, heads, added, act, trace)
     return x
 
 
 def _text_block(
-    state: State, name: str, x: Tensor, heads: int, mask: Tensor, trace: Trace
+    state: State,
+    name: str,
+    x: Tensor,
+    heads: int,
+    mask: Tensor,
+    act: Callable[[Tensor], Tensor],
+    trace: Trace,
 ) -> Tensor:
-    """BertLayer: add first, normalise after; erf gelu."""
+    """BertLayer: add first, normalise after."""
     q, k, v = (
         linear(state, f"{name}.attention.self.{part}", x) for part in ("query", "key", "value")
     )
@@ -401,7 +421,7 @@ def _text_block(
     trace(f"{name}.attention", x)
     y = linear(state, f"{name}.intermediate.dense", x)
     trace(f"{name}.intermediate.dense", y)
-    y = linear(state, f"{name}.output.dense", gelu(y))
+    y = linear(state, f"{name}.output.dense", act(y))
     x = layer_norm(state, f"{name}.output.LayerNorm", y + x, TEXT_EPS)
     trace(f"{name}.output", x)
     trace(name, x)

@@ -10,6 +10,7 @@ An architecture is a plain dict with the names of the original's constructor:
     dims         channels of each stage
     num_classes  rows of the classifier
     image_size   edge of the square image it is evaluated on (`--input_size`); in no tensor
+    crop_pct, imagenet_default_mean_and_std   the other options of its transform
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ EPS = 1e-6
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """IMAGENET_DEFAULT_MEAN and _STD (`--imagenet_default_mean_and_std`, true by default)."""
+TRANSFORM = {"crop_pct": 224 / 256, "imagenet_default_mean_and_std": True}
+"""Options of the evaluation transform that are in no tensor, and the original's defaults."""
+LARGEST = 512
+"""Edge of the images that models are compared on; convolutions take any size."""
 
 TINY: Architecture = {
     "in_chans": 3,
@@ -42,6 +47,7 @@ TINY: Architecture = {
     "dims": [6, 10, 14, 22],
     "num_classes": 5,
     "image_size": 68,
+    **TRANSFORM,
 }
 
 
@@ -54,6 +60,7 @@ def _variant(depths: list[int], width: int) -> Architecture:
         "dims": [width, 2 * width, 4 * width, 8 * width],
         "num_classes": 1000,
         "image_size": 224,
+        **TRANSFORM,
     }
 
 
@@ -105,8 +112,8 @@ def architecture(
 ) -> Architecture:
     """Read the architecture off the tensors; only the image size is not in them.
 
-    hints: `image_size` of the published name or of the user's config; 224, what the original
-    trains and evaluates at by default, without one.
+    hints: `image_size` of the published name or of the user's config, or the training run's
+    options under `args`; 224, what the original trains and evaluates at by default, without one.
     """
     depths: list[int] = []
     for key in shapes:
@@ -120,19 +127,25 @@ def architecture(
         absent = ", ".join(missing) if depths else "stages.*.*.dwconv.weight"
         raise ValueError(f"cannot read a ConvNeXt V2 architecture without {absent}")
     _, in_chans, patch, _ = shapes[wanted[0]]
+    said = hints or {}
+    args = said.get("args", {})
     return {
         "in_chans": in_chans,
         "patch_size": patch,
         "depths": depths,
         "dims": [shapes[key][0] for key in dims],
         "num_classes": shapes["head.weight"][0],
-        "image_size": (hints or {}).get("image_size", 224),
+        "image_size": said.get("image_size") or args.get("input_size") or 224,
+        **{
+            name: next((c[name] for c in (said, args) if c.get(name) is not None), default)
+            for name, default in TRANSFORM.items()
+        },
     }
 
 
 def config(arch: Architecture) -> dict[str, Any]:
     """What a user's --config must say about an architecture, in transformers' field names."""
-    return {"image_size": arch["image_size"]}
+    return {name: arch[name] for name in ("image_size", *TRANSFORM)}
 
 
 def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architecture:
@@ -145,6 +158,7 @@ def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architectu
         "dims": [pick(f"width {i}", [8, 12, 20, 26]) for i in range(stages)],
         "num_classes": pick("classes", [5, 2, 13]),
         "image_size": pick("image", [40, 36, 61]),
+        **TRANSFORM,
     }
 
 
@@ -167,7 +181,8 @@ def container(state: dict[str, Tensor]) -> dict[str, Any]:
 
 def inputs(arch: Architecture, batch: int = 2, seed: int = 0) -> dict[str, Tensor]:
     """Normalised pixels of about the range of real ones."""
-    shape = (batch, arch["in_chans"], arch["image_size"], arch["image_size"])
+    edge = min(arch["image_size"], LARGEST)
+    shape = (batch, arch["in_chans"], edge, edge)
     return {"pixel_values": values.uniform(f"{seed}:pixel_values", shape, -2.0, 2.0).float()}
 
 
@@ -260,11 +275,13 @@ def pixels(
     if size >= 384 or reading == "warped":
         image = image.resize((size, size), PIL.Image.Resampling.BICUBIC)
     elif size > 32:
-        image = _centre(_shortest_edge(image, int(size / (224 / 256))), size, reading)
+        image = _centre(_shortest_edge(image, int(size / arch["crop_pct"])), size, reading)
     elif reading == "floor":
         image = _centre(_shortest_edge(image, size), size, reading)
     scaled = np.asarray(image, dtype=np.float32) / np.float32(255)
-    normal = (scaled - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
+    usual = arch["imagenet_default_mean_and_std"]
+    mean, std = (MEAN, STD) if usual else ((0.5,) * 3, (0.5,) * 3)
+    normal = (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return {"pixel_values": np.ascontiguousarray(normal.transpose(2, 0, 1))}
 
 

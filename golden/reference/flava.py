@@ -31,10 +31,15 @@ from torch import Tensor
 
 from ..values import Spec, integers, state_dict as random_state, uniform
 from . import _wordpiece
-from ._layers import State, Trace, attention, gelu, layer_norm, linear, no_trace
+from ._layers import ACTIVATIONS, State, Trace, attention, gelu, layer_norm, linear, no_trace
 
 Architecture = dict[str, Any]
 Pick = Callable[[str, Sequence[Any]], Any]
+
+# The default of the original's builder, which has one epsilon for each encoder. The heads' names
+# (cls.predictions.transform.LayerNorm) are BERT's masked-language head, which takes its epsilon
+# from its encoder's setting.
+EPS = 1e-12
 
 TINY: Architecture = {
     "hidden": 24,
@@ -43,13 +48,22 @@ TINY: Architecture = {
         "layers": 2,
         "heads": 3,
         "mlp": 40,
+        "eps": EPS,
         "image": 12,
         "patch": 4,
         "channels": 3,
         "vocabulary": 41,
     },
-    "text": {"layers": 3, "heads": 4, "mlp": 44, "vocabulary": 101, "positions": 47, "types": 5},
-    "multimodal": {"layers": 2, "heads": 6, "mlp": 36},
+    "text": {
+        "layers": 3,
+        "heads": 4,
+        "mlp": 44,
+        "eps": EPS,
+        "vocabulary": 101,
+        "positions": 47,
+        "types": 5,
+    },
+    "multimodal": {"layers": 2, "heads": 6, "mlp": 36, "eps": EPS, "activation": "gelu"},
     "codebook": {"width": 8, "blocks": 2, "channels": 3, "vocabulary": 37},
     "position_ids": True,
 }
@@ -62,6 +76,7 @@ VARIANTS: dict[str, Architecture] = {
             "layers": 12,
             "heads": 12,
             "mlp": 3072,
+            "eps": EPS,
             "image": 224,
             "patch": 16,
             "channels": 3,
@@ -71,11 +86,12 @@ VARIANTS: dict[str, Architecture] = {
             "layers": 12,
             "heads": 12,
             "mlp": 3072,
+            "eps": EPS,
             "vocabulary": 30522,
             "positions": 512,
             "types": 2,
         },
-        "multimodal": {"layers": 6, "heads": 12, "mlp": 3072},
+        "multimodal": {"layers": 6, "heads": 12, "mlp": 3072, "eps": EPS, "activation": "gelu"},
         "codebook": {"width": 256, "blocks": 2, "channels": 3, "vocabulary": 8192},
         "position_ids": True,
     }
@@ -86,10 +102,6 @@ ENCODERS = {
     "text": "text_encoder.module",
     "multimodal": "mm_encoder.module",
 }
-
-# The encoders are BERT's and ViT's: 1e-12. The heads' names (cls.predictions.transform.LayerNorm)
-# are BERT's masked-language head, which takes its epsilon from the same setting.
-EPS = 1e-12
 
 # A contrastive temperature above 100 is cut off, below 1 too.
 LOGIT_SCALE_RANGE = (0.0, 4.6052)
@@ -272,6 +284,8 @@ def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
             "layers": _count(shapes, f"{at}.encoder.layer."),
             "heads": _heads(name, hidden, hints),
             "mlp": size[f"{name} mlp"][0],
+            "eps": EPS if (eps := _said(name, "layer_norm_eps", hints)) is None else eps,
+            **_activation(name, hints),
         }
         for name, at in ENCODERS.items()
     }
@@ -306,8 +320,21 @@ def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
     return len({key[len(prefix) :].split(".")[0] for key in shapes if key.startswith(prefix)})
 
 
+def _said(tower: str, name: str, hints: Mapping[str, Any]) -> Any:
+    """What a config's tower says, or flava_model()'s argument of the same name."""
+    nested = hints.get(f"{tower}_config") or {}
+    return nested[name] if nested.get(name) is not None else hints.get(f"{tower}_{name}")
+
+
+def _activation(tower: str, hints: Mapping[str, Any]) -> Architecture:
+    """The multimodal encoder's, which no other part shares."""
+    if tower != "multimodal":
+        return {}
+    return {"activation": _said(tower, "hidden_act", hints) or "gelu"}
+
+
 def _heads(tower: str, hidden: int, hints: Mapping[str, Any]) -> int:
-    given = hints.get(f"{tower}_config", {}).get("num_attention_heads")
+    given = _said(tower, "num_attention_heads", hints)
     if given is None and hidden == VARIANTS["flava-full"]["hidden"]:
         given = VARIANTS["flava-full"][tower]["heads"]
     if given is None:
@@ -317,7 +344,15 @@ def _heads(tower: str, hidden: int, hints: Mapping[str, Any]) -> int:
 
 def config(arch: Architecture) -> dict[str, Any]:
     """What a user has to tell beside the checkpoint, as --config."""
-    return {f"{name}_config": {"num_attention_heads": arch[name]["heads"]} for name in ENCODERS}
+    said: dict[str, Any] = {
+        f"{name}_config": {
+            "num_attention_heads": arch[name]["heads"],
+            "layer_norm_eps": arch[name]["eps"],
+        }
+        for name in ENCODERS
+    }
+    said["multimodal_config"]["hidden_act"] = arch["multimodal"]["activation"]
+    return said
 
 
 def random_architecture(pick: Pick) -> Architecture:
@@ -332,6 +367,7 @@ def random_architecture(pick: Pick) -> Architecture:
             "layers": pick("image layers", [1, 2, 11]),
             "heads": pick("image heads", [2, 3]),
             "mlp": pick("image mlp", [9, 14]),
+            "eps": pick("image eps", [EPS, 1e-5, 1e-2]),
             "image": patch * pick("grid", [1, 2, 3]),
             "patch": patch,
             "channels": 3,
@@ -341,6 +377,7 @@ def random_architecture(pick: Pick) -> Architecture:
             "layers": pick("text layers", [1, 2, 11]),
             "heads": pick("text heads", [4, 6]),
             "mlp": pick("text mlp", [11, 15]),
+            "eps": pick("text eps", [EPS, 1e-5, 1e-2]),
             "vocabulary": pick("words", [23, 31]),
             "positions": pick("positions", [8, 12]),
             "types": pick("types", [1, 2, 3]),
@@ -349,6 +386,8 @@ def random_architecture(pick: Pick) -> Architecture:
             "layers": pick("multimodal layers", [1, 2, 11]),
             "heads": pick("multimodal heads", [2, 12]),
             "mlp": pick("multimodal mlp", [10, 16]),
+            "eps": pick("multimodal eps", [EPS, 1e-5, 1e-2]),
+            "activation": pick("activation", ["gelu", "relu", "quick_gelu"]),
         },
         "codebook": {
             "width": pick("codebook width", [4, 8]),
@@ -438,14 +477,15 @@ def forward(
     types, keep = inputs["token_type_ids"], inputs["attention_mask"]
     image_states = image_encoder(state, arch, pixels, None, trace)
     text_states = text_encoder(state, arch, inputs["input_ids"], types, keep, trace)
-    image, image_pooled = final(state, ENCODERS["image"], image_states, trace)
-    text, text_pooled = final(state, ENCODERS["text"], text_states, trace)
+    image_eps, text_eps = arch["image"]["eps"], arch["text"]["eps"]
+    image, image_pooled = final(state, ENCODERS["image"], image_states, image_eps, trace)
+    text, text_pooled = final(state, ENCODERS["text"], text_states, text_eps, trace)
     fused, fused_pooled = multimodal(state, arch, image_states, text_states, keep, trace)
 
     masked_image_states = image_encoder(state, arch, pixels, inputs["bool_masked_pos"], trace)
     masked_text_states = text_encoder(state, arch, inputs["input_ids_masked"], types, keep, trace)
-    masked_image, _ = final(state, ENCODERS["image"], masked_image_states, trace)
-    masked_text, _ = final(state, ENCODERS["text"], masked_text_states, trace)
+    masked_image, _ = final(state, ENCODERS["image"], masked_image_states, image_eps, trace)
+    masked_text, _ = final(state, ENCODERS["text"], masked_text_states, text_eps, trace)
     masked_fused, _ = multimodal(state, arch, masked_image_states, masked_text_states, keep, trace)
     patches, words = image.shape[1] - 1, text.shape[1]
     per_image = contrastive(state, image, text, trace)
@@ -461,12 +501,14 @@ def forward(
         "contrastive_logits_per_image": per_image,
         "contrastive_logits_per_text": per_image.t(),
         # on its own each modality is predicted at every place, the class token included
-        "mim_logits": predictions(state, MIM, masked_image, trace),
-        "mlm_logits": predictions(state, MLM, masked_text, trace),
+        "mim_logits": predictions(state, MIM, masked_image, image_eps, trace),
+        "mlm_logits": predictions(state, MLM, masked_text, text_eps, trace),
         "itm_logits": image_text_match(state, masked_fused, trace),
         # [multimodal cls] [image cls] patches … words …
-        "mmm_image_logits": predictions(state, MMM_IMAGE, masked_fused[:, 2 : 2 + patches], trace),
-        "mmm_text_logits": predictions(state, MMM_TEXT, masked_fused[:, -words:], trace),
+        "mmm_image_logits": predictions(
+            state, MMM_IMAGE, masked_fused[:, 2 : 2 + patches], image_eps, trace
+        ),
+        "mmm_text_logits": predictions(state, MMM_TEXT, masked_fused[:, -words:], text_eps, trace),
         "codebook_indices": indices,
         "codebook_probabilities": probabilities,
     }
@@ -498,7 +540,7 @@ def text_encoder(
     x = state[f"{at}.word_embeddings.weight"][ids]
     x = x + state[f"{at}.token_type_embeddings.weight"][types]
     x = x + state[f"{at}.position_embeddings.weight"][: ids.shape[1]]
-    x = layer_norm(state, f"{at}.LayerNorm", x, EPS)
+    x = layer_norm(state, f"{at}.LayerNorm", x, arch["text"]["eps"])
     trace(at, x)
     return layers(state, ENCODERS["text"], arch["text"], x, _hide(keep, x.dtype), trace)
 
@@ -516,16 +558,17 @@ def multimodal(
     seen = keep.new_ones(len(image), 1 + image.shape[1])
     mask = _hide(torch.cat([seen, keep], 1), x.dtype)
     x = layers(state, ENCODERS["multimodal"], arch["multimodal"], x, mask, trace)
-    return final(state, ENCODERS["multimodal"], x, trace)
+    return final(state, ENCODERS["multimodal"], x, arch["multimodal"]["eps"], trace)
 
 
 def layers(
     state: State, name: str, tower: Architecture, x: Tensor, mask: Tensor | None, trace: Trace
 ) -> Tensor:
-    """Pre-norm transformer layers with the exact gelu."""
+    """Pre-norm transformer layers, with the exact gelu unless the tower has another."""
+    act = ACTIVATIONS[tower.get("activation", "gelu")]
     for layer in range(tower["layers"]):
         at = f"{name}.encoder.layer.{layer}"
-        y = layer_norm(state, f"{at}.layernorm_before", x, EPS)
+        y = layer_norm(state, f"{at}.layernorm_before", x, tower["eps"])
         trace(f"{at}.layernorm_before", y)
         q, k, v = (
             linear(state, f"{at}.attention.attention.{part}", y)
@@ -534,31 +577,31 @@ def layers(
         y = linear(state, f"{at}.attention.output.dense", attention(q, k, v, tower["heads"], mask))
         trace(f"{at}.attention", y)
         x = x + y
-        y = layer_norm(state, f"{at}.layernorm_after", x, EPS)
+        y = layer_norm(state, f"{at}.layernorm_after", x, tower["eps"])
         trace(f"{at}.layernorm_after", y)
         y = linear(state, f"{at}.intermediate.dense", y)
         trace(f"{at}.intermediate.dense", y)
-        y = linear(state, f"{at}.output.dense", gelu(y))
+        y = linear(state, f"{at}.output.dense", act(y))
         trace(f"{at}.output.dense", y)
         x = x + y
         trace(at, x)
     return x
 
 
-def final(state: State, name: str, x: Tensor, trace: Trace) -> tuple[Tensor, Tensor]:
+def final(state: State, name: str, x: Tensor, eps: float, trace: Trace) -> tuple[Tensor, Tensor]:
     """What an encoder hands out: its states after the last norm, and the pooled first of them."""
-    x = layer_norm(state, f"{name}.layernorm", x, EPS)
+    x = layer_norm(state, f"{name}.layernorm", x, eps)
     trace(f"{name}.layernorm", x)
     pooled = linear(state, f"{name}.pooler.dense", x[:, 0])
     trace(f"{name}.pooler.dense", pooled)
     return x, pooled.tanh()
 
 
-def predictions(state: State, head: str, x: Tensor, trace: Trace) -> Tensor:
+def predictions(state: State, head: str, x: Tensor, eps: float, trace: Trace) -> Tensor:
     """BERT's masked-prediction head: dense, gelu, norm, decoder."""
     at = f"{head}.cls.predictions"
     x = gelu(linear(state, f"{at}.transform.dense", x))
-    x = layer_norm(state, f"{at}.transform.LayerNorm", x, EPS)
+    x = layer_norm(state, f"{at}.transform.LayerNorm", x, eps)
     trace(f"{at}.transform", x)
     x = linear(state, f"{at}.decoder", x)
     trace(at, x)

@@ -26,11 +26,11 @@ from torch import Tensor
 from .. import values
 from ..values import Spec
 from ._layers import (
+    ACTIVATIONS,
     State,
     Trace,
     attention,
     causal_mask,
-    gelu,
     layer_norm,
     linear,
     no_trace,
@@ -54,6 +54,7 @@ TINY: Architecture = {
     "visual_heads": 2,
     "visual_patch_size": 4,
     "visual_image_size": 12,
+    "activation_fn": "gelu",
 }
 
 VARIANTS: dict[str, Architecture] = {
@@ -72,6 +73,7 @@ VARIANTS: dict[str, Architecture] = {
         "visual_heads": 16,
         "visual_patch_size": 14,
         "visual_image_size": 224,
+        "activation_fn": "gelu",
     }
 }
 
@@ -215,6 +217,7 @@ def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
         "visual_heads": hints.get("vision_config", {}).get("num_attention_heads"),
         "visual_patch_size": patch,
         "visual_image_size": math.isqrt(positions - 1) * patch,
+        "activation_fn": _said(hints, "activation_function", "activation_fn") or "gelu",
     }
     return _with_published_heads(arch)
 
@@ -226,8 +229,14 @@ def _decoder_heads(
     scale = shapes.get("gpt_model.decoder.self_attn_sope.scale")
     if scale is not None:
         return width // (2 * scale[0])
-    heads: int | None = hints.get("text_config", {}).get("attention_heads")
+    heads: int | None = _said(hints, "attention_heads", "decoder_attention_heads")
     return heads
+
+
+def _said(hints: Mapping[str, Any], name: str, setting: str) -> Any:
+    """What text_config says, or the settings that fairseq keeps in the checkpoint."""
+    said = (hints.get("text_config") or {}).get(name)
+    return (hints.get("args") or {}).get(setting) if said is None else said
 
 
 def _with_published_heads(arch: Architecture) -> Architecture:
@@ -244,7 +253,10 @@ def _with_published_heads(arch: Architecture) -> Architecture:
 
 def config(arch: Architecture) -> dict[str, Any]:
     """The --config that goes with a file of this architecture: what no tensor tells."""
-    return {"vision_config": {"num_attention_heads": arch["visual_heads"]}}
+    return {
+        "text_config": {"activation_function": arch["activation_fn"]},
+        "vision_config": {"num_attention_heads": arch["visual_heads"]},
+    }
 
 
 def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architecture:
@@ -264,6 +276,7 @@ def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architectu
         "visual_heads": visual_heads,
         "visual_patch_size": patch,
         "visual_image_size": patch * grid,
+        "activation_fn": pick("activation", ["gelu", "relu"]),
     }
 
 
@@ -450,7 +463,8 @@ def _decoder_block(
     trace(f"{name}.self_attn", mixed)
     x = x + mixed
     hidden = layer_norm(state, f"{name}.final_layer_norm", x, LAYER_NORM_EPS)
-    hidden = gelu(linear(state, f"{name}.ffn.fc1", hidden))  # torchscale's "gelu" is the exact one
+    act = ACTIVATIONS[arch["activation_fn"]]  # torchscale's "gelu" is the exact one
+    hidden = act(linear(state, f"{name}.ffn.fc1", hidden))
     hidden = layer_norm(state, f"{name}.ffn.ffn_layernorm", hidden, LAYER_NORM_EPS)
     hidden = linear(state, f"{name}.ffn.fc2", hidden)
     trace(f"{name}.ffn", hidden)

@@ -7,9 +7,11 @@ the CLIP ViT and Llama classes of transformers 4.37, the release that project pi
 An architecture holds, in the original's names:
 
     hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
-    num_key_value_heads, vocab_size, rms_norm_eps, rope_theta        the Llama
+    num_key_value_heads, vocab_size, rms_norm_eps, hidden_act, rope_theta,
+    max_position_embeddings                                          the Llama
+    rope_scaling          None or {type: "linear" or "dynamic", factor}
     vision: {hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
-             image_size, patch_size}                                 the CLIP tower
+             image_size, patch_size, layer_norm_eps, hidden_act}     the CLIP tower
     select_layers         the tower's hidden states that the projector reads, in order
     image_aspect_ratio    "pad" (the published models) or "square" (CLIP's own cropping)
     with_buffers          whether the file also holds inv_freq and position_ids
@@ -30,14 +32,22 @@ from torch import Tensor
 
 from .. import values
 from ..values import Spec
-from ._layers import State, Trace, attention, gelu, layer_norm, linear, no_trace, quick_gelu
+from ._layers import ACTIVATIONS, State, Trace, attention, gelu, layer_norm, linear, no_trace
 
 Architecture = dict[str, Any]
 
 VISION = "model.vision_tower.vision_tower.vision_model"
 PROJECTOR = "model.mm_projector"
 SELECT_LAYERS = [-2, -5, -8, -11, 6]  # clip_4layer_encoder.py, feature_select
-EPS = 1e-5  # CLIP's layer norms, and torch's default, which the projector's layer norm keeps
+EPS = 1e-5  # torch's default, which the projector's layer norm keeps
+LLAMA = {  # configuration_llama.py: what a config means that does not say it
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "max_position_embeddings": 2048,
+}
+CLIP = {"layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"}  # configuration_clip.py
 CONSTANTS = ("model.layers.#.self_attn.rotary_emb.inv_freq", f"{VISION}.embeddings.position_ids")
 """Keys, # for an index, that a file may hold and that are no weights."""
 
@@ -51,11 +61,13 @@ CLIP_L_336 = {
     "num_attention_heads": 16,
     "image_size": 336,
     "patch_size": 14,
+    **CLIP,
 }
 VICUNA = {
+    **LLAMA,
     "vocab_size": 32000,
     "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
+    "max_position_embeddings": 4096,
     "vision": CLIP_L_336,
     "select_layers": SELECT_LAYERS,
     "image_aspect_ratio": "pad",
@@ -87,9 +99,10 @@ TINY: Architecture = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    **LLAMA,
     "vocab_size": 301,
     "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
+    "max_position_embeddings": 4096,
     "vision": {
         "hidden_size": 24,
         "intermediate_size": 44,
@@ -97,6 +110,7 @@ TINY: Architecture = {
         "num_attention_heads": 3,
         "image_size": 20,
         "patch_size": 5,
+        **CLIP,
     },
     "select_layers": SELECT_LAYERS,
     "image_aspect_ratio": "square",
@@ -168,47 +182,71 @@ def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
     """Read an architecture back off the tensors.
 
     Args:
-        hints: transformers' field names, nested (text_config, vision_config); what the tensors
-            cannot tell: head counts (unless the widths are published ones), rope_theta,
-            rms_norm_eps, vision_feature_layers, and the original's image_aspect_ratio.
+        hints: the configs as they were given: transformers' (text_config, vision_config), with
+            the original's flat fields beside them or, where that file said that it is one, under
+            "llava"; CLIP's own config under "clip". What nothing says has the original's
+            default, or that of the published size that the tensors have.
 
     Raises:
         ValueError: a head count that nothing tells.
     """
-    text, tower = hints.get("text_config", {}), hints.get("vision_config", {})
+    flat = hints.get("llava", {})
+    texts = [hints.get("text_config", {}), hints, flat]
+    clip = hints.get("clip", {})
+    towers = [hints.get("vision_config", {}), clip.get("vision_config", {}), clip]
     hidden = shapes["model.embed_tokens.weight"][1]
-    heads = _heads("text_config", text, hidden, {4096: 32, 5120: 40})
+    mlp = shapes["model.layers.0.mlp.up_proj.weight"][0]
+    heads = _heads("text_config", texts, hidden, {4096: 32, 5120: 40})
     few = shapes["model.layers.0.self_attn.k_proj.weight"][0] * heads // hidden
-    known = {**VICUNA, **text.get("rope_parameters", {}), **text}
+    published = (hidden, mlp) in ((4096, 11008), (5120, 13824))
+    llama = {**LLAMA, **({k: VICUNA[k] for k in LLAMA} if published else {})}
     wide = shapes[f"{VISION}.embeddings.class_embedding"][0]
     positions = shapes[f"{VISION}.embeddings.position_embedding.weight"][0]
     patch = shapes[f"{VISION}.embeddings.patch_embedding.weight"][-1]
     layers = hints.get("vision_feature_layers", hints.get("vision_feature_layer", SELECT_LAYERS))
     return {
+        **{name: _said(texts, name, default) for name, default in llama.items()},
+        **_rope(texts),
         "hidden_size": hidden,
-        "intermediate_size": shapes["model.layers.0.mlp.up_proj.weight"][0],
+        "intermediate_size": mlp,
         "num_hidden_layers": _count(shapes, "model.layers."),
         "num_attention_heads": heads,
         "num_key_value_heads": few,
         "vocab_size": shapes["model.embed_tokens.weight"][0],
-        "rms_norm_eps": known["rms_norm_eps"],
-        "rope_theta": known["rope_theta"],
         "vision": {
+            **{name: _said(towers, name, default) for name, default in CLIP.items()},
             "hidden_size": wide,
             "intermediate_size": shapes[f"{VISION}.encoder.layers.0.mlp.fc1.weight"][0],
             "num_hidden_layers": _count(shapes, f"{VISION}.encoder.layers."),
-            "num_attention_heads": _heads("vision_config", tower, wide, {1024: 16}),
+            "num_attention_heads": _heads("vision_config", towers, wide, {1024: 16}),
             "image_size": math.isqrt(positions - 1) * patch,
             "patch_size": patch,
         },
         "select_layers": [layers] if isinstance(layers, int) else list(layers),
-        "image_aspect_ratio": hints.get("image_aspect_ratio", "square"),
+        "image_aspect_ratio": _said([hints, flat], "image_aspect_ratio", "square"),
         "with_buffers": f"{VISION}.embeddings.position_ids" in shapes,
     }
 
 
-def _heads(part: str, hints: Mapping[str, Any], width: int, published: dict[int, int]) -> int:
-    heads = hints.get("num_attention_heads", published.get(width))
+def _said(configs: Sequence[Mapping[str, Any]], name: str, default: Any) -> Any:
+    """What the first config says that says anything; null is what a config says of an absence."""
+    return next((c[name] for c in configs if c.get(name) is not None), default)
+
+
+def _rope(configs: Sequence[Mapping[str, Any]]) -> Architecture:
+    """rope_theta and rope_scaling, which later releases join to rope_parameters."""
+    objects = [c.get(n) or {} for c in configs for n in ("rope_scaling", "rope_parameters")]
+    theta = _said([*configs, *objects], "rope_theta", LLAMA["rope_theta"])
+    kind = _said(objects, "rope_type", _said(objects, "type", "default"))
+    factor = _said(objects, "factor", None)
+    scaling = None if kind == "default" else {"type": kind, "factor": factor}
+    return {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def _heads(
+    part: str, configs: Sequence[Mapping[str, Any]], width: int, published: dict[int, int]
+) -> int:
+    heads = _said(configs, "num_attention_heads", published.get(width))
     if heads is None:
         raise ValueError(f"{part}.num_attention_heads cannot be read off a width of {width}")
     return int(heads)
@@ -222,16 +260,16 @@ def _count(shapes: Mapping[str, Any], prefix: str) -> int:
 def config(arch: Architecture) -> dict[str, Any]:
     """What a user has to tell beside the checkpoint, as --config."""
     vision = arch["vision"]
+    heads = {"num_attention_heads": arch["num_attention_heads"]}
     return {
-        "text_config": {
-            "num_attention_heads": arch["num_attention_heads"],
-            "rms_norm_eps": arch["rms_norm_eps"],
-            "rope_theta": arch["rope_theta"],
-        },
-        "vision_config": {"num_attention_heads": vision["num_attention_heads"]},
+        "text_config": {**heads, **{name: arch[name] for name in LLAMA if arch[name] is not None}},
+        "vision_config": {name: vision[name] for name in ("num_attention_heads", *CLIP)},
         "vision_feature_layers": arch["select_layers"],
         "image_aspect_ratio": arch["image_aspect_ratio"],
     }
+
+
+SCALINGS = [{"type": "linear", "factor": 4.0}, {"type": "dynamic", "factor": 2.5}]
 
 
 def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architecture:
@@ -247,7 +285,10 @@ def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architectu
         "num_key_value_heads": few,
         "vocab_size": pick("vocabulary", [31, 62, 64, 65]),
         "rms_norm_eps": pick("rms_norm_eps", [1e-5, 1e-6]),
+        "hidden_act": pick("hidden_act", ["silu", "gelu"]),
         "rope_theta": pick("rope_theta", [10000.0, 500000.0]),
+        "rope_scaling": pick("rope_scaling", [None, None, *SCALINGS]),
+        "max_position_embeddings": pick("max_position_embeddings", [9, 4096]),
         "vision": {
             "hidden_size": 4 * vision_heads,
             "intermediate_size": pick("vision_mlp", [9, 14]),
@@ -255,6 +296,8 @@ def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architectu
             "num_attention_heads": vision_heads,
             "image_size": patch * pick("grid", [2, 3]),
             "patch_size": patch,
+            "layer_norm_eps": pick("vision layer_norm_eps", [1e-5, 1e-3]),
+            "hidden_act": pick("vision hidden_act", ["quick_gelu", "gelu"]),
         },
         "select_layers": layers,
         "image_aspect_ratio": "square",
@@ -267,7 +310,7 @@ def state_dict(arch: Architecture, seed: int = 0) -> dict[str, Tensor]:
     state = values.state_dict(manifest(arch), seed)
     for key in state:
         if key.endswith("inv_freq"):
-            state[key] = _inverse_frequencies(arch, torch.float32)
+            state[key] = _inverse_frequencies(arch, torch.float32, arch["rope_theta"])
     return state
 
 
@@ -328,7 +371,7 @@ def _vision(state: State, arch: Architecture, pixel_values: Tensor, trace: Trace
     first = state[f"{VISION}.embeddings.class_embedding"].expand(len(x), 1, -1)
     x = torch.cat([first, x], 1) + state[f"{VISION}.embeddings.position_embedding.weight"]
     trace(f"{VISION}.embeddings", x)
-    x = layer_norm(state, f"{VISION}.pre_layrnorm", x, EPS)
+    x = layer_norm(state, f"{VISION}.pre_layrnorm", x, vision["layer_norm_eps"])
     trace(f"{VISION}.pre_layrnorm", x)
     hidden_states = [x]  # number 0 is the input of the first layer, number n the output of the nth
     for layer in range(vision["num_hidden_layers"]):
@@ -339,15 +382,16 @@ def _vision(state: State, arch: Architecture, pixel_values: Tensor, trace: Trace
 
 
 def _vision_layer(state: State, name: str, x: Tensor, vision: Architecture, trace: Trace) -> Tensor:
-    """Pre-norm transformer layer with quick_gelu, as CLIP was trained."""
-    y = layer_norm(state, f"{name}.layer_norm1", x, EPS)
+    """Pre-norm transformer layer; CLIP was trained with quick_gelu."""
+    eps, act = vision["layer_norm_eps"], ACTIVATIONS[vision["hidden_act"]]
+    y = layer_norm(state, f"{name}.layer_norm1", x, eps)
     q, k, v = (linear(state, f"{name}.self_attn.{p}_proj", y) for p in "qkv")
     y = attention(q, k, v, vision["num_attention_heads"])
     y = linear(state, f"{name}.self_attn.out_proj", y)
     trace(f"{name}.self_attn", y)
     x = x + y
-    y = layer_norm(state, f"{name}.layer_norm2", x, EPS)
-    y = linear(state, f"{name}.mlp.fc2", quick_gelu(linear(state, f"{name}.mlp.fc1", y)))
+    y = layer_norm(state, f"{name}.layer_norm2", x, eps)
+    y = linear(state, f"{name}.mlp.fc2", act(linear(state, f"{name}.mlp.fc1", y)))
     trace(f"{name}.mlp", y)
     x = x + y
     trace(name, x)
@@ -394,7 +438,7 @@ def _decoder_layer(
     trace(f"{name}.self_attn", y)
     x = x + y
     y = _rms_norm(state, f"{name}.post_attention_layernorm", x, arch["rms_norm_eps"])
-    gate = torch.nn.functional.silu(linear(state, f"{name}.mlp.gate_proj", y))
+    gate = ACTIVATIONS[arch["hidden_act"]](linear(state, f"{name}.mlp.gate_proj", y))
     y = linear(state, f"{name}.mlp.down_proj", gate * linear(state, f"{name}.mlp.up_proj", y))
     trace(f"{name}.mlp", y)
     x = x + y
@@ -412,14 +456,26 @@ def _self_attention(state: State, arch: Architecture, name: str, x: Tensor, mask
     return linear(state, f"{name}.o_proj", attention(q, k, v, heads, _mask(mask, x.dtype)))
 
 
-def _inverse_frequencies(arch: Architecture, dtype: torch.dtype) -> Tensor:
+def _inverse_frequencies(arch: Architecture, dtype: torch.dtype, base: float) -> Tensor:
     head = arch["hidden_size"] // arch["num_attention_heads"]
-    return arch["rope_theta"] ** -(torch.arange(0, head, 2, dtype=dtype) / head)
+    return base ** -(torch.arange(0, head, 2, dtype=dtype) / head)
 
 
 def _rotary(arch: Architecture, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin [length, head]; a frequency serves element i and element i + head/2."""
-    angles = torch.outer(torch.arange(length, dtype=dtype), _inverse_frequencies(arch, dtype))
+    """cos and sin [length, head]; a frequency serves element i and element i + head/2.
+
+    linear scaling counts positions in steps of 1/factor; dynamic scaling (NTK) takes a larger
+    base for sequences longer than max_position_embeddings (modeling_llama.py of 4.37).
+    """
+    head = arch["hidden_size"] // arch["num_attention_heads"]
+    base, longest = arch["rope_theta"], arch["max_position_embeddings"]
+    scaling = arch["rope_scaling"] or {"type": "default", "factor": 1.0}
+    factor, places = scaling["factor"], torch.arange(length, dtype=dtype)
+    if scaling["type"] == "linear":
+        places = places / factor
+    if scaling["type"] == "dynamic" and length > longest:
+        base = base * (factor * length / longest - (factor - 1)) ** (head / (head - 2))
+    angles = torch.outer(places, _inverse_frequencies(arch, dtype, base))
     angles = torch.cat([angles, angles], -1)
     return angles.cos(), angles.sin()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,20 @@ from ..errors import ConfigError
 from ..family import Config
 from ..manifest import Json
 from ..reading import json as untrusted_json
+from ..reading.fields import (
+    BOOKKEEPING,
+    OF_EVERY_CONFIG,
+    Document,
+    Fields,
+    Given,
+    listed,
+    nearest,
+    plain,
+    put,
+)
+from ..reading.kinds import Unfit, like, short
 
+NO_FIELDS = Fields()
 LONGEST = 16 << 20
 """Bytes of a config; 20 000 labels take one million."""
 
@@ -68,77 +80,148 @@ def read_written(file: Path, wanted: Json) -> Json:
     return stored
 
 
-def read_given(location: str | Path | Json | None) -> Json:
+def read_given(location: str | Path | Json | None) -> tuple[Document, ...]:
     """The user's --config: a JSON file, a folder that holds config.json, or a dict.
 
     Raises:
         ConfigError: absent, unreadable, not a JSON object.
     """
     if location is None:
-        return {}
+        return ()
     if isinstance(location, dict):
-        return location
+        return as_documents(location)
     given = Path(location)
     # a name too long for the system is none of a folder
     with contextlib.suppress(OSError):
         given = given / "config.json" if given.is_dir() else given
     called = str(given) if len(str(given)) < 200 else f"{str(given)[:100]}…"
-    return read_object(
+    values = read_object(
         given, f"--config {called}", "give a JSON file, or a folder with config.json"
     )
+    return (Document(f"--config {given.name[:100]}", values, rank=GIVEN),)
 
 
-def build(name: str, parts: Config, given: Json) -> Json:
-    """Merge the parts; refuse a given config that contradicts the file or the original's code.
+GIVEN = 2
+"""The rank of what the command line says; a file beside the checkpoint has 1, inside it 0."""
+
+
+def as_documents(config: Json | Sequence[Document]) -> tuple[Document, ...]:
+    """A config given from Python, as one document.
 
     Raises:
-        ConfigError: every contradiction, or every field that only the user can tell.
+        ConfigError: JSON could not say it.
     """
-    told = flatten(given)
+    if isinstance(config, dict):
+        return (Document("the config", plain(config, "the config"), rank=GIVEN),) if config else ()
+    return tuple(config)
+
+
+def build(name: str, parts: Config, given: Json | Given, fields: Fields = NO_FIELDS) -> Json:
+    """Merge the parts; refuse what a given config gets wrong, all of it at once.
+
+    Raises:
+        ConfigError: values of the wrong kind, unknown and misplaced fields, contradictions of the
+            checkpoint or of the original's code; or every field that only the user can tell.
+    """
+    if not isinstance(given, Given):
+        given = Given(given, given)
+    facts = flatten(merge(parts.assumed, parts.read, parts.fixed))
+    told, problems, _ = _settled(given, parts, fields)
+    flat = flatten(told)
     lines = [
-        *_misshapen(told, flatten(merge(parts.assumed, parts.read, parts.fixed))),
-        *_contradictions(told, parts.read, "the tensors say"),
-        *_contradictions(told, parts.fixed, "the original computes with"),
+        *given.problems,
+        *problems,
+        *_misshapen(flat, facts),
+        *_contradictions(flat, parts.read, "the tensors say", given.places, {}),
+        *_contradictions(flat, parts.checked, "this checkpoint has", given.places, parts.because),
+        *_contradictions(
+            flat, parts.fixed, "the original computes with", given.places, parts.because
+        ),
     ]
     if lines:
+        fault = "contradicts the checkpoint" if not given.problems and not problems else "is wrong"
+        raise ConfigError(f"{name}: the given config {fault} in {len(lines)} fields", lines)
+    known = {**flatten(parts.assumed), **flat}
+    absent = [f"{field}: {why}" for field, why in parts.required.items() if field not in known]
+    if absent:
         raise ConfigError(
-            f"{name}: the given config contradicts the checkpoint in {len(lines)} fields", lines
-        )
-    known = {**flatten(parts.assumed), **told}
-    unknown = [f"{field}: {why}" for field, why in parts.required.items() if field not in known]
-    if unknown:
-        raise ConfigError(
-            f"{name}: {len(unknown)} config fields cannot be read off the tensors",
-            unknown,
+            f"{name}: {len(absent)} config fields cannot be read off the tensors",
+            absent,
             "give them with --config FILE (JSON, nested like config.json)",
         )
-    return merge(parts.assumed, given, parts.read, parts.fixed)
+    written = given.written
+    for unknown in given.unknown:
+        if unknown.path in facts or unknown.path in parts.required:
+            written = merge(written, _nested(unknown.path, unknown.value))
+    return merge(parts.assumed, written, parts.read, parts.fixed)
+
+
+def notes(given: Given, parts: Config, fields: Fields) -> tuple[str, ...]:
+    """One line for each document and reason: the fields without effect."""
+    return (*given.notes, *parts.notes, *_settled(given, parts, fields)[2])
+
+
+def _settled(given: Given, parts: Config, fields: Fields) -> tuple[Json, list[str], list[str]]:
+    """Fields that the family does not declare, but config() knows; what is wrong; notes."""
+    facts = flatten(merge(parts.assumed, parts.read, parts.fixed))
+    told, problems = given.values, []
+    without: dict[tuple[str, str], list[str]] = {}
+    names = {*fields.names(), *facts, *parts.required}
+    for unknown in given.unknown:
+        path, label = unknown.path, unknown.document.label
+        if path in facts or path in parts.required:
+            try:
+                told = merge(told, _nested(path, like(facts.get(path)).read(unknown.value)))
+            except Unfit as error:
+                problems.append(f"{path}: {short(unknown.value)}: {error}")
+        elif any(name.startswith(f"{path}.") for name in facts):
+            problems.append(f"{path}: {short(unknown.value)}: an object is needed")
+        elif _is_bookkeeping(path):
+            without.setdefault((label, BOOKKEEPING), []).append(path)
+        elif unknown.document.strict:
+            problems.append(f"{path}: unknown in {label}; {nearest(path, names)}")
+        else:
+            without.setdefault((label, "settings of a training run"), []).append(path)
+    lines = [f"{a}: without effect ({why}): {listed(n)}" for (a, why), n in without.items()]
+    return told, problems, lines
+
+
+def _is_bookkeeping(path: str) -> bool:
+    name = path.rpartition(".")[2].rpartition(":")[2]
+    return name in OF_EVERY_CONFIG or name.startswith("_")
+
+
+def _nested(dotted: str, value: Any) -> Json:
+    nested: Json = {}
+    put(nested, dotted, value)
+    return nested
 
 
 def _misshapen(told: Json, known: Json) -> Iterable[str]:
     """Objects given for plain values, and plain values given for objects."""
     for field, value in known.items():
         if any(name.startswith(f"{field}.") for name in told):
-            yield f"{field}: the config gives an object for a value like {_short(value)}"
+            yield f"{field}: the config gives an object for a value like {short(value)}"
     for field, value in told.items():
         if value != {} and any(name.startswith(f"{field}.") for name in known):
-            yield f"{field}: the config says {_short(value)} where an object is needed"
+            yield f"{field}: the config says {short(value)} where an object is needed"
 
 
-def _contradictions(told: Json, facts: Json, who: str) -> Iterable[str]:
+def _contradictions(
+    told: Json, facts: Json, who: str, places: Mapping[str, str], because: Mapping[str, str]
+) -> Iterable[str]:
     for field, value in flatten(facts).items():
         if field in told and not _agree(told[field], value):
-            yield f"{field}: the config says {_short(told[field])}, {who} {_short(value)}"
+            place = f" ({places[field]})" if field in places else ""
+            why = f": {because[field]}" if field in because else ""
+            yield f"{field}{place}: the config says {short(told[field])}, {who} {short(value)}{why}"
 
 
 def _agree(told: Any, fact: Any) -> bool:
+    if isinstance(told, bool) != isinstance(fact, bool):
+        return False
     if isinstance(fact, (list, tuple)) and isinstance(told, (list, tuple)):
         return list(told) == list(fact)
     if isinstance(fact, dict) and isinstance(told, dict):
         return {str(k): v for k, v in told.items()} == {str(k): v for k, v in fact.items()}
     return bool(told == fact)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,190 @@
+"""The configs of the code bases that originals are written in: every field, its type, its names.
+
+A family's FIELDS are these, placed where the target has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..core.reading.fields import Field, Fields, Ignored
+from ..core.reading.kinds import Flag, Kind, Listing, Number, Text, Whole
+from . import fields
+from .fields import BERT, CLIP_VISION, LLAMA, rope, section
+
+_FLAT = ("", "llava:")  # the original's own config.json is a LLaMA's, its fields at the top
+_CLIP = ("clip:", "clip:vision_config.")  # the tower's own
+_TRAINED = "how the model was trained or is prompted"
+LLAVA = Fields(
+    (
+        *section("text_config.", LLAMA, *_FLAT),
+        *rope("text_config.", *_FLAT),
+        *section("vision_config.", CLIP_VISION, *_CLIP),
+        Field(
+            "vision_feature_layers",
+            Listing(Whole(-1000, 1000), 100, single=True),
+            ("vision_feature_layer",),
+        ),
+        Field("tie_word_embeddings", Flag(), ("llava:tie_word_embeddings",)),
+        Field(
+            "image_aspect_ratio",
+            Text(("square", "pad"), why="the target's images have one size"),
+            ("llava:image_aspect_ratio",),
+        ),
+        *section(
+            "",
+            {
+                "mm_hidden_size": Whole(1),
+                "mm_projector_type": Text(),
+                "mm_vision_tower": Text(),
+                "mm_patch_merge_type": Text(),
+            },
+            "llava:",
+            written=False,
+        ),
+    ),
+    (
+        Ignored(("*mm_vision_select_*",), "the original's five-layer tower has its own"),
+        Ignored(("llava:pad_token_id",), "padding takes the id after <image>"),
+        Ignored(
+            ("*tune_mm_*", "*freeze_mm_*", "*use_mm_proj", "*mm_projector_lr", "*mm_use_im_*"),
+            _TRAINED,
+        ),
+        Ignored(("*tokenizer_*", "*max_sequence_length", "*image_grid_pinpoints"), _TRAINED),
+        Ignored(("ignore_index",), _TRAINED),
+        Ignored(("clip:text_config*", "clip:projection_dim", "clip:logit_*"), "CLIP's text"),
+    ),
+    roles={
+        **dict.fromkeys(("llava_llama", "llava"), "llava"),
+        **dict.fromkeys(("clip", "clip_vision_model"), "clip"),
+    },
+)
+"""LLaVA over a LLaMA and CLIP: the original's flat config.json, or nested, and CLIP's own."""
+
+# Chinese-CLIP's model_configs: one file for the image tower, one for the text tower
+_VISION = {
+    "embed_dim": "projection_dim",
+    "image_resolution": "image_size",
+    "vision_layers": "num_hidden_layers",
+    "vision_width": "hidden_size",
+    "vision_patch_size": "patch_size",
+}
+_RENAMED = {name: f"vision_config.{target}" for name, target in _VISION.items()}
+_RENAMED |= {f"text_{name}": f"text_config.{name}" for name in BERT}
+_RENAMED |= {"vocab_size": "text_config.vocab_size"}
+_KINDS = {f"vision_config.{name}": kind for name, kind in CLIP_VISION.items()}
+_KINDS |= {f"text_config.{name}": kind for name, kind in BERT.items()}
+OPEN_CLIP_BERT = Fields(
+    (
+        *fields.renamed("", _KINDS, _RENAMED),
+        Field("logit_scale_init_value", Number(-100.0, 100.0)),
+        Field("vision_head_width", Whole(1, 1 << 20), written=False),
+    ),
+    (
+        Ignored(("text_initializer_range",), "what training starts with"),
+        Ignored(
+            ("text_config.pooler_*", "text_config.directionality", "text_config.projection_dim"),
+            "the model has no pooler",
+        ),
+    ),
+    sections={"vision_config_dict": "vision_config", "text_config_dict": "text_config"},
+)
+"""open_clip's image tower beside a BERT: flat model_configs, transformers' nested config."""
+
+# fairseq keeps its settings in the checkpoint: args, later cfg.model; these describe the model
+_SHARE, _ID = Number(0.0, 1.0), Whole(-1)
+_DECODER_ARGS: dict[str, tuple[Kind, str]] = {
+    "embed_dim": (Whole(1, 1 << 20), "decoder_embed_dim"),
+    "layers": (Whole(1, 10_000), "decoder_layers"),
+    "ffn_dim": (Whole(1, 1 << 20), "decoder_ffn_embed_dim"),
+    "attention_heads": (Whole(1, 4096), "decoder_attention_heads"),
+    "activation_function": (Text(fields.ACTIVATIONS, {"swish": "silu"}), "activation_fn"),
+    "dropout": (_SHARE, "dropout"),
+    "attention_dropout": (_SHARE, "attention_dropout"),
+    "activation_dropout": (_SHARE, "activation_dropout"),
+    "layerdrop": (_SHARE, "decoder_layerdrop"),
+    "vocab_size": (Whole(1), ""),
+    "max_position_embeddings": (Whole(1, 1 << 28), ""),
+    "scale_embedding": (Flag(), ""),
+    "layer_norm_eps": (_SHARE, ""),
+    "init_std": (_SHARE, ""),
+    "no_repeat_ngram_size": (Whole(0, 1000), ""),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), (_ID, "")),
+}
+_WANTS: dict[str, Kind] = {  # settings that would make another model of it
+    "no_scale_embedding": Flag(),
+    "decoder_learned_pos": Flag(),
+    "no_token_positional_embeddings": Flag(),
+    "share_decoder_input_output_embed": Flag(),
+    "decoder_normalize_before": Flag(),
+    "subln": Flag(),
+    "deepnorm": Flag(),
+    "rel_pos_buckets": Whole(),
+    "max_rel_pos": Whole(),
+    "text_encoder": Text(),
+    "image_encoder": Text(),
+    "audio_encoder": Text(),
+    "connector": Text(),
+    "visual_model_name": Text(),
+    "visual_output_dim": Whole(),
+}
+FAIRSEQ_DECODER_CLIP = Fields(
+    (
+        *(
+            Field(f"text_config.{name}", kind, (f"args:{other}",) if other else ())
+            for name, (kind, other) in _DECODER_ARGS.items()
+        ),
+        *section("vision_config.", CLIP_VISION),
+        Field("latent_query_num", Whole(1, 1 << 20), ("args:latent_query_num",)),
+        *section("", _WANTS, "args:", written=False),
+    )
+)
+"""fairseq's language model over torchscale's decoder, beside open_clip's image tower."""
+
+_VIT = {
+    **{name: kind for name, kind in BERT.items() if name.startswith(("h", "i", "n", "l"))},
+    "attention_probs_dropout_prob": Number(0.0, 1.0),
+    "qkv_bias": Flag(),
+}
+_KINDS_OF_TOWERS: dict[str, dict[str, Kind]] = {
+    "image": {
+        **_VIT,
+        **{name: CLIP_VISION[name] for name in ("image_size", "patch_size", "num_channels")},
+        "vocab_size": Whole(1),
+        "mask_token": Flag(),
+    },
+    "text": {**BERT, "qkv_bias": Flag()},
+    "multimodal": {**_VIT, "use_cls_token": Flag()},
+}
+# torchmultimodal's flava_model() has a tower's arguments behind its name, the embeddings' without
+_PLAIN = ("image_size", "patch_size", "num_channels", "pad_token_id", "type_vocab_size")
+_ARGS = {"hidden_dropout_prob": "dropout", "max_position_embeddings": "max_position_embeddings"}
+
+
+def _tower_fields() -> Iterator[Field]:
+    for tower, kinds in _KINDS_OF_TOWERS.items():
+        for name, kind in kinds.items():
+            short = name in _PLAIN or (tower, name) == ("text", "vocab_size")
+            argument = name if short or "max_" in name else f"{tower}_{_ARGS.get(name, name)}"
+            also = () if (tower, name) == ("image", "vocab_size") else (argument,)
+            yield Field(f"{tower}_config.{name}", kind, also)
+    yield Field("projection_dim", Whole(1), ("text_and_image_proj_size",))
+    yield Field("codebook_image_size", Whole(1, 2048), written=False)
+    for name in ("hidden_size", "input_channels", "num_blocks_per_group", "vocab_size"):
+        yield Field(f"image_codebook_config.{name}", Whole(1))
+    yield Field("use_image_masking", Flag(), written=False)
+    yield Field("layer_norm_eps", Number(0.0, 1.0))
+    yield Field("logit_scale_init_value", Number(-100.0, 100.0))
+
+
+TORCHMULTIMODAL = Fields(
+    tuple(_tower_fields()),
+    (
+        Ignored(("ce_ignore_index", "*_weight", "skip_*", "global_*"), "losses alone"),
+        Ignored(("return_loss", "image_codebook_config.freeze"), "training alone"),
+    ),
+    sections={
+        f"{tower}_config_dict": f"{tower}_config" for tower in (*_KINDS_OF_TOWERS, "image_codebook")
+    },
+)
+"""torchmultimodal's flava_model(): three towers and a codebook."""
