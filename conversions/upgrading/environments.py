@@ -1,7 +1,9 @@
 """Other transformers releases beside the installed one, without a second torch.
 
 A release is an overlay: a folder with transformers and only those of its requirements that the
-running interpreter does not meet, put before site-packages through PYTHONPATH.
+running interpreter does not meet, put before site-packages through PYTHONPATH. Overlays are kept
+in the user's cache, one folder for each interpreter, and shared by all that need one: a second
+process waits for the first to have made it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from typing import Protocol
 from ..core.errors import ConversionError
 
 PACKAGE = "transformers"
+OLDEST = "4.49.0"
+"""The first release that is supported, and recorded."""
 ROUNDS = 6
 """Requirements of requirements: more rounds than any release has needed (two)."""
 
@@ -58,49 +62,80 @@ def run(command: Sequence[str], extra: Mapping[str, str], cwd: Path | None = Non
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What a package index offers. releases: oldest first; yanked: release -> its reason."""
+
+    releases: tuple[str, ...]
+    yanked: Mapping[str, str]
+
+    def since(self, oldest: str) -> Offer:
+        """The same from one release on."""
+        from packaging.version import Version
+
+        first = Version(oldest)
+        kept = tuple(each for each in self.releases if Version(each) >= first)
+        return Offer(kept, {k: v for k, v in self.yanked.items() if Version(k) >= first})
+
+
+@dataclass(frozen=True)
 class Environments:
     """Makes and keeps overlays under one folder."""
 
-    root: Path
+    root: Path = field(default_factory=lambda: cache())
     run: Run = field(default_factory=lambda: run)
 
-    def releases(self) -> list[str]:
-        """Every final release that the package index offers, oldest first.
+    def offer(self) -> Offer:
+        """Every final release that the package index offers, and the ones that were yanked.
 
         Raises:
             ConversionError: the index cannot be asked.
         """
-        asked = self.run([*_pip(), "index", "versions", PACKAGE], {})
-        found = re.search(r"^Available versions: (.+)$", asked.text, re.MULTILINE)
+        asked = self.run([*_pip(), "index", "versions", PACKAGE, "-vv"], {})
+        found = re.search(r"^\s*Available versions: (.+)$", asked.text, re.MULTILINE)
         if asked.code or found is None:
             raise ConversionError(
                 f"the package index does not list releases of {PACKAGE}",
                 asked.text.strip().splitlines()[-3:],
                 "give them with --releases A,B,C",
             )
-        return ordered(re.split(r"[,\s]+", found[1].strip()))
+        return Offer(tuple(ordered(re.split(r"[,\s]+", found[1].strip()))), _yanked(asked.text))
+
+    def releases(self) -> list[str]:
+        """Every final release that the package index offers, oldest first."""
+        return list(self.offer().releases)
 
     def overlay(self, release: str) -> Path:
         """The folder that makes `release` the imported one; made when it is not there yet.
 
+        One that is there is completed where the interpreter has lost what it relied on.
+
         Raises:
             ConversionError: it cannot be installed.
         """
+        from filelock import FileLock
+
+        self.root.mkdir(parents=True, exist_ok=True)
         folder = self.root / release
-        if folder.is_dir():
-            return folder
-        work = self.root / f".{release}.partial"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        wanted = [f"{PACKAGE}=={release}"]
-        rounds = 0
-        while wanted:
-            if rounds == ROUNDS:
-                raise ConversionError(f"{PACKAGE} {release}: its requirements find no end", wanted)
-            self._install(work, wanted, release)
-            wanted, rounds = unmet(work), rounds + 1
-        work.rename(folder)
+        with FileLock(self.root / f".{release}.lock"):
+            if folder.is_dir():
+                self._complete(folder, unmet(folder), release)
+                return folder
+            work = self.root / f".{release}.partial"
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            self._complete(work, [f"{PACKAGE}=={release}"], release)
+            work.rename(folder)
         return folder
+
+    def _complete(self, folder: Path, wanted: Sequence[str], release: str) -> None:
+        """Install until nothing is wanted."""
+        for _ in range(ROUNDS):
+            if not wanted:
+                return
+            self._install(folder, wanted, release)
+            wanted = unmet(folder)
+        if wanted:
+            raise ConversionError(f"{PACKAGE} {release}: its requirements find no end", wanted)
 
     def _install(self, folder: Path, requirements: Sequence[str], release: str) -> None:
         done = self.run([*_install(), "--no-deps", "--target", str(folder), *requirements], {})
@@ -111,9 +146,28 @@ class Environments:
             )
 
 
+def cache() -> Path:
+    """Where overlays are kept: in the user's cache, apart for each version of Python."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "conversions" / f"releases-{sys.implementation.cache_tag}"
+
+
 def environment(overlay: Path) -> dict[str, str]:
     """What makes a child process import the overlay's transformers, the same way every time."""
-    return {"PYTHONPATH": str(overlay), "HYPOTHESIS_PROFILE": "ci", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {"PYTHONPATH": str(overlay), "HYPOTHESIS_PROFILE": "ci"}
+
+
+_YANKED = re.compile(
+    rf"Skipping link: yanked for reason: (.*?): \S*/{PACKAGE}-([^-/]+?)(?:-py|\.tar)"
+)
+"""How pip tells of a yanked file, when asked to tell all."""
+
+
+def _yanked(told: str) -> dict[str, str]:
+    """Release -> reason, oldest first; an empty reason where none was given."""
+    found = {version: reason for reason, version in _YANKED.findall(told)}
+    given = {version: "" if "none given" in why else why for version, why in found.items()}
+    return {version: given[version] for version in ordered(given)}
 
 
 def ordered(releases: Iterable[str]) -> list[str]:
@@ -156,16 +210,30 @@ def _installed(name: str) -> str | None:
         return None
 
 
+def _uv() -> str | None:
+    """The uv of the search path, or of this interpreter, whose scripts may not be on the path."""
+    if found := shutil.which("uv"):
+        return found
+    if importlib.util.find_spec("uv") is None:
+        return None
+    import uv
+
+    try:
+        return str(uv.find_uv_bin())
+    except FileNotFoundError:
+        return None
+
+
 def _pip() -> list[str]:
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
-    if shutil.which("uv"):
-        return ["uv", "run", "--no-project", "--with", "pip", "--", "python", "-m", "pip"]
+    if uv := _uv():
+        return [uv, "run", "--no-project", "--with", "pip", "--", "python", "-m", "pip"]
     raise ConversionError("neither pip nor uv is there", hint="python -m ensurepip, or install uv")
 
 
 def _install() -> list[str]:
     """uv where it is there (seconds faster), else pip."""
-    if shutil.which("uv"):
-        return ["uv", "pip", "install", "--quiet", "--python", sys.executable]
+    if uv := _uv():
+        return [uv, "pip", "install", "--quiet", "--python", sys.executable]
     return [*_pip(), "install", "--quiet"]

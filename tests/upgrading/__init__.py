@@ -1,0 +1,1 @@
+"""Records of releases, their comparison, environments, and what is made of them."""
