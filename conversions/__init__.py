@@ -62,6 +62,7 @@ def _request(
     config: str | Path | Json | None,
     dtype: str | None,
     weights: str | None,
+    base: str | Path | None,
     max_shard_size: str | int,
     checks: str,
     progress: Progress | None,
@@ -88,6 +89,7 @@ def _request(
         {**known, **options},
         dtype,
         weights,
+        None if base is None else str(base),
         parse_size(max_shard_size),
         checks,
         tuple(families().values()),
@@ -104,6 +106,7 @@ def convert(
     overwrite: bool = False,
     dtype: str | None = None,
     weights: str | None = None,
+    base: str | Path | None = None,
     max_shard_size: str | int = "5GB",
     checks: str = "auto",
     push_to_hub: str | None = None,
@@ -115,8 +118,10 @@ def convert(
     checkpoint: local file, folder of shards, index, URL, hf://REPO/FILE, published name, "tiny".
     output: None converts and checks and leaves nothing. config: JSON file, folder or dict.
     dtype: float32, float16, bfloat16, float64; None keeps the file's (the widest of a mix).
-    weights: which entry of a training checkpoint. checks: "auto" builds the model up to 512 MiB
-    of weights, "all" always, "files" never. options: the family's own, such as codebook=FILE.
+    weights: which entry of a training checkpoint. base: of a LoRA adapter, the checkpoint that it
+    was trained on, given as `checkpoint` is; both are merged. checks: "auto" builds the model up
+    to 512 MiB of weights, "all" always, "files" never. options: the family's own, such as
+    codebook=FILE.
 
     Raises:
         CheckFailed: some check failed; its `report` holds every figure; no folder is left.
@@ -134,7 +139,16 @@ def convert(
         from .core import pipeline
 
         request = _request(
-            family, checkpoint, config, dtype, weights, max_shard_size, checks, progress, options
+            family,
+            checkpoint,
+            config,
+            dtype,
+            weights,
+            base,
+            max_shard_size,
+            checks,
+            progress,
+            options,
         )
         if push_to_hub is None:
             return pipeline.convert(request, target, overwrite, beside)
@@ -158,6 +172,7 @@ def verify(
     config: str | Path | Json | None = None,
     dtype: str | None = None,
     weights: str | None = None,
+    base: str | Path | None = None,
     checks: str = "all",
     progress: Progress | None = None,
     **options: Any,
@@ -172,7 +187,9 @@ def verify(
     """
     from .core import pipeline
 
-    request = _request(family, checkpoint, config, dtype, weights, "5GB", checks, progress, options)
+    request = _request(
+        family, checkpoint, config, dtype, weights, base, "5GB", checks, progress, options
+    )
     return pipeline.verify(request, Path(model))
 
 

@@ -243,10 +243,6 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
 _MM = ("*mm_projector.*",)
 REFUSALS = (
     Refusal(
-        ("base_model.model.*", "*lora_A*", "*lora_B*"),
-        "LoRA weights (base_model.model.): merge them into the base model, then convert that",
-    ),
-    Refusal(
         ("language_model.*", "multi_modal_projector.*", "model.language_model.*"),
         "already converted: these are transformers' key names; load it with from_pretrained",
     ),

@@ -53,7 +53,14 @@ def _add_source(command: argparse.ArgumentParser, family: Family) -> None:
         help="JSON file or folder with config.json: what the tensors cannot tell",
     )
     command.add_argument(
-        "--weights", metavar="NAME", help="which entry of a training checkpoint (model_ema)"
+        "--weights",
+        metavar="NAME",
+        help="which entry of a training checkpoint (model_ema, student)",
+    )
+    command.add_argument(
+        "--base",
+        metavar="CHECKPOINT",
+        help="of a LoRA adapter: the checkpoint that it was trained on; both are merged",
     )
     command.add_argument(
         "--dtype",

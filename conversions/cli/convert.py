@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         dtype=args.dtype,
         weights=args.weights,
+        base=args.base,
         max_shard_size=args.max_shard_size,
         checks=args.checks,
         push_to_hub=_repository(args),

@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
         config=args.config,
         dtype=args.dtype,
         weights=args.weights,
+        base=args.base,
         checks=args.checks,
         progress=terminal.progress(),
         **arguments.family_options(args),

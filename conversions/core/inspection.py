@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping as MappingABC, Sequence
+from collections.abc import Iterable, Mapping as MappingABC, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import selection
 from .family import Family
 from .manifest import Manifest
+from .mapping import adapters
 from .mapping.coverage import explain
 from .mapping.keys import collapse
 from .reading.checkpoint import Progress, open_checkpoint
@@ -55,7 +56,7 @@ def inspect(location: str, families: Sequence[Family], progress: Progress | None
         family, selected, refusal = selection.recognise(families, checkpoint.records)
         if selected is None:
             tree, state = max(checkpoint.records.items(), key=lambda item: len(item[1]))
-            selected = selection.Selected(state, tree, "", ())
+            selected = selection.Selected(state, tree, "", _of_adapters(state))
         manifest = selection.manifest_of(selected.state)
         drops, problems = _judge(family, manifest) if family and not refusal else ({}, ())
         return Inspection(
@@ -75,6 +76,14 @@ def inspect(location: str, families: Sequence[Family], progress: Progress | None
             dict(checkpoint.other),
             dict(checkpoint.foreign),
         )
+
+
+def _of_adapters(keys: Iterable[str]) -> tuple[str, ...]:
+    """What to do with a file that is no model of itself."""
+    if not adapters.is_adapter(keys):
+        return ()
+    how = "convert it with --base CHECKPOINT, the checkpoint that it was trained on"
+    return (f"an unmerged LoRA adapter: {how}",)
 
 
 def _judge(family: Family, manifest: Manifest) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import selection
+from . import adapted, selection
 from .checking import checks, known_defects, loading, parity, release
 from .checking.checks import Check
 from .checking.worker import BUILD_LIMIT, Beside, imported_here
@@ -45,6 +45,7 @@ class Request:
     options: Json
     dtype: str | None = None
     weights: str | None = None
+    base: str | None = None
     max_shard_size: int = 5_000_000_000
     checks: str = "auto"
     families: tuple[Family, ...] = ()
@@ -123,16 +124,11 @@ def opened(request: Request) -> Iterator[Opened]:
     """
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(_with_tiny(request))
-        published = find_published(request.family, request.checkpoint)
-        location = (
-            published.location
-            if published and request.checkpoint == published.name
-            else request.checkpoint
-        )
-        main = stack.enter_context(open_checkpoint(location, request.progress))
         family = request.family
-        chosen = selection.select(main.trees, family, request.weights)
-        main.tree(chosen.tree)  # names tensors of kinds that cannot be read
+        published = find_published(family, request.base or request.checkpoint)
+        location = _located(family, request.checkpoint)
+        chosen, checkpoints = _chosen(request, location, stack)
+        main = checkpoints[0]
         selection.refuse_wrong(family, chosen, request.families)
         state, companions = _with_companions(request, selection.translated(family, chosen), stack)
         manifest = selection.manifest_of(state)
@@ -147,7 +143,7 @@ def opened(request: Request) -> Iterator[Opened]:
         dtype, note = _dtype(request.dtype, _written_sources(plan, state))
         yield Opened(
             request,
-            (main, *companions),
+            (*checkpoints, *companions),
             location,
             published,
             chosen.tree,
@@ -168,6 +164,34 @@ def opened(request: Request) -> Iterator[Opened]:
                 *processor.missing,
             ),
         )
+
+
+def _located(family: Family, checkpoint: str) -> str:
+    """Where a published checkpoint lies that is given by its name."""
+    published = find_published(family, checkpoint)
+    return published.location if published and checkpoint == published.name else checkpoint
+
+
+def _chosen(
+    request: Request, location: str, stack: contextlib.ExitStack
+) -> tuple[selection.Selected[Tensor], list[Checkpoint]]:
+    """The state dict to convert, and the files that it comes from."""
+    family = request.family
+    opened = open_checkpoint(adapted.location_of(location), request.progress)
+    main = stack.enter_context(opened)
+    if adapted.is_adapter(main):
+        base = None if request.base is None else _located(family, request.base)
+        chosen, further = adapted.opened(
+            family, main, base, request.weights, request.progress, stack
+        )
+        return chosen, [main, *further]
+    if request.base is not None:
+        raise WrongCheckpointError(
+            f"{family.name}: --base is for LoRA adapters; {location} holds no lora_A, lora_B"
+        )
+    chosen = selection.select(main.trees, family, request.weights)
+    main.tree(chosen.tree)  # names tensors of kinds that cannot be read
+    return chosen, [main]
 
 
 @contextlib.contextmanager
