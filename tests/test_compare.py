@@ -15,7 +15,8 @@ import pytest
 from conversions import cli
 from conversions.cli import terminal
 from conversions.core.errors import ConversionError
-from conversions.upgrading import compare, html, markdown, records, sections
+from conversions.upgrading import compare, records
+from conversions.upgrading.pages import comparison, markdown, sections
 from tests import made_up
 
 DEFECT = {
@@ -147,7 +148,7 @@ def test_failing_check_breaks_and_points_to_bisect(tmp_path: Path) -> None:
     assert found.broken[0].messages == ("test_x[toy-tiny]: logits: first divergence in blocks.1",)
     assert found.actions[0].endswith("bisect -k toy --check logits --good 1.0 --bad 2.0")
     assert "first divergence in blocks.1" in markdown.to_markdown(found)
-    assert "first divergence in blocks.1" in html.to_html(found)
+    assert "first divergence in blocks.1" in comparison.to_html(found)
 
 
 def test_defects_are_new_mended_or_in_both(tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_drift_is_plotted_over_every_recorded_release(tmp_path: Path) -> None:
         made_up.write(tmp_path, release)
     found = compared(tmp_path, CHANGES["outputs"])
     assert list(found.drifts["toy"]) == ["0.8", "0.9", "1.0", "2.0"]
-    page = html.to_html(found)
+    page = comparison.to_html(found)
     assert page.count("<title>toy, ") == 8, "four points, drawn for wide and for narrow screens"
 
 
@@ -194,7 +195,7 @@ def test_page_stands_alone(tmp_path: Path) -> None:
     """The page has no script, fetches nothing, and escapes what comes from messages."""
     nasty = made_up.check("failed", 3.0, "<script>alert(1)</script> & more")
     found = compared(tmp_path, set_in("checks", "logits", value=nasty))
-    page = html.to_html(found)
+    page = comparison.to_html(found)
     parsed = Page()
     parsed.feed(page)
     assert not parsed.fetched and not {"script", "link", "img"} & parsed.tags

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import transformers
 
-from conversions.upgrading import compare, html, markdown, records
+from conversions.upgrading import compare, records
+from conversions.upgrading.pages import comparison, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(transformers.__file__).parent
@@ -150,7 +151,7 @@ def test_one_changed_line_is_named(name: str, found: compare.Comparison) -> None
 
 def test_reports_say_it_too(found: compare.Comparison) -> None:
     """Markdown and page name the modules and the command that searches the release."""
-    for text in (markdown.to_markdown(found), html.to_html(found)):
+    for text in (markdown.to_markdown(found), comparison.to_html(found)):
         for change in APPLIED.values():
             assert change.family in text and change.module in text
         assert "epsilon" not in APPLIED or "conversions bisect -k convnextv2 --check logits" in text

@@ -30,7 +30,8 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..upgrading import compare, html, markdown, records
+    from ..upgrading import compare, records
+    from ..upgrading.pages import comparison, markdown
 
     places = [Path(args.reports)] if args.reports else records.folders()
     try:
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.complain(str(error))
         return 2
     found = compare.compare(left, right, _recorded_defects(), records.every(places))
-    for file, render in ((args.markdown, markdown.to_markdown), (args.html, html.to_html)):
+    for file, render in ((args.markdown, markdown.to_markdown), (args.html, comparison.to_html)):
         if file:
             Path(file).write_text(render(found), encoding="utf-8")
     if args.json:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..core.report import Report
     from ..upgrading.bisect import Progress as BisectProgress
     from ..upgrading.compare import Comparison
-    from ..upgrading.sections import Section
+    from ..upgrading.pages.sections import Section
 
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim", "known-defect": "yellow"}
 LEVELS = {"broken": "bold red", "changed": "yellow", "mended": "green", "same": "dim"}
@@ -204,7 +204,7 @@ def comparison(to: Console, found: Comparison) -> None:
     """The verdict, what to do, and every section that has something to say."""
     from rich.text import Text
 
-    from ..upgrading.sections import in_text
+    from ..upgrading.pages.sections import in_text
 
     to.print(Text(found.verdict, LEVELS["mended" if found.level == "same" else found.level]))
     if found.actions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from .differences import TOLERANCE
+from ..differences import TOLERANCE
 from .sections import fraction
 
 TOP, BOTTOM, LEFT, RIGHT = 14, 46, 50, 30

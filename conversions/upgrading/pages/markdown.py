@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .compare import Comparison
+from ..compare import Comparison
 from .sections import Section, sections
 
 MARKS = {"broken": "❌", "changed": "🔶", "same": "✅"}

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .compare import CheckRow, Comparison, Defect
-from .differences import TOLERANCE, Difference
+from ..compare import CheckRow, Comparison, Defect
+from ..differences import TOLERANCE, Difference
 
 EXACT = 1e-9
 """Where the log scale begins: below lies what float32 cannot tell from nothing."""
