@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import pkgutil
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ def family(name: str) -> Family:
 def _request(
     name: str,
     checkpoint: str | Path,
-    config: str | Path | Json | None,
+    config: str | Path | Json | Sequence[str | Path] | None,
     dtype: str | None,
     weights: str | None,
     base: str | Path | None,
@@ -85,7 +86,7 @@ def _request(
     return Request(
         chosen,
         str(checkpoint),
-        configs.read_given(config),
+        configs.read_given(config, chosen.config_files),
         {**known, **options},
         dtype,
         weights,
@@ -102,7 +103,7 @@ def convert(
     checkpoint: str | Path,
     output: str | Path | None = None,
     *,
-    config: str | Path | Json | None = None,
+    config: str | Path | Json | Sequence[str | Path] | None = None,
     overwrite: bool = False,
     dtype: str | None = None,
     weights: str | None = None,
@@ -116,7 +117,7 @@ def convert(
     """Convert a checkpoint, check the result, and put it at `output` when every check passed.
 
     checkpoint: local file, folder of shards, index, URL, hf://REPO/FILE, published name, "tiny".
-    output: None converts and checks and leaves nothing. config: JSON file, folder or dict.
+    output: None converts and checks and leaves nothing. config: JSON files, folders or a dict.
     dtype: float32, float16, bfloat16, float64; None keeps the file's (the widest of a mix).
     weights: which entry of a training checkpoint. base: of a LoRA adapter, the checkpoint that it
     was trained on, given as `checkpoint` is; both are merged. checks: "auto" builds the model up
@@ -169,7 +170,7 @@ def verify(
     checkpoint: str | Path,
     model: str | Path,
     *,
-    config: str | Path | Json | None = None,
+    config: str | Path | Json | Sequence[str | Path] | None = None,
     dtype: str | None = None,
     weights: str | None = None,
     base: str | Path | None = None,

@@ -217,6 +217,7 @@ FAMILY = Family(
     published=PUBLISHED,
     refusals=REFUSALS,
     fields=FIELDS,
+    config_files=originals.OPEN_CLIP_BERT_FILES,
     options=tokenizers.bert.OPTIONS,
     needs="--vocab FILE or --tokenizer DIR for the tokenizer; head counts of other sizes",
 )

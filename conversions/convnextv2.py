@@ -19,6 +19,7 @@ from .kit import (
     Reshape,
     Source,
     fields,
+    originals,
 )
 from .kit.labels import imagenet_1k
 
@@ -262,5 +263,6 @@ FAMILY = Family(
     refusals=REFUSALS,
     layouts=LAYOUTS,
     fields=FIELDS,
+    config_files=(originals.config_json("convnextv2"),),
     checkpoint_flags=("--checkpoint_url",),
 )

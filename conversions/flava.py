@@ -30,6 +30,7 @@ from .kit import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+DALLE = "encoder.pkl"
 LEAF, CONV = "{leaf:weight|bias}", "{leaf:w=weight|b=bias}"
 IMAGE, TEXT = "image_encoder.module.embeddings", "text_encoder.module.embeddings"
 PATCHES, IDS = f"{IMAGE}.patch_embeddings.projection", f"{TEXT}.position_ids"
@@ -252,6 +253,8 @@ FAMILY = Family(
     outputs,
     processor,
     fields=FIELDS,
+    config_files=(originals.config_json("flava"),),
+    settings=("args", "config", "hyper_parameters"),
     # no public location of the file is known
     published=(Published("flava-full", "flava_full.pt", "flava-full", hub_name="flava-full"),),
     refusals=(
@@ -279,7 +282,11 @@ FAMILY = Family(
         Option(("--codebook", "--codebook_path"), "DALL-E's encoder.pkl", metavar="FILE"),
         *tokenizers.bert.OPTIONS,
     ),
-    companions=(Companion("codebook", "codebook.", "https://cdn.openai.com/dall-e/encoder.pkl"),),
+    companions=(
+        Companion(
+            "codebook", "codebook.", "https://cdn.openai.com/dall-e/encoder.pkl", ("encoder.pkl",)
+        ),
+    ),
     checkpoint_flags=("--checkpoint_path",),
     needs="DALL-E's encoder.pkl; bert-base-uncased's vocab.txt for the tokenizer",
 )

@@ -138,6 +138,7 @@ def config(source: Source) -> Config:
     assumed: Json = {
         "text_config": {
             "activation_function": "gelu",
+            "scale_embedding": not source.given.get("no_scale_embedding", False),
             "max_position_embeddings": 2048,
             "no_repeat_ngram_size": 3,
         },
@@ -154,7 +155,6 @@ def config(source: Source) -> Config:
             "text_config": {
                 "model_type": "kosmos_2_text_model",
                 "layer_norm_eps": 1e-5,
-                "scale_embedding": True,
                 "tie_word_embeddings": True,
                 "bos_token_id": 0,
                 "pad_token_id": 1,
@@ -162,30 +162,25 @@ def config(source: Source) -> Config:
             },
             "vision_config": {
                 "model_type": "kosmos_2_vision_model",
-                "hidden_act": "quick_gelu",
+                "hidden_act": _tower_activation(source.given),
                 "layer_norm_eps": 1e-5,
             },
         },
         assumed=assumed,
         checked={
-            "no_scale_embedding": False,
-            "decoder_learned_pos": False,
-            "no_token_positional_embeddings": False,
-            "share_decoder_input_output_embed": True,
-            "decoder_normalize_before": True,
+            **originals.FAIRSEQ_FIXED,
             "subln": tensors.size(f"{_DECODER}.layers.0.ffn.ffn_layernorm.weight") > 0,
-            "deepnorm": False,
-            "rel_pos_buckets": 0,
-            "max_rel_pos": 0,
-            "text_encoder": "none",
-            "image_encoder": "clip",
-            "audio_encoder": "none",
-            "connector": "xconnector",
-            "visual_model_name": "ViT-L-14",
-            "visual_output_dim": vision["hidden_size"],
+            "visual_output_dim": tensors.size("img_connector.dense.weight", 1),
         },
         required={f"{p}.{n}": "no tensor tells it" for p, n, _ in _HEADS_OF if n not in known[p]},
     )
+
+
+def _tower_activation(settings: Json) -> str:
+    """The original forces quick_gelu on ViT-L; others have it by name, or as OpenAI's weights."""
+    name = settings.get("visual_model_name", "ViT-L-14")
+    quick = "ViT-L" in name or "quickgelu" in name or settings.get("visual_pretrained") == "openai"
+    return "quick_gelu" if quick else "gelu"
 
 
 def generation(config: Json, source: Source) -> Json:
@@ -260,6 +255,8 @@ FAMILY = Family(
     published=PUBLISHED,
     refusals=REFUSALS,
     fields=FIELDS,
+    config_files=(originals.config_json("kosmos-2"),),
+    settings=("args", "cfg.model"),
     options=(tokenizers.sentencepiece.OPTION,),
     checkpoint_flags=("--kosmos2_checkpoint_path",),
 )

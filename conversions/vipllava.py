@@ -286,6 +286,7 @@ FAMILY = Family(
     published=PUBLISHED,
     refusals=REFUSALS,
     fields=FIELDS,
+    config_files=originals.LLAVA_FILES,
     options=(*tokenizers.folder.OPTIONS, vocabulary.SEED),
     checkpoint_flags=("--old_state_dict_id=hf://{}/model_state_dict_7b.bin",),
     needs="a tokenizer folder or hub id for a complete processor",

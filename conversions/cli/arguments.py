@@ -50,7 +50,8 @@ def _add_source(command: argparse.ArgumentParser, family: Family) -> None:
         "--config",
         "--config_path",
         metavar="JSON",
-        help="JSON file or folder with config.json: what the tensors cannot tell",
+        nargs="+",
+        help="JSON files or folders with config.json: what the tensors cannot tell",
     )
     command.add_argument(
         "--weights",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .manifest import Json, Manifest
 from .mapping.key_mapping import KeyMapping
+from .reading.documents import ConfigFile
 from .reading.fields import Fields
 
 if TYPE_CHECKING:
@@ -31,13 +32,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Option:
-    """A command-line flag only this family has. The first flag names it in `options`."""
+    """A command-line flag only this family has. The first flag names it in `options`.
+
+    beside: names of files that stand for it in the folder given as --checkpoint.
+    folder: the flag takes the folder that holds them, not the file.
+    """
 
     flags: tuple[str, ...]
     help: str
     default: Any = None
     type: Callable[[str], Any] = str
     metavar: str | None = None
+    beside: tuple[str, ...] = ()
+    folder: bool = False
 
     @property
     def name(self) -> str:
@@ -46,11 +53,15 @@ class Option:
 
 @dataclass(frozen=True)
 class Companion:
-    """A second checkpoint whose tensors join the first's under `prefix`: FLAVA's codebook."""
+    """A second checkpoint whose tensors join the first's under `prefix`: FLAVA's codebook.
+
+    beside: what it is called in the folder of the first.
+    """
 
     option: str
     prefix: str
     default: str
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +165,8 @@ class Family:
     containers: names under which the state dict may lie, in order of preference; a flat
         file is always tried last. Prefixes are found, whatever they are called.
     layouts: other code bases' names that are converted as well.
-    fields: what configs may say; see core/reading/fields.py.
+    fields: what configs may say; see core/reading/fields.py. config_files: the original's own,
+        as they lie beside checkpoints. settings: where training keeps its own inside one.
     config(source) -> Config. finish(config, source) -> the config as written (expanded
         vocabulary, both spellings of a renamed field). processor(config, source) -> Processor.
     generation(config, source) -> generation_config.json or None.
@@ -178,6 +190,8 @@ class Family:
     layouts: tuple[Layout, ...] = ()
     options: tuple[Option, ...] = ()
     fields: Fields = field(default_factory=Fields)
+    config_files: tuple[ConfigFile, ...] = ()
+    settings: tuple[str, ...] = ("args",)
     companions: tuple[Companion, ...] = ()
     checkpoint_flags: tuple[str, ...] = ()
     needs: str = ""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import adapted, selection
+from . import adapted, neighbours, selection
 from .checking import checks, known_defects, loading, parity, release
 from .checking.checks import Check
 from .checking.worker import BUILD_LIMIT, Beside, imported_here
@@ -127,6 +127,9 @@ def opened(request: Request) -> Iterator[Opened]:
         family = request.family
         published = find_published(family, request.base or request.checkpoint)
         location = _located(family, request.checkpoint)
+        around = _located(family, request.base) if request.base else location
+        found = neighbours.options_beside(family, around, request.options)
+        request = replace(request, options={**request.options, **found})
         chosen, checkpoints = _chosen(request, location, stack)
         main = checkpoints[0]
         selection.refuse_wrong(family, chosen, request.families)
@@ -134,8 +137,9 @@ def opened(request: Request) -> Iterator[Opened]:
         manifest = selection.manifest_of(state)
         selection.refuse_known(family, manifest)
         plan = _plan(family, state, manifest, main.other)
-        given = family.fields.read(configs.as_documents(request.config))
-        source = Source(manifest, request.options, given.values, published)
+        source = Source(manifest, request.options, {}, published)
+        given = _given(request, around, checkpoints[-1], source)
+        source = replace(source, given=given.values)
         described = family.config(source)
         parts = configs.build(family.name, described, given, family.fields)
         processor = family.processor(parts, source)
@@ -159,6 +163,7 @@ def opened(request: Request) -> Iterator[Opened]:
             (
                 *chosen.notes,
                 *note,
+                *(f"{Path(path).name} beside it is its --{name}" for name, path in found.items()),
                 *configs.notes(given, described, family.fields),
                 *processor.notes,
                 *processor.missing,
@@ -177,7 +182,8 @@ def _chosen(
 ) -> tuple[selection.Selected[Tensor], list[Checkpoint]]:
     """The state dict to convert, and the files that it comes from."""
     family = request.family
-    opened = open_checkpoint(adapted.location_of(location), request.progress)
+    apart = neighbours.companions_beside(family, location)
+    opened = open_checkpoint(adapted.location_of(location), request.progress, without=apart)
     main = stack.enter_context(opened)
     if adapted.is_adapter(main):
         base = None if request.base is None else _located(family, request.base)
@@ -192,6 +198,23 @@ def _chosen(
     chosen = selection.select(main.trees, family, request.weights)
     main.tree(chosen.tree)  # names tensors of kinds that cannot be read
     return chosen, [main]
+
+
+def _given(request: Request, location: str, main: Checkpoint, source: Source) -> Given:
+    """What configs say: those that came with the checkpoint, and the user's."""
+    family = request.family
+
+    def contradictions(document: Document) -> list[str]:
+        given = family.fields.read([document])
+        try:
+            parts = family.config(replace(source, given=given.values))
+        except ConfigError as error:
+            return [error.summary, *error.details]
+        return [*given.problems, *configs.contradictions(parts, given)]
+
+    found = neighbours.configs_of(family, location, main, request.options)
+    every = [*found, *configs.as_documents(request.config)]
+    return family.fields.read(neighbours.chosen(every, contradictions))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..core.reading.documents import ConfigFile
 from ..core.reading.fields import Field, Fields, Ignored
 from ..core.reading.kinds import Flag, Kind, Listing, Number, Text, Whole
 from . import fields
@@ -104,7 +105,7 @@ _DECODER_ARGS: dict[str, tuple[Kind, str]] = {
     "activation_dropout": (_SHARE, "activation_dropout"),
     "layerdrop": (_SHARE, "decoder_layerdrop"),
     "vocab_size": (Whole(1), ""),
-    "max_position_embeddings": (Whole(1, 1 << 28), ""),
+    "max_position_embeddings": (Whole(1, 1 << 28), "max_target_positions"),
     "scale_embedding": (Flag(), ""),
     "layer_norm_eps": (_SHARE, ""),
     "init_std": (_SHARE, ""),
@@ -115,8 +116,6 @@ _WANTS: dict[str, Kind] = {  # settings that would make another model of it
     "no_scale_embedding": Flag(),
     "decoder_learned_pos": Flag(),
     "no_token_positional_embeddings": Flag(),
-    "share_decoder_input_output_embed": Flag(),
-    "decoder_normalize_before": Flag(),
     "subln": Flag(),
     "deepnorm": Flag(),
     "rel_pos_buckets": Whole(),
@@ -126,8 +125,21 @@ _WANTS: dict[str, Kind] = {  # settings that would make another model of it
     "audio_encoder": Text(),
     "connector": Text(),
     "visual_model_name": Text(),
+    "visual_pretrained": Text(),
     "visual_output_dim": Whole(),
 }
+FAIRSEQ_FIXED: dict[str, bool | int | str] = {
+    "decoder_learned_pos": False,
+    "no_token_positional_embeddings": False,
+    "deepnorm": False,
+    "rel_pos_buckets": 0,
+    "max_rel_pos": 0,
+    "text_encoder": "none",
+    "image_encoder": "clip",
+    "audio_encoder": "none",
+    "connector": "xconnector",
+}
+"""Settings that make the model which the target can hold."""
 FAIRSEQ_DECODER_CLIP = Fields(
     (
         *(
@@ -137,7 +149,8 @@ FAIRSEQ_DECODER_CLIP = Fields(
         *section("vision_config.", CLIP_VISION),
         Field("latent_query_num", Whole(1, 1 << 20), ("args:latent_query_num",)),
         *section("", _WANTS, "args:", written=False),
-    )
+    ),
+    (Ignored(("args:decoder_normalize_before", "args:share_*"), "the tensors show it"),),
 )
 """fairseq's language model over torchscale's decoder, beside open_clip's image tower."""
 
@@ -188,3 +201,21 @@ TORCHMULTIMODAL = Fields(
     },
 )
 """torchmultimodal's flava_model(): three towers and a codebook."""
+
+
+def config_json(*kinds: str) -> ConfigFile:
+    """config.json beside a checkpoint, where its model_type says one of these."""
+    return ConfigFile(("config.json",), kinds=kinds)
+
+
+LLAVA_FILES = (
+    config_json("llava_llama", "llava", "vipllava"),
+    ConfigFile(
+        ("config.json",), role="clip", kinds=("clip", "clip_vision_model"), option="vision_model_id"
+    ),
+)
+OPEN_CLIP_BERT_FILES = (
+    config_json("chinese_clip"),
+    ConfigFile(("ViT-*.json",), ("", "model_configs")),
+    ConfigFile(("RoBERTa-*.json", "RBT3-*.json"), ("", "model_configs")),
+)

@@ -25,17 +25,7 @@ from torch import Tensor
 
 from .. import values
 from ..values import Spec
-from ._layers import (
-    ACTIVATIONS,
-    State,
-    Trace,
-    attention,
-    causal_mask,
-    layer_norm,
-    linear,
-    no_trace,
-    quick_gelu,
-)
+from ._layers import ACTIVATIONS, State, Trace, attention, causal_mask, layer_norm, linear, no_trace
 
 Architecture = dict[str, Any]
 """decoder_{embed_dim,ffn_embed_dim,layers,attention_heads}, vocabulary, latent_query_num;
@@ -55,6 +45,8 @@ TINY: Architecture = {
     "visual_patch_size": 4,
     "visual_image_size": 12,
     "activation_fn": "gelu",
+    "no_scale_embedding": False,
+    "visual_activation": "quick_gelu",
 }
 
 VARIANTS: dict[str, Architecture] = {
@@ -74,6 +66,8 @@ VARIANTS: dict[str, Architecture] = {
         "visual_patch_size": 14,
         "visual_image_size": 224,
         "activation_fn": "gelu",
+        "no_scale_embedding": False,
+        "visual_activation": "quick_gelu",
     }
 }
 
@@ -218,6 +212,8 @@ def architecture(shapes: Mapping[str, tuple[int, ...]], hints: Mapping[str, Any]
         "visual_patch_size": patch,
         "visual_image_size": math.isqrt(positions - 1) * patch,
         "activation_fn": _said(hints, "activation_function", "activation_fn") or "gelu",
+        "no_scale_embedding": _unscaled(hints),
+        "visual_activation": _visual_activation(hints.get("args") or {}),
     }
     return _with_published_heads(arch)
 
@@ -231,6 +227,21 @@ def _decoder_heads(
         return width // (2 * scale[0])
     heads: int | None = _said(hints, "attention_heads", "decoder_attention_heads")
     return heads
+
+
+def _unscaled(hints: Mapping[str, Any]) -> bool:
+    """--no-scale-embedding, which transformers calls by its opposite."""
+    scaled = (hints.get("text_config") or {}).get("scale_embedding")
+    asked = (hints.get("args") or {}).get("no_scale_embedding", False)
+    return bool(asked) if scaled is None else not scaled
+
+
+def _visual_activation(settings: Mapping[str, Any]) -> str:
+    """load_image_model forces quick gelu for ViT-L; open_clip's other models have it by name."""
+    name = settings.get("visual_model_name") or "ViT-L-14"
+    if "ViT-L" in name or "quickgelu" in name or settings.get("visual_pretrained") == "openai":
+        return "quick_gelu"
+    return "gelu"
 
 
 def _said(hints: Mapping[str, Any], name: str, setting: str) -> Any:
@@ -254,7 +265,10 @@ def _with_published_heads(arch: Architecture) -> Architecture:
 def config(arch: Architecture) -> dict[str, Any]:
     """The --config that goes with a file of this architecture: what no tensor tells."""
     return {
-        "text_config": {"activation_function": arch["activation_fn"]},
+        "text_config": {
+            "activation_function": arch["activation_fn"],
+            "scale_embedding": not arch["no_scale_embedding"],
+        },
         "vision_config": {"num_attention_heads": arch["visual_heads"]},
     }
 
@@ -277,6 +291,8 @@ def random_architecture(pick: Callable[[str, Sequence[Any]], Any]) -> Architectu
         "visual_patch_size": patch,
         "visual_image_size": patch * grid,
         "activation_fn": pick("activation", ["gelu", "relu"]),
+        "no_scale_embedding": pick("no scale", [False, True]),
+        "visual_activation": "quick_gelu",
     }
 
 
@@ -374,9 +390,9 @@ def _visual_block(state: State, name: str, x: Tensor, arch: Architecture, trace:
     mixed = _self_attention(state, f"{name}.ts_attn", mixed, arch["visual_heads"])
     trace(f"{name}.ts_attn", mixed)
     x = x + mixed
-    # quick gelu: load_image_model forces it for ViT-L
     hidden = layer_norm(state, f"{name}.ln_2", x, LAYER_NORM_EPS)
-    hidden = quick_gelu(linear(state, f"{name}.mlp.c_fc", hidden))
+    act = ACTIVATIONS[arch["visual_activation"]]
+    hidden = act(linear(state, f"{name}.mlp.c_fc", hidden))
     hidden = linear(state, f"{name}.mlp.c_proj", hidden)
     trace(f"{name}.mlp", hidden)
     x = x + hidden
@@ -442,7 +458,8 @@ def decode(
     x = x.clone()
     x[positions] = image.reshape(-1, width)
     # image rows are scaled like words (embed_scale = sqrt(d)), then positions are added
-    x = math.sqrt(width) * x + sinusoids(ids, width).to(x)
+    scale = 1.0 if arch["no_scale_embedding"] else math.sqrt(width)
+    x = scale * x + sinusoids(ids, width).to(x)
     mask = causal_mask(ids.shape[1], x.dtype)
     for index in range(arch["decoder_layers"]):
         x = _decoder_block(state, f"{root}.layers.{index}", x, mask, arch, trace)

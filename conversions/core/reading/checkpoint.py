@@ -10,10 +10,11 @@ Nothing in a file is ever executed, nothing is copied into memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from .containers import read_file
@@ -50,6 +51,7 @@ class Checkpoint:
         unreadable: tensors that are left out of `trees`, with what they are (quantized …).
         foreign: pickled classes and functions that became inert placeholders -> times met.
         other: every other entry, described in a few words.
+        root: all that a single file holds, inert; None of shards.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Checkpoint:
     ) -> None:
         self.location = location
         self.files = tuple(part.file.path for part in parts)
+        self.root: Any = parts[0].root if len(parts) == 1 else None
         self.container = container
         self.records: dict[str, dict[str, TensorRecord]] = {}
         self.unreadable: dict[str, dict[str, str]] = {}
@@ -145,7 +148,11 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    location: str | Path, progress: Progress | None = None, *, offline_ok: bool = True
+    location: str | Path,
+    progress: Progress | None = None,
+    *,
+    offline_ok: bool = True,
+    without: Sequence[str] = (),
 ) -> Checkpoint:
     """Open a checkpoint, fetching it first when it is a URL or `hf://REPO/FILE[@REVISION]`.
 
@@ -154,6 +161,7 @@ def open_checkpoint(
             names, a URL, or a file on the hub.
         progress: told of bytes fetched and checked.
         offline_ok: use a cached copy that cannot be compared with the server.
+        without: names of files in a folder that are not the checkpoint.
 
     Raises:
         CheckpointError: it cannot be found, read or understood.
@@ -161,7 +169,7 @@ def open_checkpoint(
         DownloadError: it could not be fetched.
     """
     paths = fetch(location, progress, offline_ok=offline_ok)
-    shards = find_shards(paths[0])
+    shards = find_shards(paths[0], without)
     if isinstance(shards, ShardIndex):
         return _open_shards(without_secrets(location), shards, progress)
     return _open_single(without_secrets(location), shards, progress)

@@ -51,7 +51,8 @@ class Document:
 
     label: what messages call it. role: which of the original's files it is; "" for the config.
     strict: an unknown field is an error; False for the settings of a training run.
-    rank: where two documents say different things, the higher rank is right.
+    rank: where two documents say different things, the higher rank is right. group: of several
+    documents of one rank and group, those count that agree with the checkpoint.
     """
 
     label: str
@@ -59,6 +60,7 @@ class Document:
     role: str = ""
     strict: bool = True
     rank: int = 0
+    group: str = ""
 
 
 @dataclass(frozen=True)

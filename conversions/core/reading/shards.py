@@ -54,21 +54,23 @@ class ShardIndex:
             )
 
 
-def find_shards(path: Path) -> Path | ShardIndex:
+def find_shards(path: Path, without: Sequence[str] = ()) -> Path | ShardIndex:
     """What to open for a path: one file, or all shards of the checkpoint it belongs to.
+
+    without: names of files that are no checkpoint of their own, where the path is a folder.
 
     Raises:
         CheckpointError: a folder with none or several, a shard without its fellows.
     """
     try:
-        return _find(path)
+        return _find(path, without)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _find(path: Path) -> Path | ShardIndex:
+def _find(path: Path, without: Sequence[str]) -> Path | ShardIndex:
     if path.is_dir():
-        path = _only_checkpoint(path)
+        path = _only_checkpoint(path, without)
     if path.name.endswith(INDEX_SUFFIX):
         return _from_index(path)
     shard = _SHARD.fullmatch(path.name)
@@ -135,9 +137,10 @@ def _refuse_missing(path: Path, files: Sequence[Path]) -> None:
         )
 
 
-def _only_checkpoint(folder: Path) -> Path:
+def _only_checkpoint(folder: Path, without: Sequence[str]) -> Path:
     """The one checkpoint of a folder: an index, or a file that no index names."""
-    files = sorted(file for file in folder.iterdir() if file.is_file())
+    there = (file for file in folder.iterdir() if file.name not in without)
+    files = sorted(file for file in there if file.is_file())
     indices = [file for file in files if file.name.endswith(INDEX_SUFFIX)]
     indexed = {name for index in indices for name in weight_map(index).values()}
     found = list(indices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..errors import ConfigError
 from ..family import Config
 from ..manifest import Json
 from ..reading import json as untrusted_json
+from ..reading.documents import LONGEST, ConfigFile, beside
 from ..reading.fields import (
     BOOKKEEPING,
     OF_EVERY_CONFIG,
@@ -25,8 +27,6 @@ from ..reading.fields import (
 from ..reading.kinds import Unfit, like, short
 
 NO_FIELDS = Fields()
-LONGEST = 16 << 20
-"""Bytes of a config; 20 000 labels take one million."""
 
 
 def flatten(config: Json, prefix: str = "") -> Json:
@@ -80,8 +80,12 @@ def read_written(file: Path, wanted: Json) -> Json:
     return stored
 
 
-def read_given(location: str | Path | Json | None) -> tuple[Document, ...]:
-    """The user's --config: a JSON file, a folder that holds config.json, or a dict.
+def read_given(
+    location: str | Path | Json | Sequence[str | Path] | None, files: Sequence[ConfigFile] = ()
+) -> tuple[Document, ...]:
+    """The user's --config: JSON files, folders that hold some, or a dict.
+
+    files: what configs are called in a folder, beside config.json.
 
     Raises:
         ConfigError: absent, unreadable, not a JSON object.
@@ -90,15 +94,26 @@ def read_given(location: str | Path | Json | None) -> tuple[Document, ...]:
         return ()
     if isinstance(location, dict):
         return as_documents(location)
-    given = Path(location)
+    if isinstance(location, (str, Path)):
+        return tuple(_given_at(Path(location), files))
+    return tuple(document for one in location for document in _given_at(Path(one), files))
+
+
+def _given_at(given: Path, files: Sequence[ConfigFile]) -> Iterable[Document]:
+    called = str(given) if len(str(given)) < 200 else f"{str(given)[:100]}…"
     # a name too long for the system is none of a folder
     with contextlib.suppress(OSError):
-        given = given / "config.json" if given.is_dir() else given
-    called = str(given) if len(str(given)) < 200 else f"{str(given)[:100]}…"
-    values = read_object(
-        given, f"--config {called}", "give a JSON file, or a folder with config.json"
-    )
-    return (Document(f"--config {given.name[:100]}", values, rank=GIVEN),)
+        if given.is_dir():
+            wanted = (replace(file, kinds=()) for file in files if file.option is None)
+            found = [one for file in wanted for one in beside(given, file, GIVEN)]
+            if found:
+                yield from found
+                return
+            given = given / "config.json"
+            called = str(given)
+    hint = "give a JSON file, or a folder with config.json"
+    values = read_object(given, f"--config {called}", hint)
+    yield Document(f"--config {given.name[:100]}", values, rank=GIVEN)
 
 
 GIVEN = 2
@@ -154,6 +169,11 @@ def build(name: str, parts: Config, given: Json | Given, fields: Fields = NO_FIE
         if unknown.path in facts or unknown.path in parts.required:
             written = merge(written, _nested(unknown.path, unknown.value))
     return merge(parts.assumed, written, parts.read, parts.fixed)
+
+
+def contradictions(parts: Config, given: Given) -> list[str]:
+    """What a config says otherwise than the tensors."""
+    return list(_contradictions(flatten(given.values), parts.read, "the tensors say", {}, {}))
 
 
 def notes(given: Given, parts: Config, fields: Fields) -> tuple[str, ...]:

@@ -36,7 +36,12 @@ _LONGEST = 64 << 20
 """Bytes of a vocab.txt; 250 000 tokens take some three million."""
 
 OPTIONS = (
-    Option(("--vocab",), "vocab.txt of the original, for the tokenizer", metavar="FILE"),
+    Option(
+        ("--vocab",),
+        "vocab.txt of the original, for the tokenizer",
+        metavar="FILE",
+        beside=("vocab.txt",),
+    ),
     Option(("--tokenizer",), "a BERT tokenizer folder, instead of --vocab", metavar="DIR"),
 )
 MISSING = "tokenizer: give the original's vocab.txt with --vocab FILE, or --tokenizer DIR"

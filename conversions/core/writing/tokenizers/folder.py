@@ -28,6 +28,8 @@ OPTIONS = (
         ("--tokenizer", "--text_model_id"),
         "the original's tokenizer: a folder or a hub id",
         metavar="DIR|ID",
+        beside=("tokenizer.json", "tokenizer.model"),
+        folder=True,
     ),
     Option(
         ("--vision_model_id",),

@@ -31,7 +31,11 @@ MASK = "<mask>"
 FILE_NAME = "sentencepiece.bpe.model"
 
 OPTION = Option(
-    ("--tokenizer",), f"folder with the original's {FILE_NAME}, for the tokenizer", metavar="DIR"
+    ("--tokenizer",),
+    f"folder with the original's {FILE_NAME}, for the tokenizer",
+    metavar="DIR",
+    beside=(FILE_NAME,),
+    folder=True,
 )
 MISSING = f"tokenizer: give the folder with the original's {FILE_NAME} with --tokenizer DIR"
 
