@@ -23,9 +23,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from conversions.core.errors import DamagedFileError, OutputError
-from conversions.core.reading import dtypes
+from conversions.core.reading import dtypes, mapped as mapped_module
 from conversions.core.reading.written import open_tensors
-from conversions.core.writing import folder as folder_module
+from conversions.core.writing import folder as folder_module, target as target_module
 from conversions.core.writing.folder import ModelFolder, Piece, parse_size
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +108,7 @@ def test_views_larger_than_the_buffer_are_written_in_rows(
     at = data.draw(st.integers(0, whole.shape[0]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder_module, "_BUFFER_BYTES", data.draw(st.sampled_from([8, 24, 64, 4096])))
-        patch.setattr(folder_module, "_WRITE_BYTES", data.draw(st.integers(1, 100)))
+        patch.setattr(target_module, "_WRITE_BYTES", data.draw(st.integers(1, 100)))
         write(tmp_path / "model", piece("t", whole[:at], whole[at:], dtype=dtype))
     assert identical(open_tensors(tmp_path / "model")["t"], whole.to(dtype))
 
@@ -195,7 +195,7 @@ def test_room_that_cannot_be_reserved_is_an_error_before_any_tensor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """A disk too full is told at once, with what to do, and leaves nothing."""
-    monkeypatch.setattr(folder_module, "_FALLOCATE", refusing(code))
+    monkeypatch.setattr(target_module, "_FALLOCATE", refusing(code))
 
     def unread() -> tuple[Tensor, ...]:
         raise AssertionError("a tensor was read for a file that has no room")
@@ -214,8 +214,8 @@ def test_file_systems_without_reservation_do_without(
 ) -> None:
     """Neither reserving room nor mapping pages ahead is needed to write."""
     refuse = refusing(errno.EOPNOTSUPP) if missing == "unsupported" else None
-    monkeypatch.setattr(folder_module, "_FALLOCATE", refuse)
-    monkeypatch.setattr(folder_module, "_MADVISE", refuse)
+    monkeypatch.setattr(target_module, "_FALLOCATE", refuse)
+    monkeypatch.setattr(mapped_module, "_MADVISE", refuse)
     write(tmp_path / "model", piece("t", torch.arange(6)))
     assert identical(open_tensors(tmp_path / "model")["t"], torch.arange(6))
 
@@ -542,7 +542,7 @@ CODES = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG]
 
 
 @pytest.mark.parametrize("code", CODES, ids=[errno.errorcode[code] for code in CODES])
-@pytest.mark.parametrize("call", ["write", "fsync"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
 def test_a_failing_disk_is_an_error_with_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:

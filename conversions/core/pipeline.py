@@ -29,10 +29,12 @@ from .mapping.moves import Move
 from .reading import dtypes, json as untrusted_json, tensors
 from .reading.checkpoint import Checkpoint, Progress, open_checkpoint
 from .reading.fields import Document, Given
+from .reading.ledger import Ledger
 from .reading.written import open_tensors
 from .report import Report
 from .writing import configs
 from .writing.folder import ModelFolder, Piece
+from .writing.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -400,17 +402,19 @@ def convert(
         ModelFolder(output, overwrite=overwrite, keep=source.files) as folder,
         contextlib.ExitStack() as stack,
     ):
-        integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
         write_documents(folder, source)
         planned = pieces(source)
         shapes = {piece.name: piece.shape for piece in planned}
         release_checks = stack.enter_context(
             begun_release_checks(source, folder.path, shapes, beside)
         )
+        ledger = Ledger(source.state)
         with tensors.one_thread():
-            folder.write_tensors(planned, request.max_shard_size, request.progress)
-        results = run_checks(source, folder.path, release_checks)
-        files = [file for one in integrity for file in one.result()]
+            stream = Stream(source.checkpoints, ledger)
+            stack.callback(stream.stop)
+            folder.write_tensors(planned, request.max_shard_size, request.progress, stream)
+        files = [file for one in stream.passes for file in one.result()]
+        results = run_checks(source, folder.path, release_checks, ledger)
         report = make_report(source, output, results, files)
         folder.write_json("conversion.json", report.to_json(with_output=False))
         if not report.passed:
@@ -499,15 +503,22 @@ def _subject(
 
 
 def run_checks(
-    source: Opened, folder: Path, release_checks: Callable[[], list[Check]]
+    source: Opened,
+    folder: Path,
+    release_checks: Callable[[], list[Check]],
+    ledger: Ledger | None = None,
 ) -> list[Check]:
-    """Every check of the vocabulary on a folder; what cannot run says why."""
+    """Every check of the vocabulary on a folder; what cannot run says why.
+
+    ledger: what passed by when the folder was written. With it the folder's bytes are read and
+    digested; without it they are compared with the source's.
+    """
     labels = {key: str(spec) for key, spec in source.manifest.items()}
     results = [checks.key_coverage(source.plan, source.request.family.mapping, labels)]
     written = open_tensors(folder)
     # beside the thread that still hashes: what these do releases the interpreter's lock
     with tensors.one_thread(), ThreadPoolExecutor(1) as pool:
-        values = pool.submit(_value_checks, source, written)
+        values = pool.submit(_value_checks, source, written, ledger or Ledger(source.state))
         results += [_with_documents(source, folder, check) for check in release_checks()]
         results += values.result()
     results += _model_checks(source, folder, written) if source.builds_model else _not_built(source)
@@ -516,14 +527,15 @@ def run_checks(
     return sorted(results, key=lambda check: checks.NAMES.index(check.name))
 
 
-def _value_checks(source: Opened, written: dict[str, Tensor]) -> list[Check]:
+def _value_checks(source: Opened, written: dict[str, Tensor], same: Ledger) -> list[Check]:
     """exact-values, round-trip and parameter-sums: many of the pairs they ask for are the same."""
-    plan, state, same = source.plan, source.state, tensors.Compared(source.state, written)
+    plan, state = source.plan, source.state
+    same.read_back(written)
     files = {companion.prefix: companion.option for companion in source.request.family.companions}
     return [
         checks.exact_values(plan, state, written, source.request.options, same),
         checks.round_trip(plan, state, written, same),
-        checks.parameter_sums(plan, state, _known(source, written), files, same),
+        checks.parameter_sums(plan, state, _known(source, written), files, same, same.sum64),
     ]
 
 

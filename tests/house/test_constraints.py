@@ -25,8 +25,15 @@ def pins(name: str) -> dict[str, list[Requirement]]:
 
 
 def needed(name: str, extras: frozenset[str], seen: set[str]) -> Iterator[str]:
-    """Every package that installing `name[extras]` installs here, by its metadata."""
-    for text in metadata.requires(name) or ():
+    """Every package that installing `name[extras]` installs here, by its metadata.
+
+    One that an older environment lacks is pinned all the same; it tells nothing of its own needs.
+    """
+    try:
+        told = metadata.requires(name) or ()
+    except metadata.PackageNotFoundError:
+        return
+    for text in told:
         requirement = Requirement(text)
         marker = requirement.marker
         if marker and not any(marker.evaluate({"extra": extra}) for extra in (*extras, "")):

@@ -135,6 +135,7 @@ def parameter_sums(
     written: MappingABC[str, Tensor],
     companions: MappingABC[str, str] | None = None,
     same: Callable[[Tensor, Tensor], bool] = operator.is_,
+    total: Callable[[Tensor], float] = tensors.sum64,
 ) -> Check:
     """Float64 sums of source and target, tensor by tensor and over everything.
 
@@ -145,6 +146,7 @@ def parameter_sums(
         companions: prefix of the keys of each further file -> its name; sums are given apart.
         same: a comparison that remembers; a target that has the source's very bits, by its answer,
             has the source's sum and is not read once more for it.
+        total: the sum of one tensor; a ledger knows those that passed by.
     """
     total_source = total_written = worst = 0.0
     by_file = dict.fromkeys(["checkpoint", *(companions or {}).values()], 0.0)
@@ -153,11 +155,11 @@ def parameter_sums(
         sources, parts = move.counted(state, written)
         if not parts:
             continue
-        sum_source = sum(map(tensors.sum64, sources))
+        sum_source = sum(map(total, sources))
         if _one_and_alike(sources, parts) and same(sources[0], parts[0]):
             sum_written = sum_source
         else:
-            sum_written = sum(map(tensors.sum64, parts))
+            sum_written = sum(map(total, parts))
         total_source += sum_source
         total_written += sum_written
         files = (
@@ -258,7 +260,7 @@ def same_blocks(
         return same(blocks[0], tensor)
     if sum(rows) != len(tensor):
         return False
-    return all(map(tensors.same_cast, blocks, tensor.split(rows)))
+    return all(map(same, blocks, tensor.split(rows)))
 
 
 def _first_difference(blocks: Sequence[Tensor], tensor: Tensor, drawn: int) -> str:

@@ -10,7 +10,7 @@ Nothing in a file is ever executed, nothing is copied into memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from .containers import read_file
 from .contents import Contents, Record, describe
 from .download import fetch
 from .dtypes import READABLE
-from .integrity import Integrity, Progress, SourceFile
+from .integrity import Integrity, Progress, SourceFile, Tap
 from .objects import TensorRecord
 from .shards import ShardIndex, find_shards
 from .transfer import without_secrets
@@ -117,12 +117,24 @@ class Checkpoint:
             )
         return self.trees[name]
 
-    def integrity(self) -> Integrity:
-        """Start hashing the files and checking every zip record's CRC-32, if not done yet."""
+    def place_of(self, tensor: Tensor) -> tuple[int, int] | None:
+        """Number of the file and the offset in it at which a tensor's first element lies.
+
+        None for a tensor that lies in memory of its own.
+        """
+        for number, part in enumerate(self._parts):
+            if (offset := part.file.place_of(tensor)) is not None:
+                return number, offset
+        return None
+
+    def integrity(self, taps: Mapping[int, Sequence[Tap]] | None = None) -> Integrity:
+        """Start hashing the files and checking every zip record's CRC-32, if not done yet.
+
+        taps: number of a file -> what is wanted of its bytes as they pass.
+        """
         if self._integrity is None:
-            self._integrity = Integrity(
-                [(part.file.path, _named(part)) for part in self._parts], self._progress
-            )
+            files = [(part.file, _named(part)) for part in self._parts]
+            self._integrity = Integrity(files, self._progress, taps)
         return self._integrity
 
     def close(self) -> None:

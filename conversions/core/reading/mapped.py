@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
 import sys
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from .files import regular_size
@@ -17,13 +20,17 @@ if TYPE_CHECKING:
 
 
 class MappedFile:
-    """A regular file, mapped privately: writing to a tensor never reaches the disk."""
+    """A regular file, mapped privately: writing to a tensor never reaches the disk.
+
+    status: what the system said of it then; it must say the same when the file was read.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = regular_size(path)
         try:
             with path.open("rb") as file:
+                self.status = os.fstat(file.fileno())
                 self.buffer = _map(file.fileno())
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
@@ -34,6 +41,11 @@ class MappedFile:
 
         whole: Tensor = torch.frombuffer(self.buffer, dtype=torch.uint8)
         return whole.untyped_storage()
+
+    def place_of(self, tensor: Tensor) -> int | None:
+        """Where in the file a tensor's first element lies; None for one that lies elsewhere."""
+        offset: int = tensor.data_ptr() - self._storage.data_ptr()
+        return offset if offset >= 0 and offset + tensor.nbytes <= self.size else None
 
     def storage(self, start: int, size: int) -> torch.UntypedStorage:
         """The bytes as a torch storage of its own; keeps the map alive."""
@@ -48,3 +60,31 @@ def _map(descriptor: int) -> mmap.mmap:
     reserve_nothing = 0x4000
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE | reserve_nothing, prot=protection)
+
+
+def c_library(name: str, *arguments: Any) -> Callable[..., int] | None:
+    """A function of Linux's C library; None on other systems."""
+    linux = sys.platform == "linux"
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None) if linux else None
+    if function is not None:
+        function.argtypes = arguments
+    return function
+
+
+_MADVISE = c_library("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_MADV_POPULATE_READ = 22  # Linux 5.14; mmap.madvise has no name for it
+
+
+def populate(content: memoryview) -> None:
+    """Map the pages of a memory-mapped file that are about to be read.
+
+    A write that meets an unmapped page zeroes the rest of its destination, maps a few pages and
+    starts again. Where this fails, whoever reads does as well as it can, or says what is wrong.
+    """
+    if _MADVISE is None or not len(content):
+        return
+    import numpy
+
+    address = numpy.frombuffer(content, numpy.uint8).ctypes.data
+    start = address - address % mmap.PAGESIZE
+    _MADVISE(start, address + len(content) - start, _MADV_POPULATE_READ)

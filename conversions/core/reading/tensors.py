@@ -63,9 +63,14 @@ def sum64(tensor: Tensor, absolute: bool = False) -> float:
     # one buffer for all pieces: the allocator would give every one of its own back to the system
     buffer = torch.empty(min(tensor.numel(), PIECE), dtype=torch.float64)
     for piece in pieces(tensor):
-        numbers = buffer[: piece.numel()].copy_(piece)
-        total += float((numbers.abs_() if absolute else numbers).sum())
+        total += sum_piece(piece, buffer, absolute)
     return total
+
+
+def sum_piece(piece: Tensor, buffer: Tensor, absolute: bool = False) -> float:
+    """The part that one piece has in sum64; buffer: float64, as long as the piece or longer."""
+    numbers = buffer[: piece.numel()].copy_(piece)
+    return float((numbers.abs_() if absolute else numbers).sum())
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:

@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import math
-import mmap
 import os
 import re
 import secrets
@@ -24,7 +23,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError
 from ..reading import dtypes
+from ..reading.mapped import populate
 from ..reading.written import INDEX_FILE, SINGLE_FILE
+from .target import HINTS, TargetFile, explained
 
 if sys.platform != "win32":
     import fcntl
@@ -41,32 +42,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from .stream import Stream
+
 Progress = Callable[[str, int, int], None]
 
 
-# One write call, and what is reported as progress at once. Measured on ext4 with 2.6 GB: 128 KiB
-# take 0.7 s. Smaller ones pay for calls; for larger ones the kernel wants larger free blocks of
-# memory, which in a virtual machine the host often has to provide first (0.7 s to 4 s).
-_WRITE_BYTES = 128 << 10
-_WINDOW_BYTES = 4 << 20
 # What is not laid out as it is written (transposed, split along other dimensions, of another
 # dtype) passes through one buffer of this size, however large the tensor is.
 _BUFFER_BYTES = 4 << 20
-
-_HINTS = {
-    errno.ENOSPC: "free some space or choose a folder on another disk",
-    errno.EDQUOT: "your disk quota is used up; free some space or choose another disk",
-    errno.EACCES: "choose a folder you may write to, or change its permissions",
-    errno.EPERM: "choose a folder you may write to, or change its permissions",
-    errno.EROFS: "the file system is read-only; choose another folder",
-    errno.ENAMETOOLONG: "choose a shorter folder name",
-    errno.ELOOP: "the path runs in a circle of symbolic links; choose another folder",
-    errno.ENOTDIR: "a part of the path is a file; choose another folder",
-    errno.EFBIG: "the file system cannot hold files this large; pass a smaller --max-shard-size",
-    errno.EBUSY: "the folder is in use by the system; choose a folder inside it",
-    errno.EFAULT: "the checkpoint was shortened or taken away while it was being read",
-    errno.EIO: "the disk reported an error; choose a folder on another disk",
-}
 
 
 # --- sizes and dtypes ---------------------------------------------------------------------
@@ -202,6 +185,65 @@ def _blocks(piece: Piece) -> tuple[Tensor, ...]:
     return blocks
 
 
+def _counted(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Tells how much of everything is written, whichever thread wrote it."""
+    lock = threading.Lock()
+    written = 0
+
+    def told(size: int) -> None:
+        nonlocal written
+        if progress is not None:
+            with lock:
+                written = min(written + size, total)
+                progress("writing tensors", written, total)
+
+    return told
+
+
+@dataclass
+class _Placed:
+    """A piece, the file it goes to, and where in it. left: blocks that are still to be written."""
+
+    piece: Piece
+    target: TargetFile
+    offset: int
+    left: list[tuple[int, Tensor]] | None = None
+
+    def stream(self, stream: Stream, buffer: Tensor) -> None:
+        """Claim what lies in the source as it is written, and write what was made right now.
+
+        Views of the source that are laid out otherwise are left: they take no memory.
+        """
+        self.left = []
+        for position, block in self._blocks():
+            if stream.claim(block, self.piece.dtype, self._sink(position)):
+                continue
+            if stream.lasts(block):
+                self.left.append((position, block))
+            else:
+                self._put(position, block, buffer)
+
+    def write(self, buffer: Tensor) -> None:
+        """Put the blocks that are left at their places, through the buffer where they need it."""
+        for position, block in self._blocks() if self.left is None else self.left:
+            self._put(position, block, buffer)
+
+    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
+        position = self.offset
+        for block in _blocks(self.piece):
+            yield position, block
+            position += block.numel() * self.piece.dtype.itemsize
+
+    def _put(self, position: int, block: Tensor, buffer: Tensor) -> None:
+        for run in _runs(block, self.piece.dtype, buffer):
+            content = _memory(run)
+            self.target.write(content, position, populate)
+            position += len(content)
+
+    def _sink(self, start: int) -> Callable[[memoryview, int], None]:
+        return lambda content, offset: self.target.write(content, start + offset)
+
+
 def _runs(tensor: Tensor, dtype: torch.dtype, buffer: Tensor) -> Iterator[Tensor]:
     """Contiguous tensors of `dtype` whose bytes, one after another, are the tensor's.
 
@@ -224,52 +266,6 @@ def _runs(tensor: Tensor, dtype: torch.dtype, buffer: Tensor) -> Iterator[Tensor
             yield from _runs(part, dtype, buffer)
 
 
-_LINUX = sys.platform == "linux"
-
-
-def _c_library(name: str, *arguments: Any) -> Callable[..., int] | None:
-    """A function of Linux's C library; None on other systems."""
-    function = getattr(ctypes.CDLL(None, use_errno=True), name, None) if _LINUX else None
-    if function is not None:
-        function.argtypes = arguments
-    return function
-
-
-_MADVISE = _c_library("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_FALLOCATE = _c_library("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-_MADV_POPULATE_READ = 22  # Linux 5.14; mmap.madvise has no name for it
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Room on the disk for a file that is about to be written: a quarter faster on ext4.
-
-    Not os.posix_fallocate: where a file system cannot reserve, it would write zeros instead.
-
-    Raises:
-        OSError: there is no room; a file system that cannot tell is no error.
-    """
-    if _FALLOCATE is None or _FALLOCATE(descriptor, 0, 0, size) == 0:
-        return
-    code = ctypes.get_errno()
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        raise OSError(code, os.strerror(code))
-
-
-def _populate(content: memoryview) -> None:
-    """Map the pages of a memory-mapped file that are about to be written from.
-
-    A write that meets an unmapped page zeroes the rest of its destination, maps a few pages and
-    starts again. Where this fails, the write does as well as it can, or says what is wrong.
-    """
-    if _MADVISE is None or not len(content):
-        return
-    import numpy
-
-    address = numpy.frombuffer(content, numpy.uint8).ctypes.data
-    start = address - address % mmap.PAGESIZE
-    _MADVISE(start, address + len(content) - start, _MADV_POPULATE_READ)
-
-
 def _memory(tensor: Tensor) -> memoryview:
     import torch
 
@@ -277,17 +273,6 @@ def _memory(tensor: Tensor) -> memoryview:
 
 
 # --- the file system ----------------------------------------------------------------------
-
-
-@contextmanager
-def _explained(action: str) -> Iterator[None]:
-    """An operating system's refusal as an OutputError that names what was being done."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        hint = _HINTS.get(error.errno or 0)
-        raise OutputError(f"{action}: {reason}", hint=hint) from error
 
 
 def _present(path: Path) -> bool:
@@ -351,29 +336,6 @@ def _exchange(first: Path, second: Path) -> bool:
     raise OSError(code, os.strerror(code), str(second))
 
 
-class _Flush(threading.Thread):
-    """Carries one written file to the disk while other work goes on."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(daemon=True)
-        self.descriptor = descriptor
-        self.error: OSError | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            os.fsync(self.descriptor)
-        except OSError as error:
-            self.error = error
-        finally:
-            os.close(self.descriptor)
-
-    def finish(self) -> None:
-        self.join()
-        if self.error is not None:
-            raise self.error
-
-
 class ModelFolder:
     """A folder being written; it has the output's name from commit() on and not before.
 
@@ -400,9 +362,9 @@ class ModelFolder:
         self._partial: Path | None = None
         self._parents: list[Path] = []
         self._descriptor: int | None = None
-        self._flushes: list[_Flush] = []
+        self._targets: list[TargetFile] = []
         if output is not None:
-            with _explained(f"cannot write {self._shown}"):
+            with explained(f"cannot write {self._shown}"):
                 self.output = Path(os.path.realpath(output))
                 self._admit(self.output, [Path(os.path.realpath(path)) for path in keep])
 
@@ -496,7 +458,7 @@ class ModelFolder:
         home = self.output or Path(tempfile.gettempdir(), "conversion")
         with contextlib.ExitStack() as undo:
             undo.callback(self._clean)
-            with _explained(f"cannot write {self._shown or home.parent}"):
+            with explained(f"cannot write {self._shown or home.parent}"):
                 self._make_parents(home.parent)
                 self._others(home, live=False)
                 self.path = self._partial = self._make_partial(home)
@@ -531,11 +493,17 @@ class ModelFolder:
     # -- while
 
     def write_tensors(
-        self, pieces: Sequence[Piece], max_shard_size: int, progress: Progress | None = None
+        self,
+        pieces: Sequence[Piece],
+        max_shard_size: int,
+        progress: Progress | None = None,
+        stream: Stream | None = None,
     ) -> None:
         """Write safetensors files, and their index if there is more than one.
 
-        Memory does not grow with the tensors: blocks() is called for one piece at a time.
+        Memory does not grow with the tensors. stream: the pass over the source, begun here, from
+        which blocks that lie there as they are written come; all others are written meanwhile.
+        Without one, blocks() is called for one piece at a time.
         """
         import torch
 
@@ -546,54 +514,45 @@ class ModelFolder:
             raise OutputError(
                 f"the model needs {format_size(total)} and {self.path.parent} has only "
                 f"{format_size(free)} left",
-                hint=_HINTS[errno.ENOSPC]
+                hint=HINTS[errno.ENOSPC]
                 if self.output
                 else "set TMPDIR to a folder on a larger disk",
             )
-        buffer = torch.empty(_BUFFER_BYTES, dtype=torch.uint8)
         files = shards(pieces, max_shard_size)
-        written = 0
-        for name, shard in files.items():
-            for size in self._write_shard(name, _aligned(shard), buffer):
-                written += size
-                if progress is not None:
-                    progress("writing tensors", written, total)
+        placed = list(self._placed(files, _counted(progress, total)))
+        buffer = torch.empty(_BUFFER_BYTES, dtype=torch.uint8)
+        if stream is not None:
+            for one in placed:
+                one.stream(stream, buffer)
+            stream.begin()
+        for one in placed:
+            one.write(buffer)
+        if stream is not None:
+            stream.wait()
+        for target in self._targets:
+            target.finish()
         if len(files) > 1:
             self.write_json(INDEX_FILE, _index(files))
 
-    def _write_shard(self, name: str, pieces: list[Piece], buffer: Tensor) -> Iterator[int]:
-        """Write one file; yields the tensor bytes written since it last did."""
-        with _explained(f"cannot write {name}"):
-            descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with contextlib.ExitStack() as closing:
-            closing.callback(os.close, descriptor)
-            yield from self._write_pieces(descriptor, name, pieces, buffer)
-            if self.output is not None:
-                closing.pop_all()
-                self._flushes.append(_Flush(descriptor))
-
-    def _write_pieces(
-        self, descriptor: int, name: str, pieces: list[Piece], buffer: Tensor
-    ) -> Iterator[int]:
-        beginning = header(pieces)
-        with _explained(f"cannot write {name}"):
-            _reserve(descriptor, len(beginning) + sum(piece.bytes for piece in pieces))
-        for _ in self._write(descriptor, name, memoryview(beginning)):
-            pass
-        for piece in pieces:
-            for block in _blocks(piece):
-                for run in _runs(block, piece.dtype, buffer):
-                    yield from self._write(descriptor, name, _memory(run))
-
-    def _write(self, descriptor: int, name: str, content: memoryview) -> Iterator[int]:
-        for start in range(0, len(content), _WINDOW_BYTES):
-            window = content[start : start + _WINDOW_BYTES]
-            _populate(window)
-            done = 0
-            with _explained(f"cannot write {name}"):
-                while done < len(window):
-                    done += os.write(descriptor, window[done : done + _WRITE_BYTES])
-            yield done
+    def _placed(
+        self, files: Mapping[str, Sequence[Piece]], told: Callable[[int], None]
+    ) -> Iterator[_Placed]:
+        """Every piece with its place in its file."""
+        for name, shard in files.items():
+            aligned = _aligned(shard)
+            target = TargetFile(
+                self.path / name,
+                header(aligned),
+                sum(piece.bytes for piece in aligned),
+                told,
+                stays=self.output is not None,
+            )
+            target.make()
+            self._targets.append(target)
+            offset = 0
+            for piece in aligned:
+                yield _Placed(piece, target, offset)
+                offset += piece.bytes
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, keys in the order given."""
@@ -605,7 +564,7 @@ class ModelFolder:
         parts = Path(name).parts
         if not parts or Path(name).is_absolute() or ".." in parts:
             raise OutputError(f"{name!r} is not a file name inside the model folder")
-        with _explained(f"cannot write {name}"):
+        with explained(f"cannot write {name}"):
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             (self.path / name).write_bytes(value)
 
@@ -615,7 +574,7 @@ class ModelFolder:
         """Bring everything to the disk and give the folder its name; a temporary one has none."""
         if self.output is None:
             return
-        with _explained(f"cannot write {self._shown}"):
+        with explained(f"cannot write {self._shown}"):
             self._flush()
             self._place(self.output)
             if os.access(self.output.parent, os.R_OK):  # or else it cannot be opened
@@ -628,8 +587,8 @@ class ModelFolder:
         self.path = self.output
 
     def _flush(self) -> None:
-        for flush in self._flushes:
-            flush.finish()
+        for target in self._targets:
+            target.wait()
         for folder, _, names in os.walk(self.path):
             for name in names:
                 if not name.endswith(".safetensors"):
@@ -668,6 +627,8 @@ class ModelFolder:
 
     def _clean(self) -> None:
         """Remove whatever still has the hidden name: the unfinished folder or the replaced one."""
+        for target in self._targets:
+            target.close()
         if self._partial is not None and os.path.lexists(self._partial):
             _remove(self._partial)
         if self._descriptor is not None:

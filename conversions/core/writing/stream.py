@@ -1,0 +1,121 @@
+"""Tensors that are written as they are read: from the one pass over the source to their places.
+
+What a rule makes of its tensors is a view of the mapped source wherever possible: a rename is the
+whole tensor, a split along the first dimension a part of it. Such bytes need no tensor in between.
+Nothing here asks which rule it was: where the view's bytes lie in a file, in one piece and of the
+dtype written, is all that counts.
+
+The seam: a source is whatever `Checkpoint.integrity(taps)` reads in order, once; a sink is a
+function of bytes and of their offset in the target. Neither knows of the other.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..reading.checkpoint import Checkpoint
+from ..reading.integrity import Integrity
+from ..reading.ledger import Ledger, Passing
+
+Sink = Callable[[memoryview, int], None]
+"""Takes bytes, and how far behind the tensor's first byte they belong."""
+
+
+class TensorTap:
+    """Bytes of one block: digested and summed for the ledger, and handed to their sink."""
+
+    def __init__(self, start: int, block: Tensor, sink: Sink, ledger: Ledger) -> None:
+        self.start = start
+        self.size = block.nbytes
+        self._address = block.data_ptr()
+        self._passing: Passing | None = None
+        self._dtype = block.dtype
+        self._sink = sink
+        self._ledger = ledger
+        self.step = Passing.step_of(block.dtype)
+
+    def take(self, content: memoryview, offset: int) -> None:
+        if self._passing is None:
+            self._passing = Passing(self._dtype)
+        self._passing.take(torch.frombuffer(content, dtype=torch.uint8))
+        self._sink(content, offset)
+
+    def finish(self) -> None:
+        if self._passing is not None:
+            self._ledger.note(self._address, self.size, self._passing)
+        self._passing = None
+
+
+class Stream:
+    """What is wanted of the checkpoints' bytes, gathered first, then read in one pass.
+
+    Args:
+        checkpoints: all the files of a conversion.
+        ledger: is told the digest and the sum of whatever passes.
+    """
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], ledger: Ledger) -> None:
+        self._checkpoints = checkpoints
+        self._ledger = ledger
+        self._taps: dict[tuple[int, int], list[TensorTap]] = {}
+        self._claimed: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self.passes: list[Integrity] = []
+
+    def claim(self, block: Tensor, dtype: torch.dtype, sink: Sink) -> bool:
+        """Whether a block will be handed to `sink`, all of it, once the pass runs.
+
+        Not one that is made, laid out or cast otherwise than the source has it, nor one whose
+        bytes go elsewhere already.
+        """
+        plain = block.is_contiguous() and not block.is_conj() and not block.is_neg()
+        if block.dtype != dtype or not plain or not block.nbytes:
+            return False
+        for number, checkpoint in enumerate(self._checkpoints):
+            if (place := checkpoint.place_of(block)) is not None:
+                file, start = place
+                if not self._free((number, file), start, start + block.nbytes):
+                    return False
+                tap = TensorTap(start, block, sink, self._ledger)
+                self._taps.setdefault((number, file), []).append(tap)
+                return True
+        return False
+
+    def lasts(self, block: Tensor) -> bool:
+        """Whether a block is a view of the source, and takes no memory of its own."""
+        return self._ledger.lasts(block)
+
+    def begin(self) -> None:
+        """Start the threads that read; nothing can be claimed any more."""
+        for number, checkpoint in enumerate(self._checkpoints):
+            taps = {file: taps for (which, file), taps in self._taps.items() if which == number}
+            self.passes.append(checkpoint.integrity(taps))
+
+    def wait(self) -> None:
+        """Return when every sink has everything that it will get.
+
+        Raises:
+            ConversionError: what a sink raised. A source that cannot be read is told by the
+                passes' own results.
+        """
+        for running in self.passes:
+            running.wait()
+
+    def stop(self) -> None:
+        """Give up; returns when nothing is read or handed on any more."""
+        for running in self.passes:
+            running.stop()
+
+    def _free(self, file: tuple[int, int], start: int, end: int) -> bool:
+        """Claim a range of a file, unless a part of it is claimed already."""
+        ranges = self._claimed.setdefault(file, [])
+        index = bisect.bisect_left(ranges, (start, end))
+        before = ranges[index - 1][1] if index else 0
+        after = ranges[index][0] if index < len(ranges) else end
+        if before > start or after < end:
+            return False
+        ranges.insert(index, (start, end))
+        return True
