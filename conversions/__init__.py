@@ -175,10 +175,14 @@ def verify(
     weights: str | None = None,
     base: str | Path | None = None,
     checks: str = "all",
+    strict: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Report:
     """All checks on an existing folder against the checkpoint it was made from; writes nothing.
+
+    The folder is judged by what it computes, whoever saved it: differences without effect are
+    notes. strict: it must be, bit for bit, what a conversion writes.
 
     Returns:
         The report; failed checks are in it, not raised.
@@ -186,12 +190,14 @@ def verify(
     Raises:
         ConversionError: checkpoint or folder cannot be read.
     """
-    from .core import pipeline
+    from .core import pipeline, verification
 
     request = _request(
         family, checkpoint, config, dtype, weights, base, "5GB", checks, progress, options
     )
-    return pipeline.verify(request, Path(model))
+    if strict:
+        return pipeline.verify(request, Path(model))
+    return verification.verify(request, Path(model))
 
 
 def inspect(checkpoint: str | Path, *, progress: Progress | None = None) -> Inspection:

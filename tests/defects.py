@@ -7,6 +7,7 @@ transformers alone (folder, processor, model), never at how our checks excuse it
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from conversions.core.checking import golden, loading, parity
+from conversions.core.checking import golden, loading, parity, readings
 from conversions.core.pipeline import Request
 from conversions.core.reading.written import open_tensors
 from tests import behaviour, snapshot, tiny
@@ -252,6 +253,63 @@ def lost_without(kept: str) -> Callable[[Stage, Defect], bool]:
     return lambda on, defect: on.says(behaviour.head_biases(kept)) != "right"
 
 
+# ---- folders that 5.x saved ----
+
+
+def processor_config_is_not_read(on: Stage, defect: Defect) -> bool:
+    """The image processor inside of processor_config.json is not found."""
+    settings = json.loads((on.folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    document = {"processor_class": settings["processor_class"], "image_processor": settings}
+    (on.place / "processor_config.json").write_text(json.dumps(document), encoding="utf-8")
+    try:
+        parity.load_image_processor(on.place)
+    except OSError as error:
+        return defect["raises"] in str(error)
+    return False
+
+
+def tokenizers_backend_is_unknown(on: Stage, defect: Defect) -> bool:
+    """A tokenizer_config.json that names TokenizersBackend raises."""
+    from transformers import AutoTokenizer
+
+    shutil.copy(on.folder / "tokenizer.json", on.place)
+    document = json.dumps({"tokenizer_class": "TokenizersBackend"})
+    (on.place / "tokenizer_config.json").write_text(document, encoding="utf-8")
+    try:
+        AutoTokenizer.from_pretrained(on.place, local_files_only=True)
+    except ValueError as error:
+        return defect["raises"] in str(error)
+    return False
+
+
+def text_decoding_is_left_out(on: Stage, defect: Defect) -> bool:
+    """Without the field of text_config the text model's own decoding settings are others."""
+    config = json.loads((on.folder / "config.json").read_text(encoding="utf-8"))
+    del config["text_config"]["no_repeat_ngram_size"]
+    (on.place / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = [
+        readings.generations(loading.model_on_meta(folder, on.class_name))
+        for folder in (on.folder, on.place)
+    ]
+    return found[0]["text_model"] != found[1]["text_model"]
+
+
+def long_words_are_lost(on: Stage, defect: Defect) -> bool:
+    """With 5.x's own limit in tokenizer.json a long word has other ids."""
+    from transformers import AutoTokenizer
+
+    shutil.copytree(on.folder, on.place, dirs_exist_ok=True)
+    document = json.loads((on.place / "tokenizer.json").read_text(encoding="utf-8"))
+    document["model"]["max_input_chars_per_word"] = 100
+    (on.place / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    with loading.quiet():
+        left, right = (
+            AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            for folder in (on.folder, on.place)
+        )
+    return any(left(t)["input_ids"] != right(t)["input_ids"] for t in defect["texts"])
+
+
 # ---- ViP-LLaVA ----
 
 
@@ -285,6 +343,16 @@ DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] =
     ("kosmos2", "reload", "padding_row"): rows_are_zero,
     ("kosmos2", "logits", "padding_row"): padding_scores_nothing,
     ("kosmos2", "generation", "generate() with nothing passed"): generation_repeats,
+    **{
+        (family, "portability", "processor_config_only"): processor_config_is_not_read
+        for family in ("chinese_clip", "flava", "kosmos2", "vipllava")
+    },
+    **{
+        (family, "portability", "tokenizers_backend"): tokenizers_backend_is_unknown
+        for family in ("kosmos2", "vipllava")
+    },
+    ("kosmos2", "portability", "text_decoding_left_out"): text_decoding_is_left_out,
+    ("chinese_clip", "portability", "long_word_saved"): long_words_are_lost,
     ("flava", "portability", "heads_with_bias_only"): lost_without(".bias"),
     ("flava", "portability", "heads_with_decoder_bias_only"): lost_without(".decoder.bias"),
     ("vipllava", "portability", "vision_feature_layer_only"): asked(

@@ -13,6 +13,9 @@ def add(commands: Any) -> None:
     command = commands.add_parser("verify", help="all checks on an existing folder")
     for one in arguments.by_family(command, "Verify a {0.title} folder."):
         one.add_argument("--model", required=True, metavar="DIR", help="the converted folder")
+        one.add_argument(
+            "--strict", action="store_true", help="bit for bit what a conversion writes"
+        )
         one.set_defaults(run=run, checks="all")
 
 
@@ -28,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
         weights=args.weights,
         base=args.base,
         checks=args.checks,
+        strict=args.strict,
         progress=terminal.progress(),
         **arguments.family_options(args),
     )

@@ -237,7 +237,7 @@ def exact_values(
             elif not same_blocks(blocks, tensor, same):
                 offenders.append(
                     f"{target}: differs from {', '.join(move.sources)} "
-                    f"({_first_difference(blocks, tensor, move.drawn(state))})"
+                    f"({first_difference(blocks, tensor, move.drawn(state))})"
                 )
     known = {target for move in plan.moves for target in move.targets}
     offenders += [f"{key}: no rule writes it" for key in written if key not in known]
@@ -263,7 +263,7 @@ def same_blocks(
     return all(map(same, blocks, tensor.split(rows)))
 
 
-def _first_difference(blocks: Sequence[Tensor], tensor: Tensor, drawn: int) -> str:
+def first_difference(blocks: Sequence[Tensor], tensor: Tensor, drawn: int) -> str:
     """Where blocks and tensor first differ; drawn: how many of the last rows are in no source."""
     whole = _shape_of(blocks)
     if whole != tuple(tensor.shape):

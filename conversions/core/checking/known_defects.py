@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping as MappingABC
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -15,19 +16,72 @@ from ..manifest import Json
 from . import golden
 from .checks import Check
 
-
-def recorded(family: str, check: str) -> list[Json]:
-    """The records of the installed transformers release for one check."""
-    import transformers
-    from packaging.specifiers import SpecifierSet
+if TYPE_CHECKING:
     from packaging.version import Version
 
-    installed = Version(Version(transformers.__version__).base_version)
+
+def recorded(family: str, check: str, release: str | None = None) -> list[Json]:
+    """The records of one check that hold for a release of transformers; None: the installed one.
+
+    What is no version, as a stranger's config.json may say, has none.
+    """
+    from packaging.version import InvalidVersion
+
+    try:
+        version = _base(release)
+    except InvalidVersion:
+        return []
     return [
         defect
         for defect in golden.load_golden(family).get("known_defects", [])
-        if defect["check"] == check and installed in SpecifierSet(defect["versions"])
+        if defect["check"] == check and _within(version, defect["versions"])
     ]
+
+
+def of_saved(family: str, saved_by: str | None) -> list[Json]:
+    """What the installed release misreads of folders that another saved.
+
+    Records of `portability` for the installed release, whose `saved_by`, if they have one, fits
+    the release that wrote the folder.
+    """
+    from packaging.version import InvalidVersion
+
+    def fits(defect: Json) -> bool:
+        if "saved_by" not in defect or saved_by is None:
+            return True
+        try:
+            return _within(_base(saved_by), defect["saved_by"])
+        except InvalidVersion:
+            return False
+
+    return [defect for defect in recorded(family, "portability") if fits(defect)]
+
+
+def of_fields(check: Check, fields: Iterable[str], defects: Iterable[Json]) -> Check:
+    """A check that failed by fields: excused where the records together name every one."""
+    named = [
+        defect
+        for defect in defects
+        if any(re.fullmatch(p, field) for p in defect.get("fields", ()) for field in fields)
+    ]
+    patterns = [pattern for defect in named for pattern in defect["fields"]]
+    if named and all(any(re.fullmatch(p, field) for p in patterns) for field in fields):
+        return excused(check, named[0])
+    return check
+
+
+def _base(release: str | None) -> Version:
+    """The version without what comes after its numbers: 5.24.0.dev0 counts as 5.24.0."""
+    import transformers
+    from packaging.version import Version
+
+    return Version(Version(release or transformers.__version__).base_version)
+
+
+def _within(version: Version, versions: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return version in SpecifierSet(versions)
 
 
 def excused(check: Check, defect: Json) -> Check:
@@ -42,9 +96,12 @@ def excused(check: Check, defect: Json) -> Check:
     return replace(check, advice=f"known defect of this transformers: {advice}")
 
 
-def of_error(family: str, check: Check) -> Check:
-    """A check that failed by an error of transformers: excused where a record has that error."""
-    for defect in recorded(family, check.name):
+def of_error(family: str, check: Check, further: Iterable[Json] = ()) -> Check:
+    """A check that failed by an error of transformers: excused where a record has that error.
+
+    further: records to ask beside those of the check.
+    """
+    for defect in (*recorded(family, check.name), *further):
         if "raises" in defect and any(defect["raises"] in line for line in check.details):
             return excused(check, defect)
     return check
@@ -63,9 +120,12 @@ class Wrong:
     names: Callable[[MappingABC[str, list[int]]], Iterable[str]]
 
 
-def of_outputs(family: str, check: Check, wrong: Wrong) -> Check:
-    """A check that failed by outputs: excused where one record explains every wrong one."""
-    for defect in recorded(family, check.name):
+def of_outputs(family: str, check: Check, wrong: Wrong, further: Iterable[Json] = ()) -> Check:
+    """A check that failed by outputs: excused where one record explains every wrong one.
+
+    further: records to ask beside those of the installed release.
+    """
+    for defect in (*recorded(family, check.name), *further):
         if (
             defect.get("attention") in (None, wrong.attention)
             and _begins_in(defect, check)

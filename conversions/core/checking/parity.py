@@ -76,11 +76,13 @@ def logits(
     state: MappingABC[str, Tensor],
     folder: Path,
     inputs: MappingABC[str, Tensor] | None = None,
+    further: Iterable[Json] = (),
 ) -> Check:
     """Every output of the converted model against the reference forward over the source.
 
     In eager and, where the release has it, sdpa attention; a failure that golden/ records as
-    this release's known defect is reported as such.
+    this release's known defect, or that one of the `further` records explains, is reported as
+    such.
     """
     inputs = inputs or found.reference.inputs(found.architecture)
     try:
@@ -98,7 +100,7 @@ def logits(
             advice="the original's forward pass cannot be computed from these tensors",
         )
     results = [
-        _one_attention(family, found, plan, state, folder, inputs, expected, attention)
+        _one_attention(family, found, plan, state, folder, inputs, expected, attention, further)
         for attention in loading.attentions(family.model_class)
     ]
     return _combined(results)
@@ -113,6 +115,7 @@ def _one_attention(
     inputs: MappingABC[str, Tensor],
     expected: MappingABC[str, Tensor],
     attention: str,
+    further: Iterable[Json] = (),
 ) -> Check:
     model = loading.load_model(folder, family.model_class, attention).model
     try:
@@ -128,7 +131,7 @@ def _one_attention(
             advice="the model cannot run",
         )
         every = known_defects.Wrong(attention, state, lambda columns: expected)
-        return known_defects.of_outputs(family.name, failed, every)
+        return known_defects.of_outputs(family.name, failed, every, further)
 
     def divergence() -> str:
         return first_divergence(family, found, plan, state, inputs, model)
@@ -145,7 +148,7 @@ def _one_attention(
     if check.passed:
         return check
     return known_defects.of_outputs(
-        family.name, check, known_defects.Wrong(attention, state, wrong)
+        family.name, check, known_defects.Wrong(attention, state, wrong), further
     )
 
 
@@ -307,7 +310,8 @@ def pixels(found: Truth, folder: Path) -> Check:
     """The folder's image processor against the original's preprocessing, on the PIL path."""
     if not hasattr(found.reference, "pixels"):
         return checks.skipped("pixels", "the original has no image preprocessing")
-    if not (folder / "preprocessor_config.json").exists():
+    files = ("preprocessor_config.json", "processor_config.json")
+    if not any((folder / name).exists() for name in files):
         return checks.skipped("pixels", "the folder has no image processor")
     size = found.architecture.get("image_size")
     size = size if isinstance(size, int) else 224
@@ -370,16 +374,20 @@ def _raised(found: Truth, name: str, error: Exception) -> Check:
     return known_defects.of_error(found.family, failed)
 
 
-def tokens(found: Truth, folder: Path) -> Check:
-    """The folder's tokenizer against the original's, on the reference's example texts."""
+def tokens(found: Truth, folder: Path, vocabularies: Path | None = None) -> Check:
+    """The folder's tokenizer against the original's, on the reference's example texts.
+
+    vocabularies: a folder with the original's vocabulary, where this one may have none.
+    """
     reference = found.reference
     if not hasattr(reference, "tokenize"):
         return checks.skipped("tokens", "the reference has no tokenize()")
     vocabulary = next(
         (
             p
+            for place in (vocabularies or folder, folder)
             for name in ("vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
-            if (p := folder / name).exists()
+            if (p := place / name).exists()
         ),
         None,
     )

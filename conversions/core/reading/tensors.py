@@ -81,7 +81,7 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
         return True
     if left.is_contiguous() and right.is_contiguous():
         return _same_memory(left, right)
-    return all(_same_memory(a, b) for a, b in zip(_rows(left), _rows(right), strict=True))
+    return all(_same_memory(a, b) for a, b in zip(rows(left), rows(right), strict=True))
 
 
 def _same_memory(left: Tensor, right: Tensor) -> bool:
@@ -96,7 +96,7 @@ def _same_memory(left: Tensor, right: Tensor) -> bool:
     return all(torch.equal(a.view(bits), b.view(bits)) for a, b in pairs)
 
 
-def _rows(tensor: Tensor) -> Iterator[Tensor]:
+def rows(tensor: Tensor) -> Iterator[Tensor]:
     """Like `pieces`, cut at the same places for any two tensors of one shape."""
     if tensor.dim() < 2:
         yield tensor.reshape(-1).contiguous()
@@ -122,7 +122,7 @@ def same_cast(source: Tensor, written: Tensor) -> bool:
     bits = _BITS[written.element_size()]
     return all(
         torch.equal(a.to(written.dtype).view(bits), b.view(bits))
-        for a, b in zip(_rows(source), _rows(written), strict=True)
+        for a, b in zip(rows(source), rows(written), strict=True)
     )
 
 

@@ -1,0 +1,174 @@
+"""A folder that anything may have saved: its weights under the published names, and who saved it.
+
+transformers takes the first of four files; so does this. Keys are matched with those that the
+rules write: by name, by the first BERT's names for norms (gamma, beta), else by the longest
+common end of the dotted path, where that leaves no choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping as MappingABC
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import CheckpointError, ConfigError
+from ..manifest import Json
+from ..mapping.key_mapping import Plan
+from ..mapping.keys import template
+from ..reading import json as untrusted_json
+from ..reading.checkpoint import open_checkpoint
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""What from_pretrained looks for, in its order."""
+
+_FIRST_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+@dataclass(frozen=True)
+class SavedFolder:
+    """A folder's weights, mapped and not read yet.
+
+    tensors: under the keys of the files. file: the one that names them. container: of what kind.
+    saved_by: the release of transformers in config.json, if it says one. unread: weights that
+    from_pretrained passes over. unreadable: key -> why it is no tensor that is read.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    file: str
+    container: str
+    saved_by: str | None
+    unread: tuple[str, ...] = ()
+    unreadable: MappingABC[str, str] = field(default_factory=dict)
+
+
+def open_saved(folder: Path) -> SavedFolder:
+    """The weights that from_pretrained would take.
+
+    Raises:
+        CheckpointError: there are none, or they cannot be read.
+    """
+    present = [name for name in WEIGHTS if (folder / name).is_file()]
+    if not present:
+        held = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else []
+        raise CheckpointError(
+            f"{folder}: no weights that transformers would find",
+            held,
+            f"a model folder holds {WEIGHTS[0]}, {WEIGHTS[2]} or one of their indices",
+        )
+    with open_checkpoint(folder / present[0]) as checkpoint:
+        if "" not in checkpoint.trees:
+            trees = ", ".join(checkpoint.trees)
+            raise CheckpointError(
+                f"{folder / present[0]}: its tensors lie under {trees}; a model folder's at the top"
+            )
+        return SavedFolder(
+            folder,
+            dict(checkpoint.trees[""]),
+            present[0],
+            checkpoint.container,
+            saved_by(folder),
+            tuple(present[1:]),
+            dict(checkpoint.unreadable.get("", {})),
+        )
+
+
+def config_of(folder: Path) -> Json:
+    """config.json as it stands.
+
+    Raises:
+        ConfigError: absent, or no JSON object.
+    """
+    try:
+        return untrusted_json.read_object(folder / "config.json", ConfigError, called="config.json")
+    except FileNotFoundError:
+        raise ConfigError("config.json: no such file") from None
+
+
+def saved_by(folder: Path) -> str | None:
+    """The release that config.json says it was written by."""
+    try:
+        said: Any = config_of(folder).get("transformers_version")
+    except ConfigError:
+        return None
+    return said if isinstance(said, str) else None
+
+
+def spelled(keys: Iterable[str], targets: Iterable[str]) -> dict[str, str]:
+    """Key of a file -> the key that the rules write; keys that are none of them are left out."""
+    wanted, keys = dict.fromkeys(targets), list(keys)
+    found = {key: key for key in keys if key in wanted}
+    for key in keys:
+        if key not in found and (name := _first_name(key)) in wanted:
+            found[key] = name
+    free = [target for target in wanted if target not in set(found.values())]
+    found |= _by_tails([key for key in keys if key not in found], free)
+    return found
+
+
+def _first_name(key: str) -> str:
+    module, dot, tail = key.rpartition("LayerNorm.")
+    return f"{module}{_FIRST_NAMES.get(dot + tail, dot + tail)}"
+
+
+def _by_tails(keys: list[str], free: list[str]) -> dict[str, str]:
+    """Each key's one most like target, where no other key has the same."""
+    by_leaf: dict[str, list[str]] = {}
+    for target in free:
+        by_leaf.setdefault(_tail(target), []).append(target)
+    chosen: dict[str, str] = {}
+    for key in keys:
+        spelling = _first_name(key)
+        candidates = [
+            target
+            for target in by_leaf.get(_tail(spelling), ())
+            if template(target)[1] == template(key)[1]
+        ]
+        lengths = [_common(spelling, target) for target in candidates]
+        if lengths and lengths.count(max(lengths)) == 1:
+            chosen[key] = candidates[lengths.index(max(lengths))]
+    taken = list(chosen.values())
+    return {key: target for key, target in chosen.items() if taken.count(target) == 1}
+
+
+def _tail(key: str) -> str:
+    """The last module of a path and its tensor: `norm.weight`."""
+    return ".".join(key.rsplit(".", 2)[-2:])
+
+
+def _common(left: str, right: str) -> int:
+    pairs = zip(reversed(left.split(".")), reversed(right.split(".")), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(left.count("."), 99))
+
+
+def with_twins(
+    plan: Plan, state: MappingABC[str, Tensor], options: Json, named: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors, and those that a rule writes twice under either of their names."""
+    filled = dict(named)
+    for move in plan.moves:
+        absent = [key for key in move.targets if key not in named]
+        if not absent or len(absent) == len(move.targets):
+            continue
+        blocks = dict(zip(move.targets, move.forward(state, options), strict=True))
+        for key in absent:
+            twin = next((k for k in move.targets if k in named and _one(blocks[k], blocks[key])), 0)
+            if twin:
+                filled[key] = named[str(twin)]
+    return filled
+
+
+def _one(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> bool:
+    """Whether two targets are made of the very same tensors."""
+    return len(left) == len(right) and all(
+        a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+        for a, b in zip(left, right, strict=True)
+    )

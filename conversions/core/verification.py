@@ -1,0 +1,516 @@
+"""An existing folder, whoever saved it, judged by what it computes.
+
+The source is opened as for a conversion, and what a conversion would write beside the weights is
+written to a temporary folder: what the installed release reads from both is compared, tensors are
+compared as what they are, and outputs with the original's forward pass. Differences without effect
+are notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .checking import checks, copies, golden, known_defects, loading, parity, readings, release
+from .checking.checks import Check
+from .checking.copies import Judgement
+from .checking.readings import Reading
+from .checking.saved import SavedFolder, open_saved, spelled, with_twins
+from .errors import ConversionError
+from .manifest import Json
+from .pipeline import Opened, Request, make_report, opened, write_documents
+from .reading import json as untrusted_json, tensors
+from .report import Report
+from .writing import configs
+from .writing.folder import ModelFolder
+
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "sentencepiece.bpe.model")
+
+_DOCUMENTS = (
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+@dataclass
+class Subject:
+    """One folder under judgement.
+
+    right: a folder with the documents that a conversion writes, without weights. named: the
+    folder's tensors under the names that the rules write, twins filled in. extra: the rest.
+    unexpected: those of the rest that from_pretrained complains of.
+    """
+
+    source: Opened
+    saved: SavedFolder
+    right: Path
+    named: dict[str, Tensor]
+    extra: dict[str, Tensor]
+    found: Judgement
+    notes: list[str] = field(default_factory=list)
+    unexpected: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        return self.source.request.family.name
+
+    @property
+    def folder(self) -> Path:
+        return self.saved.path
+
+    @property
+    def misread(self) -> list[Json]:
+        """Records of what the installed release misreads of folders saved by such releases."""
+        return known_defects.of_saved(self.family, self.saved.saved_by)
+
+    @property
+    def zeroing(self) -> list[Json]:
+        """Records of rows that some release sets to zero, of which this folder has some."""
+        return [
+            record
+            for record in _zeroing(self.family)
+            if {*record["tensors"]} & {*self.found.zeroed}
+        ]
+
+
+def verify(request: Request, folder: Path) -> Report:
+    """All checks on an existing folder against its source checkpoint; writes nothing.
+
+    Raises:
+        ConversionError: the checkpoint or the folder cannot be read.
+    """
+    saved = open_saved(folder)
+    with opened(request) as source, ModelFolder(None) as right:
+        integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
+        write_documents(right, source)
+        with tensors.one_thread():
+            subject = _subject(source, saved, right.path)
+            results = [*_release_checks(subject), *_value_checks(subject)]
+        files = [file for one in integrity for file in one.result()]
+        report = make_report(source, folder, _in_order(results, folder), files)
+        return replace(report, notes=(*report.notes, *_told(subject, files)))
+
+
+def _in_order(results: Sequence[Check], folder: Path) -> list[Check]:
+    told = [checks.with_replaced(check, str(folder), "the folder") for check in results]
+    return sorted(told, key=lambda check: checks.NAMES.index(check.name))
+
+
+def _subject(source: Opened, saved: SavedFolder, right: Path) -> Subject:
+    plan, options = source.plan, source.request.options
+    targets = [target for move in plan.moves for target in move.targets]
+    names = spelled(saved.tensors, targets)
+    named = {names[key]: tensor for key, tensor in saved.tensors.items() if key in names}
+    named = with_twins(plan, source.state, options, named)
+    extra = {key: tensor for key, tensor in saved.tensors.items() if key not in names}
+    zeroed = {
+        target: record["rows"]
+        for record in _zeroing(source.request.family.name)
+        for target in record["tensors"]
+    }
+    found = copies.judged(plan, source.state, named, options, zeroed)
+    subject = Subject(source, saved, right, named, extra, found)
+    respelled = {key: target for key, target in names.items() if key != target}
+    if respelled:
+        key, target = next(iter(respelled.items()))
+        subject.notes.append(
+            f"{len(respelled)} tensors have names that other releases write, such as {key} "
+            f"for {target}"
+        )
+    return subject
+
+
+def _zeroing(family: str) -> list[Json]:
+    """Records of rows that some release sets to zero while loading, and saves so."""
+    records = golden.load_golden(family).get("known_defects", [])
+    return [r for r in records if r["check"] == "reload" and "rows" in r]
+
+
+# --- the values ---------------------------------------------------------------------------
+
+
+def _value_checks(subject: Subject) -> list[Check]:
+    """key-coverage, exact-values, round-trip and parameter-sums."""
+    source = subject.source
+    plan, state = source.plan, source.state
+    labels = {key: str(spec) for key, spec in source.manifest.items()}
+    mended = _with_rows_restored(subject)
+    files = {companion.prefix: companion.option for companion in source.request.family.companions}
+    return [
+        checks.key_coverage(plan, source.request.family.mapping, labels),
+        _exact_values(subject),
+        checks.round_trip(plan, state, mended, _same),
+        _sums(
+            subject, lambda held: checks.parameter_sums(plan, held, _whole(subject, mended), files)
+        ),
+    ]
+
+
+def _same(source: Tensor, written: Tensor) -> bool:
+    return copies.rounding(source, written) is not None
+
+
+def _with_rows_restored(subject: Subject) -> dict[str, Tensor]:
+    """The folder's tensors with the rows that a release had set to zero."""
+    mended = dict(subject.named)
+    for move in subject.source.plan.moves:
+        for target, rows in subject.found.zeroed.items():
+            if target in move.targets:
+                options = subject.source.request.options
+                block = move.forward(subject.source.state, options)[move.targets.index(target)][0]
+                tensor = subject.named[target].clone()
+                tensor[rows] = block[rows].to(tensor.dtype)
+                mended[target] = tensor
+    return mended
+
+
+def _whole(subject: Subject, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With empty stand-ins for absent tensors: exact-values names those."""
+    from torch import zeros
+
+    absent = {key: zeros(0) for move in subject.source.plan.moves for key in move.targets}
+    return {**absent, **named}
+
+
+def _sums(subject: Subject, summed: Callable[[dict[str, Tensor]], Check]) -> Check:
+    """Sums of the source; of its rounding where the folder holds that in a wider dtype."""
+    source = subject.source
+    check = summed(source.state)
+    if check.passed or not subject.found.dtypes:
+        return check
+    rounded = summed(copies.as_rounded(source.plan, source.state, subject.found))
+    return rounded if rounded.passed else check
+
+
+def _exact_values(subject: Subject) -> Check:
+    found = subject.found
+    check = copies.exact_values(found, len(subject.named), subject.unexpected)
+    for record in subject.zeroing if check.passed else ():
+        where = ", ".join(f"row {r} of {t}" for t, rows in found.zeroed.items() for r in rows)
+        told = f"{where} is zero, as some releases make it in memory and save it"
+        effects = [d for d in _records(subject.family, "logits") if d["where"] == record["where"]]
+        if effects:
+            told = f"{told}: {effects[0]['what']}; {effects[0]['workaround']}"
+            check = replace(check, status="known-defect", advice=told)
+        else:
+            subject.notes.append(f"{told}; no output reads it")
+    for target, rows in found.drawn.items():
+        subject.notes.append(
+            f"the last {rows} rows of {target} are in no source: drawn anew, or trained"
+        )
+    return check
+
+
+def _records(family: str, check: str) -> list[Json]:
+    """Every record of a check, whatever its releases."""
+    records = golden.load_golden(family).get("known_defects", [])
+    return [record for record in records if record["check"] == check]
+
+
+# --- what the release makes of it ---------------------------------------------------------
+
+
+def _release_checks(subject: Subject) -> list[Check]:
+    """config, strict-load, reload, logits, pixels and tokens."""
+    settings = _config(subject)
+    fits = release.strict_load(_names_and_shapes(subject))
+    built: list[Check]
+    if not fits.passed:
+        why = "the model is not built: names, shapes and config do not fit each other"
+        built = [fits, *(checks.skipped(name, why) for name in ("reload", "logits"))]
+    elif not subject.source.builds_model:
+        size = f"{subject.source.written_bytes / 1e9:.1f} GB"
+        why = f"{size} of weights are not built into a model; --checks all does it"
+        built = [fits, *(checks.skipped(name, why) for name in ("reload", "logits"))]
+        settings += _generation(subject, None)
+    else:
+        built = _model_checks(subject, settings)
+    return [_settled(subject, settings), *built, *_processor_checks(subject)]
+
+
+def _names_and_shapes(subject: Subject) -> release.Subject:
+    source = subject.source
+    return release.Subject(
+        subject.family,
+        source.request.family.model_class,
+        str(subject.folder),
+        {key: tuple(tensor.shape) for key, tensor in subject.named.items()},
+        configs.flatten(source.config),
+        {},
+        source.hints,
+        source.unfloating,
+    )
+
+
+def _unseen(family: str, section: str) -> dict[str, str]:
+    """Pattern -> why no output shows it, as golden/ lists for the installed release."""
+    listed = golden.load_golden(family).get("invisible", {}).get(section, {})
+    return {p: why if isinstance(why, str) else why["why"] for p, why in listed.items()}
+
+
+def _config(subject: Subject) -> Reading:
+    """config.json as the release reads it; what it raises is a finding."""
+    family = subject.source.request.family
+    table = configs.flatten({k: v for k, v in subject.source.config.items() if k != "torch_dtype"})
+    try:
+        config_class = loading.model_class(family.model_class).config_class
+        return readings.config(
+            subject.right, subject.folder, config_class, table, _unseen(family.name, "config")
+        )
+    except ConversionError as error:
+        return Reading(wrong=[error.summary, *error.details], fields=[""])
+    except Exception as error:
+        # whatever the release raises about a config is a finding about the config
+        line = (str(error).splitlines() or [""])[0][:200]
+        return Reading(wrong=[f"config.json: {type(error).__name__}: {line}"], fields=[""])
+
+
+def _generation(subject: Subject, model: Any) -> Reading:
+    """What generate() starts from; model: as loaded, or None for one of shapes alone."""
+    name = subject.source.request.family.model_class
+    try:
+        right = readings.generations(loading.model_on_meta(subject.right, name), subject.right)
+        if model is None:
+            model = loading.model_on_meta(subject.folder, name)
+            found = readings.generations(model, subject.folder)
+        else:
+            found = readings.generations(model)
+    except ConversionError as error:
+        return Reading(wrong=[f"generation: {error.summary}", *error.details], fields=[""])
+    return readings.generation(right, found)
+
+
+def _settled(subject: Subject, settings: Reading) -> Check:
+    """config: every field read, generation settings and those of the processor included."""
+    settings += _processor_settings(subject)
+    settings += _damaged(subject.folder)
+    subject.notes += settings.notes
+    figure = f"{settings.count} fields read as from a conversion's folder"
+    if settings.wrong:
+        figure = f"of {settings.count} fields {len(settings.wrong)} are read differently"
+    check = checks.judge(
+        "config",
+        settings.wrong,
+        figure,
+        "set these fields as a conversion writes them, or convert again",
+    )
+    if check.passed:
+        return check
+    return known_defects.of_fields(check, settings.fields, subject.misread)
+
+
+def _damaged(folder: Path) -> Reading:
+    """Documents that are none: cut short, or no JSON object."""
+    found = Reading()
+    for name in _DOCUMENTS:
+        try:
+            untrusted_json.read_object(folder / name, ConversionError, called=name)
+        except FileNotFoundError:
+            continue
+        except ConversionError as error:
+            found.add(name, " ".join((error.summary, *error.details)))
+    return found
+
+
+def _processor_settings(subject: Subject) -> Reading:
+    """The processor's own settings, where both folders have one that loads."""
+    from transformers import AutoProcessor, ProcessorMixin
+
+    loaded = []
+    for place in (subject.right, subject.folder):
+        try:
+            with loading.quiet():
+                loaded.append(AutoProcessor.from_pretrained(place, local_files_only=True))
+        except Exception:
+            # no processor, or none without a tokenizer: pixels and tokens look at the parts
+            return Reading()
+    if not all(isinstance(one, ProcessorMixin) for one in loaded):
+        return Reading()
+    return readings.processor(*loaded)
+
+
+def _model_checks(subject: Subject, settings: Reading) -> list[Check]:
+    """strict-load, reload and logits on the model as from_pretrained builds it."""
+    source, family = subject.source, subject.source.request.family
+    try:
+        loaded = loading.load_model(subject.folder, family.model_class)
+    except ConversionError as error:
+        return [release.failed(name, error) for name in ("strict-load", "reload", "logits")]
+    subject.unexpected = tuple(key for key in loaded.unexpected if key in subject.extra)
+    settings += _generation(subject, loaded.model)
+    memory = loading.memory_names(loaded.model)
+    layout = loading.layout_of(subject.named, memory)
+    found = parity.find_truth(family.name, source.manifest, source.hints)
+    rounded = copies.as_rounded(source.plan, source.state, subject.found)
+    wheres = {record["where"] for record in subject.zeroing}
+    further = [r for r in _records(family.name, "logits") if r["where"] in wheres]
+    misread = [record for record in subject.misread if "outputs" in record]
+    return [
+        _strict_load(subject, loaded, layout, memory),
+        _reload(subject, layout, memory),
+        parity.logits(
+            family, found, source.plan, rounded, subject.folder, None, (*further, *misread)
+        ),
+    ]
+
+
+def _strict_load(
+    subject: Subject, loaded: loading.Loaded, layout: dict[str, str], memory: dict[str, Tensor]
+) -> Check:
+    """Nothing missing, mismatched or unexpected; what is passed over in silence is a note."""
+    kinds = loading.other_kinds(layout, subject.source.unfloating, memory)
+    untied = _untied(subject, layout, memory)
+    unread = [k for k in subject.extra if k not in memory and k not in loaded.unexpected]
+    if unread:
+        told = f"such as {unread[0]}" if len(unread) > 1 else unread[0]
+        subject.notes.append(f"{len(unread)} tensors that this release passes over: {told}")
+    check = checks.strict_load(
+        loaded.missing,
+        [*loaded.unexpected, *untied],
+        [*loaded.mismatched, *kinds],
+        f"{len(subject.saved.tensors)} tensors through from_pretrained",
+    )
+    names = (*loaded.missing, *loaded.unexpected, *loaded.mismatched, *untied)
+    return check if check.passed else known_defects.of_fields(check, names, subject.misread)
+
+
+def _untied(subject: Subject, layout: dict[str, str], memory: dict[str, Tensor]) -> list[str]:
+    """Tensors under further names of what is read already, that are none of its copies."""
+    owners = {memory[name].data_ptr(): key for key, name in layout.items()}
+    lines = []
+    for key, tensor in subject.extra.items():
+        if key not in memory:
+            continue
+        owner = owners.get(memory[key].data_ptr())
+        if owner is None:
+            lines.append(f"{key}: no rule writes it, and the model reads it")
+        elif not tensors.same_bits(tensor, subject.named[owner]):
+            gap = tensors.largest_difference(tensor, subject.named[owner])
+            lines.append(f"{key}: should be {owner}, differs by up to {gap:.3g}")
+    return lines
+
+
+def _reload(subject: Subject, layout: dict[str, str], memory: dict[str, Tensor]) -> Check:
+    """In memory is what the folder holds, but for what is recorded of this release."""
+    unfilled = loading.unfilled(layout, memory)
+    check = checks.reload(layout, subject.named, memory, unfilled)
+    if check.passed:
+        return check
+    for defect in known_defects.recorded(subject.family, "reload"):
+        restored = dict(memory)
+        for key in (key for key in defect.get("tensors", ()) if key in layout):
+            tensor = memory[layout[key]].detach().clone()
+            rows = list(defect.get("rows", range(len(tensor))))
+            tensor[rows] = subject.named[key][rows].to(tensor.dtype)
+            restored[layout[key]] = tensor
+        if checks.reload(layout, subject.named, restored, unfilled).passed:
+            return known_defects.excused(check, defect)
+    names = [line.partition(":")[0] for line in check.details]
+    return known_defects.of_fields(check, names, subject.misread)
+
+
+# --- processors ---------------------------------------------------------------------------
+
+
+def _processor_checks(subject: Subject) -> list[Check]:
+    source = subject.source
+    found = parity.find_truth(subject.family, source.manifest, source.hints)
+    return [_pixels(subject, found), _tokens(subject, found)]
+
+
+def _pixels(subject: Subject, found: parity.Truth) -> Check:
+    """The original's pixels, and every setting of the image processor."""
+    check = parity.pixels(found, subject.folder)
+    if check.status == "skipped" or not (subject.right / "preprocessor_config.json").exists():
+        return check
+    if check.figure == "cannot be used":
+        return known_defects.of_error(subject.family, check, subject.misread)
+    reading = readings.image_processor(subject.right, subject.folder, parity.load_image_processor)
+    subject.notes += reading.notes
+    return checks.with_offenders(
+        check, reading.wrong, "the image processor is set otherwise than the original's"
+    )
+
+
+def _tokens(subject: Subject, found: parity.Truth) -> Check:
+    """The original's ids, and the tokenizer that a conversion writes, on many texts."""
+    if not any((subject.folder / name).exists() for name in _TOKENIZERS):
+        why = "the folder has no tokenizer: every tokenizer class is then made of nothing or raises"
+        return checks.skipped("tokens", why)
+    if not any((subject.right / name).exists() for name in _TOKENIZERS):
+        why = "give the vocabulary or tokenizer that a conversion takes, to compare"
+        return _named_why(parity.tokens(found, subject.folder), why)
+    check = parity.tokens(found, subject.folder, subject.right)
+    if check.figure == "cannot be used":
+        return known_defects.of_error(subject.family, check, subject.misread)
+    reading = _tokenizers(subject, found)
+    subject.notes += reading.notes
+    further = checks.with_offenders(
+        check, reading.wrong, "the tokenizer is another than the one a conversion writes"
+    )
+    if further.passed or not check.passed:
+        return further
+    return known_defects.of_fields(further, reading.fields, subject.misread)
+
+
+def _named_why(check: Check, why: str) -> Check:
+    return replace(check, advice=why) if check.status == "skipped" else check
+
+
+def _tokenizers(subject: Subject, found: parity.Truth) -> Reading:
+    from transformers import AutoTokenizer
+
+    loaded = []
+    for place in (subject.right, subject.folder):
+        try:
+            with loading.quiet():
+                loaded.append(AutoTokenizer.from_pretrained(place, local_files_only=True))
+        except Exception as error:
+            line = (str(error).splitlines() or [""])[0][:200]
+            where = "a conversion's folder" if place == subject.right else "the folder"
+            return Reading(wrong=[f"{where}: {type(error).__name__}: {line}"], fields=[line])
+    right, read = loaded
+    with loading.quiet():
+        return readings.tokenizer(right, read, getattr(found.reference, "EXAMPLE_TEXTS", ()))
+
+
+# --- what else is to be said --------------------------------------------------------------
+
+
+def _told(subject: Subject, files: Sequence[Any]) -> list[str]:
+    saved = subject.saved
+    told = list(subject.notes)
+    if saved.file != "model.safetensors" or saved.saved_by:
+        by = f", saved by transformers {saved.saved_by}" if saved.saved_by else ""
+        told.append(f"the weights are {saved.file} ({saved.container}){by}")
+    if saved.unread:
+        told.append(f"not read, because {saved.file} is there: {', '.join(saved.unread)}")
+    return [*told, *_provenance(subject.folder, files)]
+
+
+def _provenance(folder: Path, files: Sequence[Any]) -> list[str]:
+    """Whether conversion.json names these very files as its sources."""
+    try:
+        record = untrusted_json.read_object(
+            folder / "conversion.json", ConversionError, called="conversion.json"
+        )
+    except (FileNotFoundError, ConversionError):
+        return []
+    sources = record.get("sources")
+    named = (
+        [s.get("sha256") for s in sources if isinstance(s, dict)]
+        if isinstance(sources, list)
+        else []
+    )
+    if {file.sha256 for file in files} <= set(named):
+        return ["conversion.json names these source files by their sha256"]
+    return ["conversion.json names other source files than these"] if named else []

@@ -1,0 +1,123 @@
+"""Folders that transformers saved itself are right; those with one harmful change are not.
+
+The whole of it, over releases, dtypes and containers, is `python -m tests.checking.saved_folders`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import conversions
+from conversions.core.checking import copies
+from conversions.core.checking.saved import spelled
+from tests import tiny
+from tests.checking import saved_folders
+from tests.checking.harm import HARMS
+
+GATE = ("convnextv2-epsilon", "chinese_clip-vocabulary-row", "kosmos2-untied", "vipllava-rope")
+gated = pytest.mark.parametrize("harm", [h for h in HARMS if h.id in GATE], ids=lambda h: h.id)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tiny conversions lie, made once."""
+    return tmp_path_factory.mktemp("saved")
+
+
+def test_a_half_precision_folder_is_judged_as_what_it_is(
+    family: str, root: Path, tmp_path: Path, note: Any
+) -> None:
+    """save_pretrained in bfloat16, in shards: every check passes, and the rounding is named."""
+    saved_folders.make_tiny(root, family)
+    form = ("bfloat16", saved_folders.SMALL, True)
+    folder = saved_folders.save(root, family, tmp_path, *form)
+    report = saved_folders.verified(root, family, folder)
+    note("exact-values", report["exact-values"].worst)
+    assert report.passed, report.failures
+    assert "the source rounded to bfloat16, largest rounding" in report["exact-values"].figure
+    assert report["logits"].status == "known-defect" or (report["logits"].worst or 0) < 1e-5
+    strict = saved_folders.verified(root, family, folder, strict=True, checks="files")
+    assert "bfloat16, a conversion writes float32" in strict["exact-values"].details[-1]
+
+
+@gated
+def test_a_harmful_change_is_named(harm: Any, root: Path, tmp_path: Path, note: Any) -> None:
+    """One tensor, epsilon, tie or base changed in a saved folder: it fails, and says where."""
+    saved_folders.make_tiny(root, harm.family)
+    base = saved_folders.save(root, harm.family, tmp_path, "float32", "5GB", True)
+    note("detection")
+    assert saved_folders.harmed(root, harm, base, tmp_path) == []
+
+
+TARGETS = [
+    "language_model.model.norm.weight",
+    "language_model.model.layers.1.input_layernorm.weight",
+    "language_model.lm_head.weight",
+    "vision_tower.vision_model.encoder.layers.1.layer_norm1.weight",
+    "text_model.embeddings.LayerNorm.weight",
+    "text_model.embeddings.LayerNorm.bias",
+]
+SPELLINGS = {
+    "published": dict(zip(TARGETS, TARGETS, strict=True)),
+    "of the first BERT": {
+        "text_model.embeddings.LayerNorm.gamma": TARGETS[4],
+        "text_model.embeddings.LayerNorm.beta": TARGETS[5],
+    },
+    "in memory since 4.52": {
+        "model.language_model.norm.weight": TARGETS[0],
+        "model.language_model.layers.1.input_layernorm.weight": TARGETS[1],
+        "lm_head.weight": TARGETS[2],
+        "model.vision_tower.vision_model.encoder.layers.1.layer_norm1.weight": TARGETS[3],
+    },
+}
+
+
+@pytest.mark.parametrize("case", SPELLINGS)
+def test_names_of_other_releases_are_understood(case: str) -> None:
+    """Keys become the published ones, by names alone."""
+    assert spelled(SPELLINGS[case], TARGETS) == SPELLINGS[case]
+
+
+def test_a_name_that_could_be_two_is_none() -> None:
+    """Another layer, a tail that two keys share, a stranger: left out rather than guessed."""
+    keys = ["a.layers.2.input_layernorm.weight", "a.norm.weight", "b.norm.weight", "extra"]
+    assert spelled(keys, TARGETS) == {}
+
+
+ROUNDINGS = [
+    (torch.float32, torch.float16, torch.float16, "float16"),
+    (torch.float32, torch.bfloat16, torch.float32, "bfloat16"),
+    (torch.float16, torch.float16, torch.float32, ""),
+    (torch.bfloat16, torch.float16, torch.float16, ""),
+]
+
+
+@pytest.mark.parametrize(("source", "through", "stored", "said"), ROUNDINGS)
+def test_a_rounding_is_recognised(
+    source: torch.dtype, through: torch.dtype, stored: torch.dtype, said: str
+) -> None:
+    """Rounded, rounded and widened again, or widened alone; a changed element is none of them."""
+    values = (torch.arange(1, 40) / 7).to(source)
+    written = values.to(through).to(stored)
+    found = copies.rounding(values, written)
+    assert found is not None and found.dtype == said
+    expected = (values.double() - written.double()).abs().max() if said else 0.0
+    assert found.largest == pytest.approx(float(expected))
+    written[3] += 1
+    assert copies.rounding(values, written) is None
+
+
+def test_tiny_folders_are_judged_alike_by_both(family: str, note: Any) -> None:
+    """What convert wrote passes by effect as well."""
+    converted = tiny.converted(family)
+    known = {"config": converted.config, **converted.companions}
+    report = conversions.verify(
+        family, converted.checkpoint, converted.folder, checks="files", **known
+    )
+    note("detection")
+    assert report.passed, report.failures
+    assert "conversion.json names these source files by their sha256" in report.notes
