@@ -156,6 +156,12 @@ REFUSALS = (
         none_of=("head.*", "norm.*"),
     ),
     Refusal(
+        ("stages.*.grn.gamma",),
+        "no classifier (head.weight, head.bias): the original's model has one, and so has the "
+        "target; save the fine-tuned model whole",
+        none_of=("head.*",),
+    ),
+    Refusal(
         ("stages.*.gamma",),
         "a ConvNeXt V1 checkpoint: layer scale `gamma` in its blocks, "
         "no GRN; this converter takes ConvNeXt V2",

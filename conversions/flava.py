@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from .kit import (
     Rule,
     Source,
     Tie,
+    misfits,
     originals,
     processors,
     tokenizers,
@@ -117,7 +117,7 @@ FIELDS = originals.TORCHMULTIMODAL
 
 def config(source: Source) -> Config:
     size, count = source.manifest.size, source.manifest.count
-    grid = math.isqrt(max(size(f"{IMAGE}.position_embeddings", 1) - 1, 0))
+    grid = misfits.square_side(source.manifest, f"{IMAGE}.position_embeddings", 1)
     blocks = {key.split(".")[3] for key in source.manifest if "codebook.blocks.group_1." in key}
     read: Json = {
         f"{tower}_config": {
@@ -263,6 +263,12 @@ FAMILY = Family(
             none_of=("flava.*",),
             message="a torchmultimodal checkpoint (image_to_mm_projection, loss.…); this "
             "converter takes the original (image_encoder.module.…, mm_image_projection)",
+        ),
+        Refusal(
+            ("mm_encoder.module.*",),
+            none_of=("heads.*",),
+            message="the encoders without their pre-training heads (heads.*), which "
+            "FlavaForPreTraining has; give the whole model",
         ),
         Refusal(
             ("blocks.group_1.*", "image_codebook.blocks.*"),

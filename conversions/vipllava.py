@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping as MappingABC
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from .kit import (
     tokenizers,
     vocabulary,
 )
-from .kit.misfits import refuse_misfits
+from .kit.misfits import refuse_misfits, square_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +123,7 @@ def config(source: Source) -> Config:
     if heads and (head := text["hidden_size"] // heads):
         text |= {"head_dim": head, "num_key_value_heads": keys // head}
     patch = tensors.size(f"{_TOWER}.embeddings.patch_embedding.weight", 2)
-    side = math.isqrt(tensors.size(f"{_TOWER}.embeddings.position_embedding.weight") - 1)
+    side = square_side(tensors, f"{_TOWER}.embeddings.position_embedding.weight")
     return Config(
         read={
             "image_token_index": rows,

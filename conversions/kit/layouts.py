@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from ..core.manifest import Json, Manifest
 from ..core.mapping.rules import Rename, Rule
+from .misfits import square_side
 
 
 def openai_vit(source: str, target: str) -> Iterator[Rule]:
@@ -33,12 +33,12 @@ def openai_vit(source: str, target: str) -> Iterator[Rule]:
 def openai_vit_sizes(tensors: Manifest, source: str) -> Json:
     """What the tensors tell of its config."""
     kernel, blocks = f"{source}.conv1.weight", f"{source}.transformer.resblocks."
-    patch, places = tensors.size(kernel, 2), tensors.size(f"{source}.positional_embedding")
+    patch, side = tensors.size(kernel, 2), square_side(tensors, f"{source}.positional_embedding")
     return {
         "hidden_size": tensors.size(kernel),
         "intermediate_size": tensors.size(f"{blocks}0.mlp.c_fc.weight"),
         "num_hidden_layers": tensors.count(blocks),
         "num_channels": tensors.size(kernel, 1),
         "patch_size": patch,
-        "image_size": patch * math.isqrt(max(places - 1, 0)),
+        "image_size": patch * side,
     }

@@ -230,7 +230,7 @@ def _refuse_unfit(path: Path, tokens: Sequence[str], settings: Settings) -> None
     for index, token in enumerate(tokens):
         places.setdefault(token, []).append(index)
     problems = [f"no {token}" for token in SPECIAL if token not in places]
-    if len(tokens) != settings.size:
+    if not _fills(len(tokens), settings.size):
         problems.append(f"{len(tokens)} tokens, the word embedding has {settings.size} rows")
     pad = places.get("[PAD]", [settings.pad_id])[0]
     if pad != settings.pad_id:
@@ -248,6 +248,11 @@ def _refuse_unfit(path: Path, tokens: Sequence[str], settings: Settings) -> None
             _shortened(problems),
             "give the vocab.txt that came with the original's code",
         )
+
+
+def _fills(tokens: int, rows: int) -> bool:
+    """Whether a table of these rows is one for these tokens, as it is or padded for speed."""
+    return any(-(-tokens // multiple) * multiple == rows for multiple in (1, 8, 16, 32, 64, 128))
 
 
 def _numbers(indices: Sequence[int]) -> str:
