@@ -1,0 +1,316 @@
+"""Pixels: the path that users get by default and the faithful one, over every kind of picture.
+
+transformers 5 prepares pictures with torchvision where that is installed, and composes transparent
+ones on white; the originals do neither. The check says which kinds of picture differ on which
+path, by how many of 255 levels, and what gives the original's pixels. It fails where the faithful
+path differs on plain RGB, or where anything differs that golden/ does not record of the release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping as MappingABC
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..manifest import Json
+from . import checks, known_defects, loading
+from .checks import Check
+from .parity import Truth
+from .pictures import PLAIN, pictures
+
+Forward = Callable[[MappingABC[str, Tensor]], MappingABC[str, Tensor]]
+"""Pixels by name, without batch -> the model's outputs, as the reference computes them."""
+
+TOLERANCE = 1e-6
+"""Largest difference of normalised pixels that is the order of float32 arithmetic."""
+
+FAITHFUL = "pil"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A kind of picture that a path prepares otherwise than the original.
+
+    levels: largest difference in steps of 255. error: what was raised instead.
+    """
+
+    path: str
+    kind: str
+    levels: float
+    pixels: float
+    error: str = ""
+
+    def __str__(self) -> str:
+        what = self.error or f"{self.levels:.3g} of 255 levels, {self.pixels:.3g} as normalised"
+        return f"{self.path} path, {self.kind}: {what}"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What one path makes of the pictures: kind -> name -> array, or the error it raised."""
+
+    path: str
+    made: MappingABC[str, MappingABC[str, Tensor] | Exception]
+    processor: Any
+    faithful: bool
+
+
+def check(found: Truth, folder: Path, forward: Forward | None = None) -> Check:
+    """The folder's image processor against the original's preprocessing.
+
+    forward: the reference over the weights; with it the effect on outputs is stated too.
+    """
+    if not hasattr(found.reference, "pixels"):
+        return checks.skipped("pixels", "the original has no image preprocessing")
+    if not (folder / "preprocessor_config.json").exists():
+        return checks.skipped("pixels", "the folder has no image processor")
+    size = found.architecture.get("image_size")
+    kinds = pictures(size if isinstance(size, int) else 224)
+    expected = {
+        kind: _float64(found.reference.pixels(image, found.architecture))
+        for kind, image in kinds.items()
+    }
+    try:
+        paths = prepared_by_each_path(folder, kinds, next(iter(expected.values())))
+    except Exception as error:
+        # whatever the release raises is a finding about the processor's files
+        return _unusable(found, error)
+    differences = [
+        difference for path in paths for difference in _differences(path, expected, kinds)
+    ]
+    return _judged(found, kinds, paths, differences, expected, forward)
+
+
+def prepared_by_each_path(
+    folder: Path, kinds: MappingABC[str, Any], names: Iterable[str]
+) -> list[Prepared]:
+    """The default path, and the faithful one where that is another class."""
+    names = list(names)
+    default = load(folder)
+    faithful = load(folder, faithful=True)
+    same = type(faithful) is type(default)
+    paths = [Prepared("default", _all_prepared(default, kinds, names), default, same)]
+    if not same:
+        paths.append(Prepared(FAITHFUL, _all_prepared(faithful, kinds, names), faithful, True))
+    return paths
+
+
+def load(folder: Path, faithful: bool = False) -> Any:
+    """AutoImageProcessor as users get it; faithful: on PIL, as releases call that."""
+    # 5.5 exports a placeholder at the top level when torchvision is absent
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    wanted: dict[str, Any] = {}
+    if faithful:
+        wanted = {"backend": "pil"} if knows_backends() else {"use_fast": False}
+    with loading.quiet():
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, **wanted)
+
+
+def knows_backends() -> bool:
+    """Whether this release calls its paths backends, as releases from 5.4 on do."""
+    return loading.release() >= (5, 4)
+
+
+def prepare(processor: Any, image: Any, names: Iterable[str]) -> dict[str, Tensor]:
+    """What an image processor makes of a picture: name -> float64 array without batch."""
+    flags = {f"return_{n.removesuffix('_values')}s": True for n in names if n != "pixel_values"}
+    with loading.quiet():
+        # "np" is not what 5.x's torchvision path returns
+        batch = processor(image, return_tensors="pt", **flags)
+    return {name: batch[name][0].double() for name in names if name in batch}
+
+
+def _all_prepared(
+    processor: Any, kinds: MappingABC[str, Any], names: list[str]
+) -> dict[str, MappingABC[str, Tensor] | Exception]:
+    made: dict[str, MappingABC[str, Tensor] | Exception] = {}
+    for kind, image in kinds.items():
+        try:
+            made[kind] = prepare(processor, image, names)
+        except Exception as error:
+            # a kind of picture that the release cannot take is told as that
+            made[kind] = error
+    return made
+
+
+def _float64(arrays: MappingABC[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array).double() for name, array in arrays.items()}
+
+
+def _differences(
+    path: Prepared,
+    expected: MappingABC[str, MappingABC[str, Tensor]],
+    kinds: MappingABC[str, Any],
+) -> Iterable[Difference]:
+    for kind in kinds:
+        made = path.made[kind]
+        if isinstance(made, Exception):
+            line = (str(made).splitlines() or [""])[0][:160]
+            yield Difference(path.path, kind, 255.0, 0.0, f"{type(made).__name__}: {line}")
+        elif error := _unlike(made, expected[kind]):
+            yield Difference(path.path, kind, 255.0, 0.0, error)
+        else:
+            worst = max(float((made[n] - expected[kind][n]).abs().max()) for n in expected[kind])
+            if worst > TOLERANCE:
+                levels = max(
+                    _levels(path.processor, n, made[n] - expected[kind][n]) for n in expected[kind]
+                )
+                yield Difference(path.path, kind, levels, worst)
+
+
+def _unlike(made: MappingABC[str, Tensor], expected: MappingABC[str, Tensor]) -> str:
+    for name, wanted in expected.items():
+        if name not in made:
+            return f"no {name}"
+        if made[name].shape != wanted.shape:
+            return f"{name} has shape {list(made[name].shape)}, the original {list(wanted.shape)}"
+    return ""
+
+
+def _levels(processor: Any, name: str, difference: Tensor) -> float:
+    """A difference of normalised pixels [3, height, width] in steps of 255."""
+    prefix = name.removesuffix("pixel_values")
+    std = getattr(processor, f"{prefix}image_std", None) or [1.0]
+    scale = torch.tensor(std, dtype=torch.float64).reshape(-1, 1, 1)
+    return float((difference * scale).abs().max() * 255)
+
+
+def _judged(
+    found: Truth,
+    kinds: MappingABC[str, Any],
+    paths: list[Prepared],
+    differences: list[Difference],
+    expected: MappingABC[str, MappingABC[str, Tensor]],
+    forward: Forward | None,
+) -> Check:
+    accepted = _accepted(found, kinds, paths)
+    records = known_defects.recorded(found.family, "pixels")
+    faithful = {path.path for path in paths if path.faithful}
+    explained = {
+        difference: _record(difference, records, accepted if difference.path in faithful else set())
+        for difference in differences
+    }
+    unexplained = [difference for difference, record in explained.items() if record is None]
+    table = {
+        path.path: {d.kind: round(d.levels, 3) for d in differences if d.path == path.path}
+        for path in paths
+    }
+    moved = _moved(differences, paths, expected, forward)
+    made = Check(
+        "pixels",
+        "failed" if unexplained else "known-defect" if differences else "passed",
+        _figure(kinds, paths, differences, moved),
+        worst=max((d.pixels for d in differences), default=0.0),
+        details=tuple(map(str, unexplained or differences)),
+        advice=checks.DISAGREE["pixels"] if unexplained else _ways_round(explained.values()),
+        values={"levels": table, "default_processor": type(paths[0].processor).__name__, **moved},
+    )
+    return made if differences else replace(made, details=(), advice="")
+
+
+def _accepted(found: Truth, kinds: MappingABC[str, Any], paths: list[Prepared]) -> set[str]:
+    """Kinds that the PIL path prepares as no processor of transformers can do better."""
+    nearest = getattr(found.reference, "accepted_pixels", None)
+    faithful = next(path for path in paths if path.faithful)
+    if nearest is None:
+        return set()
+    good = set()
+    for kind, image in kinds.items():
+        made, wanted = faithful.made[kind], _float64(nearest(image, found.architecture))
+        if not isinstance(made, Exception) and checks.outputs(
+            "pixels", wanted, made, tolerance=TOLERANCE
+        ).passed:
+            good.add(kind)
+    return good
+
+
+NEAREST: Json = {
+    "what": "no processor of transformers comes nearer to the original at this image size",
+    "workaround": "crop before the processor",
+}
+
+
+def _record(difference: Difference, records: list[Json], accepted: set[str]) -> Json | None:
+    """What golden/ records of the release that explains a difference; None when nothing does."""
+    for record in records:
+        if "raises" in record and record["raises"] in difference.error:
+            return record
+        pictured = difference.kind in record.get("pictures", ())
+        path = difference.path in record.get("paths", ("default", FAITHFUL))
+        small = difference.levels <= record.get("levels", 255.0) or difference.error
+        if pictured and path and small and _torchvision_as(record):
+            return record
+    return NEAREST if difference.kind in accepted else None
+
+
+def _torchvision_as(record: Json) -> bool:
+    """Whether torchvision is here, or absent, as the record asks."""
+    from importlib.util import find_spec
+
+    wanted = record.get("torchvision")
+    return wanted is None or wanted == (find_spec("torchvision") is not None)
+
+
+def _moved(
+    differences: list[Difference],
+    paths: list[Prepared],
+    expected: MappingABC[str, MappingABC[str, Tensor]],
+    forward: Forward | None,
+) -> dict[str, float]:
+    """By how much the default path's worst picture moves the model's outputs."""
+    here = [d for d in differences if d.path == "default" and not d.error]
+    if forward is None or not here:
+        return {}
+    worst = max(here, key=lambda difference: difference.pixels)
+    made = paths[0].made[worst.kind]
+    assert not isinstance(made, Exception)
+    right, other = forward(expected[worst.kind]), forward(made)
+    floating = [name for name, value in right.items() if value.is_floating_point()]
+    return {
+        "outputs_move": max(float((right[n] - other[n]).abs().max()) for n in floating)
+    }
+
+
+def _figure(
+    kinds: MappingABC[str, Any],
+    paths: list[Prepared],
+    differences: list[Difference],
+    moved: MappingABC[str, float],
+) -> str:
+    """`9 of 13 kinds of picture equal on the default path, portrait off by 9 levels (…)`."""
+    parts = []
+    for path in paths:
+        own = [d for d in differences if d.path == path.path]
+        equal = f"{len(kinds) - len(own)} of {len(kinds)} kinds of picture"
+        text = f"{path.path} path ({type(path.processor).__name__}): {equal} equal"
+        if own:
+            worst = max(own, key=lambda d: (d.kind in PLAIN, d.levels))
+            text += f", {worst.kind} " + (
+                worst.error or f"up to {worst.levels:.3g} of 255 levels"
+            )
+        parts.append(text)
+    effect = f"; outputs move by up to {moved['outputs_move']:.2g}" if moved else ""
+    return "; ".join(parts) + effect
+
+
+def _ways_round(records: Iterable[Json | None]) -> str:
+    lines = [f"{r['what']}; {r['workaround']}" for r in records if r is not None]
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _unusable(found: Truth, error: Exception) -> Check:
+    """transformers could not use the folder's processor files, as recorded or not."""
+    line = (str(error).splitlines() or [""])[0][:200]
+    failed = Check(
+        "pixels",
+        "failed",
+        "cannot be used",
+        details=(f"{type(error).__name__}: {line}",),
+        advice="this release cannot use the folder's processor files",
+    )
+    return known_defects.of_error(found.family, failed)
