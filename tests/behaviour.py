@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conversions.core.checking import golden, loading, parity
+from conversions.core.checking import golden, loading
+from conversions.core.checking.pictures import sample_image
+from conversions.core.checking.pixels import load as load_image_processor
 from conversions.core.mapping.keys import collapse_keys
 from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
@@ -170,7 +172,7 @@ def crop_without_fraction(class_name: str, folder: Path, place: Path) -> Answer:
     (place / "preprocessor_config.json").write_text(
         json.dumps({**config, "size": {"shortest_edge": 224}, "crop_pct": None}), encoding="utf-8"
     )
-    pixels = parity.load_image_processor(place)(parity.sample_image(), return_tensors="np")[
+    pixels = load_image_processor(place, faithful=True)(sample_image(), return_tensors="np")[
         "pixel_values"
     ]
     return f"accepted: {list(pixels[0].shape)}"

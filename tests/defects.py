@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from conversions.core.checking import golden, loading, parity, readings
+from conversions.core.checking import golden, loading, parity, pixels, readings
+from conversions.core.checking.pictures import sample_image
+from conversions.core.checking.pixels import load as load_image_processor
 from conversions.core.pipeline import Request
 from conversions.core.reading.written import open_tensors
 from tests import behaviour, snapshot, tiny
@@ -96,9 +98,19 @@ def rows_are_zero(on: Stage, defect: Defect) -> bool:
 def pixels_differ(on: Stage, image: Image.Image, folder: Path, arch: dict[str, Any]) -> bool:
     """The processor gives other pixels than the original's preprocessing."""
     with loading.quiet():
-        batch = parity.load_image_processor(folder)(image, return_tensors="np")
+        batch = load_image_processor(folder, faithful=True)(image, return_tensors="np")
     expected = on.reference.pixels(image, arch)["pixel_values"]
     return bool(np.abs(expected - np.asarray(batch["pixel_values"][0])).max() > 1e-5)
+
+
+def pictures_differ(on: Stage, defect: Defect) -> bool:
+    """Pictures of the kinds it names are prepared otherwise on the paths it names."""
+    with tiny.opened(on.request) as source:
+        check = pixels.check(tiny.truth_of(source), on.folder)
+    paths = check.values.get("levels", {})
+    named = defect.get("paths") or (pixels.FAITHFUL if pixels.FAITHFUL in paths else "default",)
+    differing = {kind for path in named for kind in paths.get(path, {})}
+    return bool(differing) and differing.issuperset(defect.get("shows", defect["pictures"]))
 
 
 def saved_under_other_names(on: Stage, defect: Defect) -> bool:
@@ -125,7 +137,7 @@ def odd_crop(on: Stage, defect: Defect) -> bool:
         return False
     arch = {**on.reference.TINY, "image_size": 224}
     folder = on.changed_processor(size={"shortest_edge": 224}, crop_pct=224 / 256)
-    odd, even = (parity.sample_image(width, 256) for width in (259, 260))
+    odd, even = (sample_image(width, 256) for width in (259, 260))
     assert not pixels_differ(on, even, folder, arch), "the crop is off even where it has no choice"
     return pixels_differ(on, odd, folder, arch)
 
@@ -135,14 +147,14 @@ def placeholder_image_processor(on: Stage, defect: Defect) -> bool:
 
 
 def unrecognised_image_processor(on: Stage, defect: Defect) -> bool:
-    told = behaviour.answered(lambda: type(parity.load_image_processor(on.folder)).__name__)
+    told = behaviour.answered(lambda: type(load_image_processor(on.folder, faithful=True)).__name__)
     return "Unrecognized" in str(told)
 
 
 def grey_is_refused(on: Stage, defect: Defect) -> bool:
     """A picture of one channel, which the processor would have to convert."""
-    grey = parity.sample_image(151, 117).convert(defect["modes"][0])
-    processor = parity.load_image_processor
+    grey = sample_image(151, 117).convert("L")
+    processor = load_image_processor
     return "Unsupported number" in on.says(
         lambda *place: str(processor(on.folder)(grey, return_tensors="np").keys())
     )
@@ -193,18 +205,6 @@ def tokens_differ(on: Stage, defect: Defect) -> bool:
         tokenizer = AutoTokenizer.from_pretrained(on.place / "model", local_files_only=True)
         found = [list(tokenizer(text, truncation=True)["input_ids"]) for text in defect["texts"]]
     return found != on.reference.tokenize(defect["texts"], file)
-
-
-def modes_differ(on: Stage, defect: Defect) -> bool:
-    """A picture with transparency: colours under clear parts bleed when it is resized as RGB."""
-    picture = parity.sample_image(151, 117)
-    assert not pixels_differ(on, picture, on.folder, on.reference.TINY)
-    veil = Image.fromarray((np.indices((117, 151)).sum(0) % 256).astype("uint8"), "L")
-    picture.putalpha(veil)
-    return all(
-        pixels_differ(on, picture.convert(mode), on.folder, on.reference.TINY)
-        for mode in defect["modes"]
-    )
 
 
 # ---- Kosmos-2 ----
@@ -333,7 +333,16 @@ DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] =
     ("chinese_clip", "tokens", "removed_characters"): tokens_differ,
     ("chinese_clip", "tokens", "final_sigma"): tokens_differ,
     ("chinese_clip", "tokens", "long_word"): tokens_differ,
-    ("chinese_clip", "pixels", "transparency"): modes_differ,
+    ("chinese_clip", "pixels", "torchvision_resampling"): pictures_differ,
+    ("convnextv2", "pixels", "torchvision_resampling"): pictures_differ,
+    ("flava", "pixels", "torchvision_resampling"): pictures_differ,
+    ("kosmos2", "pixels", "torchvision_resampling"): pictures_differ,
+    ("vipllava", "pixels", "torchvision_resampling"): pictures_differ,
+    ("convnextv2", "pixels", "transparent_on_white"): pictures_differ,
+    ("flava", "pixels", "transparent_on_white"): pictures_differ,
+    ("kosmos2", "pixels", "transparent_on_white"): pictures_differ,
+    ("vipllava", "pixels", "transparent_on_white"): pictures_differ,
+    ("chinese_clip", "pixels", "transparency"): pictures_differ,
     ("chinese_clip", "saving", "layer_norm_names"): saved_under_other_names,
     ("flava", "logits", "contrastive_temperature"): temperature_is_unbounded,
     ("flava", "saving", "layer_norm_names"): saved_under_other_names,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import conversions
 from conversions.core.checking import golden, loading, parity
+from conversions.core.checking.pixels import load as load_image_processor
 from conversions.core.family import Published
 from conversions.core.reading.download import fetch
 
@@ -238,7 +239,7 @@ def _classifier(about: Measured) -> dict[str, Values]:
     model, picture = about.model(), about.picture()
     reference = golden.load_reference(about.family)
     pixels = {
-        "the folder's processor": parity.load_image_processor(about.folder)(
+        "the folder's processor": load_image_processor(about.folder, faithful=True)(
             picture, return_tensors="np"
         )["pixel_values"][0],
         "warped, no crop": reference.pixels(picture, about.architecture, "warped")["pixel_values"],
@@ -254,7 +255,7 @@ def _probabilities(about: Measured) -> dict[str, Values]:
     tokens = about.processor().tokenizer(
         list(about.entry["texts"]), padding=True, return_tensors="pt"
     )
-    pixels = parity.load_image_processor(about.folder)(about.picture(), return_tensors="pt")
+    pixels = load_image_processor(about.folder, faithful=True)(about.picture(), return_tensors="pt")
     outputs = about.model()(**tokens, pixel_values=pixels["pixel_values"])
     chances = outputs.logits_per_image.softmax(-1)[0].tolist()
     return {"the folder's processor": {"softmax(logits_per_image)[0]": chances}}
@@ -267,7 +268,7 @@ def _embeddings(about: Measured) -> dict[str, Values]:
     tokens = about.processor().tokenizer(
         texts, padding="max_length", max_length=length, return_tensors="pt"
     )
-    processor = parity.load_image_processor(about.folder)
+    processor = load_image_processor(about.folder, faithful=True)
     picture = about.picture()
     given = processor([picture] * len(texts), return_tensors="pt", return_codebook_pixels=True)
     inputs = {

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from conversions.core import pipeline
 from conversions.core.checking import loading, parity
+from conversions.core.checking.pictures import sample_image
+from conversions.core.checking.pixels import load as load_image_processor
 from conversions.core.mapping.keys import collapse, collapse_keys, template
 from conversions.core.pipeline import Opened, Request
 from conversions.core.reading import dtypes, tensors
@@ -209,8 +211,8 @@ def pixels_of(found: parity.Truth, folder: Path) -> Json:
         return {}
     try:
         with loading.quiet():
-            batch = parity.load_image_processor(folder)(
-                parity.sample_image(151, 117), return_tensors="np"
+            batch = load_image_processor(folder, faithful=True)(
+                sample_image(151, 117), return_tensors="np"
             )
     except Exception as error:
         # whatever the release raises is its answer

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from transformers import AutoProcessor
 
-from conversions.core.checking import loading, parity
+from conversions.core.checking import loading
+from conversions.core.checking.pictures import sample_image
 from tests import tiny
 
 PAIRS = {
@@ -73,7 +74,7 @@ def test_places_given_are_the_originals_tokens(name: str, pair: tuple[int, int],
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_prompts_of_a_batch_are_padded_alike(name: str, side: str, note: Any) -> None:
     """Two pictures with a short and a long text: each row holds what it holds alone."""
-    processor, image = processor_of(name), parity.sample_image()
+    processor, image = processor_of(name), sample_image()
     processor.tokenizer.padding_side = side
     texts = ["<grounding>An image of", CAPTION.format(44, 863)]
     options = {"num_image_tokens": QUERIES}

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import conversions
-from conversions.core.checking import golden, parity
+from conversions.core.checking import golden
+from conversions.core.checking.pictures import sample_image
 from tests import published as upstream, serving, tiny
 from tests.published import COCO, Supply
 
@@ -102,7 +103,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[serving.Se
         image = upstream.Item("image", (COCO,), server.url(COCO))
         monkeypatch.setitem(upstream.BESIDE, "convnextv2", [image])
         picture = tmp_path / COCO
-        parity.sample_image(640, 480).save(picture, "JPEG", quality=95)
+        sample_image(640, 480).save(picture, "JPEG", quality=95)
         server.files[COCO] = serving.Served(picture.read_bytes(), type="image/jpeg")
         yield server
 
@@ -217,7 +218,7 @@ def lay_out(family: str, name: str, state: dict[str, torch.Tensor], folder: Path
         elif item.name in companions:
             Path(companions[item.name]).replace(place)
         elif item.name == "image":
-            parity.sample_image().save(place)
+            sample_image().save(place)
         elif not place.exists():
             vocabulary_of(family)(place.parent)
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from conversions.core.checking import loading, parity
+from conversions.core.checking import loading
+from conversions.core.checking.pictures import sample_image
+from conversions.core.checking.pixels import load as load_image_processor
 from tests import command, tiny
 
 FAMILIES = [name for name in tiny.FAMILIES if hasattr(tiny.golden.load_reference(name), "tokenize")]
@@ -60,11 +62,11 @@ def test_the_processor_takes_texts_and_pictures(name: str, note: Any) -> None:
     from transformers import AutoProcessor
 
     converted = tiny.converted(name)
-    image, text = parity.sample_image(), TEXTS[name]
+    image, text = sample_image(), TEXTS[name]
     with loading.quiet():
         processor = AutoProcessor.from_pretrained(converted.folder, local_files_only=True)
         batch = processor(images=image, text=text, return_tensors="np", **CALL.get(name, {}))
-        parts = parity.load_image_processor(converted.folder)(image, return_tensors="np")
+        parts = load_image_processor(converted.folder, faithful=True)(image, return_tensors="np")
     note("tokens")
     assert abs(batch["pixel_values"] - parts["pixel_values"]).max() < PIXELS
     found = list(batch["input_ids"][0])

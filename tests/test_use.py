@@ -12,7 +12,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from conversions.core.checking import checks, known_defects, loading, parity
+from conversions.core.checking import checks, known_defects, loading
+from conversions.core.checking.pictures import sample_image
+from conversions.core.checking.pixels import load as load_image_processor
 from conversions.core.reading.written import open_tensors
 from tests import behaviour, tiny
 
@@ -167,8 +169,8 @@ def test_absent_token_types_are_zeros(name: str, note: Any) -> None:
 
 def test_pictures_of_a_batch_are_prepared_alike(family: str, note: Any) -> None:
     """Two different pictures in one call: each as if it came alone."""
-    processor = parity.load_image_processor(tiny.converted(family).folder)
-    pictures = [parity.sample_image(64, 48), parity.sample_image(31, 90)]
+    processor = load_image_processor(tiny.converted(family).folder, faithful=True)
+    pictures = [sample_image(64, 48), sample_image(31, 90)]
     with loading.quiet():
         together = processor(pictures, return_tensors="np")["pixel_values"]
         alone = [processor(one, return_tensors="np")["pixel_values"][0] for one in pictures]

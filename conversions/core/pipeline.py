@@ -492,13 +492,20 @@ def begun_release_checks(
     """
     subject = _subject(source, folder, shapes)
     if source.builds_model:  # strict-load is judged by the model itself
-        yield lambda: [release.config_read_back(subject), *release.processor(subject)]
+        yield lambda: [
+            release.config_read_back(subject),
+            *release.processor(subject, parity.of_pixels(source.as_written, _truth(source))),
+        ]
     elif imported_here():
         yield lambda: release.weightless(subject)
     else:
         with contextlib.closing(beside or Beside(subject.family)) as other:
             other.ask(asdict(subject))
             yield lambda: [Check.from_json(entry) for entry in other.answer()]
+
+
+def _truth(source: Opened) -> parity.Truth:
+    return parity.find_truth(source.request.family.name, source.manifest, source.hints)
 
 
 def _subject(
@@ -600,7 +607,7 @@ def _model_checks(source: Opened, folder: Path, written: dict[str, Tensor]) -> l
     layout = loading.layout_of(written, memory)
     kinds = loading.other_kinds(layout, source.unfloating, memory)
     how = f"{len(written)} tensors through from_pretrained"
-    found = parity.find_truth(family.name, source.manifest, source.hints)
+    found = _truth(source)
     return [
         checks.strict_load(loaded.missing, loaded.unexpected, [*loaded.mismatched, *kinds], how),
         _reload(source, layout, memory, written),

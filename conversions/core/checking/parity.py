@@ -106,6 +106,23 @@ def logits(
     return _combined(results)
 
 
+def of_pixels(
+    state: MappingABC[str, Tensor], found: Truth
+) -> Callable[[MappingABC[str, Tensor]], MappingABC[str, Tensor]]:
+    """The reference's outputs for other pixels; theirs come by name, without batch."""
+
+    def forward(pixels: MappingABC[str, Tensor]) -> MappingABC[str, Tensor]:
+        inputs = dict(found.reference.inputs(found.architecture))
+        for name, tensor in pixels.items():
+            if name in inputs:
+                inputs[name] = tensor.float().expand(len(inputs[name]), *tensor.shape)
+        with torch.no_grad():
+            outputs = found.reference.forward(as_float32(state), found.architecture, inputs)
+        return masked(outputs, inputs)
+
+    return forward
+
+
 def _one_attention(
     family: Family,
     found: Truth,
@@ -292,73 +309,6 @@ def _like(value: Tensor, expected: Tensor) -> Tensor | None:
         tokens = value.flatten(2).transpose(1, 2)
         return tokens if tokens.shape == expected.shape else value.reshape(expected.shape)
     return value.reshape(expected.shape)
-
-
-def sample_image(width: int = 61, height: int = 47) -> Any:
-    """A deterministic RGB picture with edges and gradients, so that filters and crops show."""
-    import numpy as np
-    from PIL import Image
-
-    y, x = np.mgrid[0:height, 0:width]
-    red = (x * 255 // max(width - 1, 1)) ^ ((y // 5) * 8)
-    green = (y * 255 // max(height - 1, 1)) ^ ((x // 7) * 16)
-    blue = (x * y * 7 + 31 * (x // 11)) % 256
-    return Image.fromarray(np.stack([red, green, blue], -1).astype("uint8"), "RGB")
-
-
-def pixels(found: Truth, folder: Path) -> Check:
-    """The folder's image processor against the original's preprocessing, on the PIL path."""
-    if not hasattr(found.reference, "pixels"):
-        return checks.skipped("pixels", "the original has no image preprocessing")
-    files = ("preprocessor_config.json", "processor_config.json")
-    if not any((folder / name).exists() for name in files):
-        return checks.skipped("pixels", "the folder has no image processor")
-    size = found.architecture.get("image_size")
-    size = size if isinstance(size, int) else 224
-    image = sample_image(size * 2 + 13, size + 29)
-    expected = _float64(found.reference.pixels(image, found.architecture))
-    try:
-        actual = _float64(prepared(folder, image, expected))
-    except Exception as error:
-        # whatever the release raises is a finding about the processor's files
-        return _raised(found, "pixels", error)
-    check = checks.outputs("pixels", expected, actual, tolerance=1e-6)
-    if check.passed or not hasattr(found.reference, "accepted_pixels"):
-        return check
-    accepted = _float64(found.reference.accepted_pixels(image, found.architecture))
-    if not checks.outputs("pixels", accepted, actual, tolerance=1e-6).passed:
-        return check
-    return replace(
-        check,
-        status="known-defect",
-        advice="no transformers processor comes nearer to the original at this image size",
-    )
-
-
-def _float64(arrays: MappingABC[str, Any]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array).double() for name, array in arrays.items()}
-
-
-def prepared(folder: Path, image: Any, names: Iterable[str]) -> dict[str, Any]:
-    """What the folder's image processor makes of a picture: name -> array without batch.
-
-    names: those wanted (pixel_values, codebook_pixel_values …); absent where the processor has
-    none of that name.
-    """
-    flags = {f"return_{n.removesuffix('_values')}s": True for n in names if n != "pixel_values"}
-    processor = load_image_processor(folder)
-    with loading.quiet():
-        batch = processor(image, return_tensors="np", **flags)
-    return {name: batch[name][0] for name in names if name in batch}
-
-
-def load_image_processor(folder: Path) -> Any:
-    """AutoImageProcessor on the PIL path, the one that is bit-identical across releases."""
-    # 5.5 exports a placeholder at the top level when torchvision is absent
-    from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
-    with loading.quiet():
-        return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
 
 
 def _raised(found: Truth, name: str, error: Exception) -> Check:

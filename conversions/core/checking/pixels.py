@@ -66,7 +66,8 @@ def check(found: Truth, folder: Path, forward: Forward | None = None) -> Check:
     """
     if not hasattr(found.reference, "pixels"):
         return checks.skipped("pixels", "the original has no image preprocessing")
-    if not (folder / "preprocessor_config.json").exists():
+    files = ("preprocessor_config.json", "processor_config.json")
+    if not any((folder / name).exists() for name in files):
         return checks.skipped("pixels", "the folder has no image processor")
     size = found.architecture.get("image_size")
     kinds = pictures(size if isinstance(size, int) else 224)
@@ -79,9 +80,7 @@ def check(found: Truth, folder: Path, forward: Forward | None = None) -> Check:
     except Exception as error:
         # whatever the release raises is a finding about the processor's files
         return _unusable(found, error)
-    differences = [
-        difference for path in paths for difference in _differences(path, expected, kinds)
-    ]
+    differences = [difference for path in paths for difference in _differences(path, expected)]
     return _judged(found, kinds, paths, differences, expected, forward)
 
 
@@ -143,11 +142,10 @@ def _float64(arrays: MappingABC[str, Any]) -> dict[str, Tensor]:
 
 
 def _differences(
-    path: Prepared,
-    expected: MappingABC[str, MappingABC[str, Tensor]],
-    kinds: MappingABC[str, Any],
+    path: Prepared, expected: MappingABC[str, MappingABC[str, Tensor]]
 ) -> Iterable[Difference]:
-    for kind in kinds:
+    """Kinds whose pixels are not those expected; kind -> name -> array."""
+    for kind in expected:
         made = path.made[kind]
         if isinstance(made, Exception):
             line = (str(made).splitlines() or [""])[0][:160]
@@ -190,10 +188,8 @@ def _judged(
 ) -> Check:
     accepted = _accepted(found, kinds, paths)
     records = known_defects.recorded(found.family, "pixels")
-    faithful = {path.path for path in paths if path.faithful}
     explained = {
-        difference: _record(difference, records, accepted if difference.path in faithful else set())
-        for difference in differences
+        difference: _explained(difference, records, accepted, paths) for difference in differences
     }
     unexplained = [difference for difference, record in explained.items() if record is None]
     table = {
@@ -204,7 +200,7 @@ def _judged(
     made = Check(
         "pixels",
         "failed" if unexplained else "known-defect" if differences else "passed",
-        _figure(kinds, paths, differences, moved),
+        _figure(kinds, paths, {d: record is NEAREST for d, record in explained.items()}, moved),
         worst=max((d.pixels for d in differences), default=0.0),
         details=tuple(map(str, unexplained or differences)),
         advice=checks.DISAGREE["pixels"] if unexplained else _ways_round(explained.values()),
@@ -213,39 +209,61 @@ def _judged(
     return made if differences else replace(made, details=(), advice="")
 
 
-def _accepted(found: Truth, kinds: MappingABC[str, Any], paths: list[Prepared]) -> set[str]:
-    """Kinds that the PIL path prepares as no processor of transformers can do better."""
+def _accepted(
+    found: Truth, kinds: MappingABC[str, Any], paths: list[Prepared]
+) -> dict[str, MappingABC[str, Tensor]]:
+    """Kinds that the faithful path prepares as no processor of transformers can do better."""
     nearest = getattr(found.reference, "accepted_pixels", None)
-    faithful = next(path for path in paths if path.faithful)
+    good: dict[str, MappingABC[str, Tensor]] = {}
     if nearest is None:
-        return set()
-    good = set()
+        return good
+    faithful = next(path for path in paths if path.faithful)
     for kind, image in kinds.items():
-        made, wanted = faithful.made[kind], _float64(nearest(image, found.architecture))
-        if not isinstance(made, Exception) and checks.outputs(
-            "pixels", wanted, made, tolerance=TOLERANCE
-        ).passed:
-            good.add(kind)
+        wanted = _float64(nearest(image, found.architecture))
+        if not [*_differences(faithful, {kind: wanted})]:
+            good[kind] = wanted
     return good
 
 
 NEAREST: Json = {
     "what": "no processor of transformers comes nearer to the original at this image size",
-    "workaround": "crop before the processor",
+    "workaround": "crop before the processor, or accept it",
 }
 
 
-def _record(difference: Difference, records: list[Json], accepted: set[str]) -> Json | None:
-    """What golden/ records of the release that explains a difference; None when nothing does."""
+def _explained(
+    difference: Difference,
+    records: list[Json],
+    accepted: MappingABC[str, MappingABC[str, Tensor]],
+    paths: list[Prepared],
+) -> Json | None:
+    """What explains a difference: golden/'s record of the release, or that nothing comes nearer.
+
+    On a path that is not the faithful one, what is left beside the nearest must be recorded.
+    """
+    path = next(path for path in paths if path.path == difference.path)
+    if difference.kind in accepted:
+        if path.faithful:
+            return NEAREST
+        left = [*_differences(path, {difference.kind: accepted[difference.kind]})]
+        return _record(left[0], records) if left else NEAREST
+    return _record(difference, records)
+
+
+def _record(difference: Difference, records: list[Json]) -> Json | None:
     for record in records:
-        if "raises" in record and record["raises"] in difference.error:
-            return record
         pictured = difference.kind in record.get("pictures", ())
         path = difference.path in record.get("paths", ("default", FAITHFUL))
-        small = difference.levels <= record.get("levels", 255.0) or difference.error
-        if pictured and path and small and _torchvision_as(record):
+        if pictured and path and _torchvision_as(record) and _as_recorded(difference, record):
             return record
-    return NEAREST if difference.kind in accepted else None
+    return None
+
+
+def _as_recorded(difference: Difference, record: Json) -> bool:
+    """Whether it raises what the record says, or differs by no more than the record says."""
+    if difference.error:
+        return bool(record.get("picture_raises")) and record["picture_raises"] in difference.error
+    return "picture_raises" not in record and difference.levels <= record.get("levels", 255.0)
 
 
 def _torchvision_as(record: Json) -> bool:
@@ -271,31 +289,42 @@ def _moved(
     assert not isinstance(made, Exception)
     right, other = forward(expected[worst.kind]), forward(made)
     floating = [name for name, value in right.items() if value.is_floating_point()]
-    return {
-        "outputs_move": max(float((right[n] - other[n]).abs().max()) for n in floating)
-    }
+    return {"outputs_move": max(float((right[n] - other[n]).abs().max()) for n in floating)}
 
 
 def _figure(
     kinds: MappingABC[str, Any],
     paths: list[Prepared],
-    differences: list[Difference],
+    differences: MappingABC[Difference, bool],
     moved: MappingABC[str, float],
 ) -> str:
-    """`9 of 13 kinds of picture equal on the default path, portrait off by 9 levels (…)`."""
+    """`default path (…): RGB pictures equal, 3 of 9 other kinds differ: alpha 228 of 255 levels`.
+
+    differences: each, and whether it is what no processor does better.
+    """
+    others = [kind for kind in kinds if kind not in PLAIN]
     parts = []
     for path in paths:
-        own = [d for d in differences if d.path == path.path]
-        equal = f"{len(kinds) - len(own)} of {len(kinds)} kinds of picture"
-        text = f"{path.path} path ({type(path.processor).__name__}): {equal} equal"
-        if own:
-            worst = max(own, key=lambda d: (d.kind in PLAIN, d.levels))
-            text += f", {worst.kind} " + (
-                worst.error or f"up to {worst.levels:.3g} of 255 levels"
-            )
+        here = {d: nearest for d, nearest in differences.items() if d.path == path.path}
+        own = {d.kind: d for d, nearest in here.items() if not nearest}
+        near = [d.kind for d, nearest in here.items() if nearest]
+        plain = _worst([own[kind] for kind in PLAIN if kind in own], "equal", "differ: ")
+        other = [own[kind] for kind in others if kind in own]
+        text = f"{path.path} path ({type(path.processor).__name__}): RGB pictures {plain}"
+        if near:
+            text += f" ({', '.join(near)}: as near as a processor comes)"
+        if other:
+            text += f", {len(other)} of {len(others)} other kinds {_worst(other, '', 'differ: ')}"
         parts.append(text)
     effect = f"; outputs move by up to {moved['outputs_move']:.2g}" if moved else ""
     return "; ".join(parts) + effect
+
+
+def _worst(differences: list[Difference], none: str, some: str) -> str:
+    if not differences:
+        return none
+    worst = max(differences, key=lambda difference: difference.levels)
+    return f"{some}{worst.kind} {worst.error or f'{worst.levels:.3g} of 255 levels'}"
 
 
 def _ways_round(records: Iterable[Json | None]) -> str:

@@ -13,12 +13,16 @@ import sys
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ConversionError
 from ..manifest import Json, Manifest, Spec
 from ..reading import json as untrusted_json
 from . import checks
 from .checks import Check
+
+if TYPE_CHECKING:
+    from .pixels import Forward
 
 
 @dataclass(frozen=True)
@@ -95,14 +99,14 @@ def config_read_back(subject: Subject) -> Check:
         return checks.with_offenders(check, [f"{type(error).__name__}: {line}"], check.advice)
 
 
-def processor(subject: Subject) -> list[Check]:
-    """pixels and tokens against the reference."""
-    from . import parity
+def processor(subject: Subject, forward: Forward | None = None) -> list[Check]:
+    """pixels and tokens against the reference; forward: what outputs pixels lead to."""
+    from . import parity, pixels
 
     manifest = Manifest({k: Spec(d, tuple(s)) for k, (d, s) in subject.manifest.items()})
     found = parity.find_truth(subject.family, manifest, subject.hints)
     folder = Path(subject.folder)
-    return [parity.pixels(found, folder), parity.tokens(found, folder)]
+    return [pixels.check(found, folder, forward), parity.tokens(found, folder)]
 
 
 def weightless(subject: Subject) -> list[Check]:
