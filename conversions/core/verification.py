@@ -15,7 +15,17 @@ from typing import Any
 
 from torch import Tensor
 
-from .checking import checks, copies, golden, known_defects, loading, parity, readings, release
+from .checking import (
+    checks,
+    copies,
+    golden,
+    known_defects,
+    loading,
+    parity,
+    pixels,
+    readings,
+    release,
+)
 from .checking.checks import Check
 from .checking.copies import Judgement
 from .checking.readings import Reading
@@ -429,12 +439,14 @@ def _processor_checks(subject: Subject) -> list[Check]:
 
 def _pixels(subject: Subject, found: parity.Truth) -> Check:
     """The original's pixels, and every setting of the image processor."""
-    check = parity.pixels(found, subject.folder)
+    check = pixels.check(found, subject.folder)
     if check.status == "skipped" or not (subject.right / "preprocessor_config.json").exists():
         return check
     if check.figure == "cannot be used":
         return known_defects.of_error(subject.family, check, subject.misread)
-    reading = readings.image_processor(subject.right, subject.folder, parity.load_image_processor)
+    reading = readings.image_processor(
+        subject.right, subject.folder, lambda place: pixels.load(place, faithful=True)
+    )
     subject.notes += reading.notes
     return checks.with_offenders(
         check, reading.wrong, "the image processor is set otherwise than the original's"

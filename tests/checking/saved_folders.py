@@ -25,6 +25,7 @@ import torch
 
 import conversions
 from conversions.core.checking import loading, parity
+from conversions.core.checking.pixels import load as load_image_processor
 from conversions.core.report import Report
 from tests.checking.harm import HARMS, Harm
 
@@ -81,7 +82,7 @@ def _processors(right: Path) -> list[Any]:
 
     if any(right.glob("tokenizer*")):
         return [AutoProcessor.from_pretrained(right)]
-    return [parity.load_image_processor(right)]
+    return [load_image_processor(right, faithful=True)]
 
 
 def verified(root: Path, family: str, folder: Path, **changes: Any) -> Report:
