@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from .errors import ConversionError, WrongCheckpointError
 from .family import Companion, Family, Layout
 from .manifest import Manifest, Spec
-from .mapping import layouts, wrappers
+from .mapping import layouts, signs, wrappers
 from .mapping.keys import collapse_keys
 from .mapping.wrappers import Fit
 from .reading import dtypes
@@ -316,6 +316,7 @@ def refuse_wrong(family: Family, selected: Selected[Held], families: Sequence[Fa
     refuse_known(family, manifest)
     if selected.layout is not None:
         return
+    _refuse_signs(family, manifest)
     matched = share(family, manifest)
     written = wrappers.targeted(manifest, family.mapping)
     converted = len(written.names) / max(len(manifest), 1) if written else 0.0
@@ -338,6 +339,16 @@ def refuse_wrong(family: Family, selected: Selected[Held], families: Sequence[Fa
         raise WrongCheckpointError(
             f"{family.name}: not a {family.title} checkpoint: no key matches any rule",
             [*shown[:_SHOWN], *(["…"] if len(shown) > _SHOWN else [])],
+        )
+
+
+def _refuse_signs(family: Family, manifest: Manifest) -> None:
+    """Name quantised, pruned and parametrised weights, and what else no rule can know."""
+    found = signs.read(key for key in manifest if family.mapping.match(key) is None)
+    if found is not None:
+        sign, keys = found
+        raise WrongCheckpointError(
+            f"{family.name}: {sign.what}", [_some(keys)], f"the way out: {sign.way_out}"
         )
 
 

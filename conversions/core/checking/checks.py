@@ -129,6 +129,12 @@ def agreement(plan: Plan, state: MappingABC[str, Tensor]) -> list[str]:
     ]
 
 
+_DIVERGED = (
+    "the checkpoint itself holds NaN or infinity: its training diverged, or it was damaged; "
+    "convert one that was saved before"
+)
+
+
 def parameter_sums(
     plan: Plan,
     state: MappingABC[str, Tensor],
@@ -149,6 +155,7 @@ def parameter_sums(
         total: the sum of one tensor; a ledger knows those that passed by.
     """
     total_source = total_written = worst = 0.0
+    damaged = False
     by_file = dict.fromkeys(["checkpoint", *(companions or {}).values()], 0.0)
     offenders: list[str] = []
     for move in plan.moves:
@@ -169,6 +176,7 @@ def parameter_sums(
         )
         by_file[next(files, "checkpoint")] += sum_source
         if not math.isfinite(sum_source) or not math.isfinite(sum_written):
+            damaged |= not math.isfinite(sum_source)
             where = "source" if not math.isfinite(sum_source) else f"{parts[0].dtype} target"
             offenders.append(f"{move.sources[0]}: NaN or infinite values in the {where}")
             continue
@@ -186,7 +194,7 @@ def parameter_sums(
         offenders,
         f"{total_source:.12g} {arrow} {total_written:.12g}"
         + (f" ({parts_of})" if companions else ""),
-        "the values of these tensors changed on the way, or the file holds NaN or infinity",
+        _DIVERGED if damaged else "the values of these tensors changed on the way",
         worst=worst,
         values={
             "source_sum": float(f"{total_source:.12g}"),

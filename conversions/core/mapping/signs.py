@@ -1,0 +1,95 @@
+"""What keys tell of a state dict that is something else than a model's plain weights.
+
+Endings that libraries give to the tensors they put in the place of a weight. They matter only
+where no rule knows the key: an original may call its own tensors as it likes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_PLAIN = "convert the checkpoint of plain floating-point weights that it was made from"
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Endings of keys, what they mean, and the way out."""
+
+    endings: str
+    what: str
+    way_out: str
+
+    def found(self, key: str) -> bool:
+        return re.search(rf"(?:^|[._])(?:{self.endings})$", key) is not None
+
+
+SIGNS = (
+    # AutoGPTQ, GPTQModel, AutoAWQ: linear layers
+    Sign("qweight|qzeros|g_idx", "weights quantised by GPTQ or AWQ", _PLAIN),
+    # bitsandbytes: nn/modules.py, functional.QuantState.as_dict
+    Sign(
+        r"SCB|weight_format|absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*",
+        "weights quantised by bitsandbytes",
+        _PLAIN,
+    ),
+    # compressed-tensors (llm-compressor), FP8 and MXFP4 checkpoints
+    Sign(
+        "weight_packed|weight_scale|weight_scale_inv|weight_zero_point|input_scale|weight_shape"
+        "|blocks|scales",
+        "weights in packed or scaled low precision (compressed-tensors, FP8, MXFP4)",
+        _PLAIN,
+    ),
+    # torch.ao.quantization
+    Sign(
+        r"_packed_params(?:\._packed_params|\.dtype)?|zero_point|fake_quant_enabled|observer_enabled",
+        "modules quantised by torch",
+        _PLAIN,
+    ),
+    # HQQ
+    Sign("W_q", "weights quantised by HQQ", _PLAIN),
+    # torch.nn.utils.prune
+    Sign(
+        "weight_orig|weight_mask|bias_orig|bias_mask",
+        "a model that torch.nn.utils.prune still prunes",
+        "make it permanent with prune.remove(module, 'weight'), save again, and convert that",
+    ),
+    # torch.nn.utils.weight_norm, torch.nn.utils.parametrize
+    Sign(
+        r"weight_g|weight_v|parametrizations\..*",
+        "weights under a parametrization (weight norm, spectral norm, …)",
+        "take it off with parametrize.remove_parametrizations or remove_weight_norm, save again, "
+        "and convert that",
+    ),
+    # torch.distributed.fsdp: FlatParameter
+    Sign(
+        r"_?flat_param(?:_\d+)?",
+        "flat parameters of FSDP, which bear no names",
+        "save a full state dict (StateDictType.FULL_STATE_DICT) and convert that",
+    ),
+    # torch.optim
+    Sign(
+        "exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer",
+        "the state of an optimizer",
+        "give the file that holds the model's weights",
+    ),
+    # PEFT's other methods: tuners/*
+    Sign(
+        r"hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|ia3_l(?:\.\w+)?|oft_r(?:\.\w+)?|prompt_embeddings"
+        r"|vera_lambda_[bd](?:\.\w+)?|boft_[RS](?:\.\w+)?",
+        "an adapter of PEFT that is no LoRA",
+        "merge it into its base with PEFT's merge_and_unload() and convert what that saves",
+    ),
+)
+
+
+def read(keys: Iterable[str]) -> tuple[Sign, list[str]] | None:
+    """The sign that most of the keys bear, and those keys; None where no key bears one."""
+    found: dict[Sign, list[str]] = {}
+    for key in keys:
+        for sign in SIGNS:
+            if sign.found(key):
+                found.setdefault(sign, []).append(key)
+                break
+    return max(found.items(), key=lambda item: len(item[1]), default=None)
