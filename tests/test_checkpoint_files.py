@@ -981,9 +981,12 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
 
 
 def test_unknown_safetensors_dtypes_are_named_when_wanted(tmp_path: Path) -> None:
-    """A dtype of tomorrow is refused by name, and only when its tree is asked for."""
-    path = write_safetensors(tmp_path / "model.safetensors", {"w": entry(dtype="F7")})
-    with open_checkpoint(path) as checkpoint, pytest.raises(CheckpointError, match=r"F7\[2, 3\]"):
+    """A dtype that torch does not have is refused by name, and only when its tree is asked for."""
+    path = write_safetensors(tmp_path / "model.safetensors", {"w": entry(dtype="F6_E2M3")})
+    with (
+        open_checkpoint(path) as checkpoint,
+        pytest.raises(CheckpointError, match=r"F6_E2M3\[2, 3\]"),
+    ):
         checkpoint.tree("")
 
 
@@ -992,6 +995,7 @@ SAFETENSORS = {
     "header of nothing": ({"w": entry()}, 0, "header"),
     "no JSON": (b"{nonsense}", None, "JSON"),
     "not text": (b"{\xff\xfe}", None, "JSON"),
+    "an unknown dtype": ({"w": entry(dtype="FOOL")}, None, "unknown dtype FOOL"),
     "too deep": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", None, "JSON"),
     "a list": (b"[1]", None, "JSON object"),
     "metadata": ({"__metadata__": [1], "w": entry()}, None, "__metadata__"),

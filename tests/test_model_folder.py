@@ -704,7 +704,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "announces a header",
     ),
     "garbled": (lambda at: _edit_header(at, b'{"__', b'\xff"__'), "whole", "its header is no JSON"),
-    "dtype": (lambda at: _edit_header(at, b'"F32"', b'"F99"'), "whole", "t0 has the unknown dtype"),
+    "dtype": (lambda at: _edit_header(at, b'"F32"', b'"F99"'), "whole", "the unknown dtype F99"),
     "shape": (lambda at: _edit_header(at, b"[4,5]", b"[4,6]"), "whole", "needs 96 bytes, has 80"),
     "negative": (
         lambda at: _edit_header(at, b"[4,5]", b"[-4]]"[:5]),

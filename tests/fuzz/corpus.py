@@ -62,6 +62,8 @@ def objects() -> list[Any]:
     """What people save: plain, nested, beside other things, as a whole module, with a trap."""
     tensors = state()
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    for parameter in module.parameters():  # the same in every process
+        torch.nn.init.constant_(parameter, 0.5)
     training = {
         "model": OrderedDict(tensors),
         "model_ema": dict(tensors),

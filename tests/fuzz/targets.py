@@ -81,7 +81,8 @@ class Stub:
 
     def extend(self, values: Any) -> None: ...
 
-    def __setitem__(self, key: Any, value: Any) -> None: ...
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.__dict__.setdefault("pairs", {})[key] = value
 
 
 _HARMLESS = {
@@ -142,7 +143,7 @@ def walk(value: Any, path: tuple[str, ...] = (), depth: int = 0) -> Iterator[tup
     """Every tensor of a loaded object under every dict that it lies in."""
     entries = value
     if isinstance(value, Stub):
-        entries = getattr(value, "state", None)
+        entries = getattr(value, "pairs", None) or getattr(value, "state", None)
     if isinstance(value, torch.nn.Module):
         entries = dict(value.state_dict())
     if isinstance(entries, dict) and depth < 12:

@@ -64,6 +64,8 @@ ITEM_SIZES = {dtype.name: dtype.bytes for dtype in TABLE}
 """torch's name -> bytes of one element."""
 READABLE = frozenset(dtype.name for dtype in TABLE if dtype.plain)
 """Names of the dtypes whose tensors are converted."""
+UNREAD_CODES = frozenset({"F4", "F6_E2M3", "F6_E3M2"})
+"""Codes of safetensors for which torch has no dtype: named, and left alone."""
 COMPUTING = ("float32", "float16", "bfloat16", "float64")
 """Names of the dtypes that a converted model may have."""
 

@@ -154,6 +154,8 @@ def _entry(file: MappedFile, name: str, entry: Any) -> Entry:
         if begin > end or not isinstance(code, str):
             raise MalformedPickle("offsets that run backwards")
         kind = dtypes.BY_CODE.get(code)
+        if kind is None and code not in dtypes.UNREAD_CODES:
+            raise MalformedPickle(f"the unknown dtype {shown(code)}")
         if prod(max(length, 1) for length in shape) >= _LARGEST:
             raise MalformedPickle(f"a tensor of size {list(shape)}")
         if kind is not None and prod(shape) * kind.bytes != end - begin:

@@ -293,6 +293,11 @@ class Download:
         if total is not None and done > total:
             self._discard()
             raise _BrokenError(f"the server sent {done} bytes and announced {total}")
+        told = _number(response.headers.get("Content-Length"))
+        if total is None and told is not None and response.raw.tell() < told:
+            raise _BrokenError(f"the connection ended after {response.raw.tell()} of {told} bytes")
+        if done == 0:
+            raise _BrokenError("the server sent nothing")
         if total is None:
             self._write_facts(self.part_facts, {"total": done})
 

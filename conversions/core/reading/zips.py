@@ -18,6 +18,8 @@ from .persistent import persistent
 from .pickles import InertUnpickler, Stream, unpickle
 
 MAX_RECORDS = 1_000_000
+_FOLDER = 0x10
+"""Of a record's attributes, as DOS has them."""
 LONGEST_NAME = 1024
 """Bytes of a record's name. One per tensor is built of them, so they are not any length."""
 
@@ -76,6 +78,7 @@ class _Entry:
     packed: int
     size: int
     header: int
+    attributes: int
 
 
 def _directory(file: MappedFile) -> tuple[list[_Entry], int]:
@@ -99,7 +102,7 @@ def _directory(file: MappedFile) -> tuple[list[_Entry], int]:
         size, packed, header = _wide(file, extra, size, packed, rest[-1])
         raw = data[position + 46 : names_end]
         name = raw.decode("utf-8", "replace")
-        entries.append(_Entry(name, raw, flags, method, crc, packed, size, header))
+        entries.append(_Entry(name, raw, flags, method, crc, packed, size, header, rest[-2]))
         position = names_end + n_extra + n_comment
         if position > length:
             raise DamagedFileError(f"{file.path}: its zip directory is damaged", hint=AGAIN)
@@ -183,6 +186,11 @@ def _records(file: MappedFile, entries: list[_Entry], end: int) -> tuple[Record,
     locked = [shown(entry.name) for entry in entries if entry.flags & 1]
     if locked:
         raise CheckpointError(f"{file.path}: is encrypted", locked[:10], "decrypt it first")
+    folders = [shown(entry.name) for entry in entries if entry.attributes & _FOLDER and entry.size]
+    if folders:  # torch reads nothing of them, and gives whatever was in the memory
+        raise DamagedFileError(
+            f"{file.path}: records are marked as folders and have bytes", folders[:10], AGAIN
+        )
     packed = [shown(entry.name) for entry in entries if entry.method != 0 and entry.size]
     if packed:
         raise CheckpointError(
