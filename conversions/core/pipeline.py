@@ -187,6 +187,7 @@ def _chosen(
     apart = neighbours.companions_beside(family, location)
     opened = open_checkpoint(adapted.location_of(location), request.progress, without=apart)
     main = stack.enter_context(opened)
+    main.refuse_unusual()
     if adapted.is_adapter(main):
         base = None if request.base is None else _located(family, request.base)
         chosen, further = adapted.opened(

@@ -16,11 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, WrongCheckpointError
+from . import quantised
 from .containers import read_file
 from .contents import Contents, Record, describe
 from .download import fetch
 from .dtypes import READABLE
+from .foreign import saved_beside
 from .integrity import Integrity, Progress, SourceFile, Tap
 from .objects import TensorRecord
 from .shards import ShardIndex, find_shards
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "Integrity", "Progress", "SourceFile", "fetch", "open_checkpoint"]
 
 _OWNERS = 3
+_LAYOUTS = {"'tf'": "TensorFlow", "'flax'": "Flax", "'mlx'": "MLX"}
+"""What the header of a safetensors file may call its format, other than `pt`."""
 
 
 class Checkpoint:
@@ -112,10 +116,48 @@ class Checkpoint:
         if unreadable := self.unreadable.get(name):
             raise CheckpointError(
                 f"{self.location}: {len(unreadable)} tensors are of a kind that is not converted",
-                [f"{key}   {kind}" for key, kind in unreadable.items()],
+                [f"{key}   {kind}" for key, kind in list(unreadable.items())[:200]],
                 "convert the checkpoint of plain floating-point tensors that this was made from",
             )
         return self.trees[name]
+
+    def refuse_unusual(self) -> None:
+        """Name a checkpoint whose tensors are quantised, partial, empty, or laid out otherwise.
+
+        Raises:
+            WrongCheckpointError: with what it is and the way out.
+        """
+        name = max(self.records, key=lambda tree: len(self.records[tree]), default="")
+        records, unreadable = self.records.get(name, {}), self.unreadable.get(name, {})
+        layout = _LAYOUTS.get(self.other.get("__metadata__.format", ""))
+        if layout is not None:
+            raise WrongCheckpointError(
+                f"{self.location}: holds weights as {layout} lays them out",
+                hint="give the original torch checkpoint",
+            )
+        if quantised.partitioned(records):
+            empty = [key for key, record in records.items() if record.shape == (0,)]
+            raise WrongCheckpointError(
+                f"{self.location}: its tensors are there by name only, as ZeRO 3 leaves them",
+                [f"{key} has no elements" for key in empty[:8]],
+                "merge what the trainer saved: python zero_to_fp32.py . OUTPUT",
+            )
+        several = len(unreadable) * 2 > len(records)
+        what = quantised.of_class(unreadable.values()) if several else None
+        if what is not None:
+            parts = "parts of" in what
+            raise WrongCheckpointError(
+                f"{self.location}: holds {what}",
+                [f"{key}   {kind}" for key, kind in list(unreadable.items())[:8]],
+                quantised.MERGE if parts else quantised.RESAVE,
+            )
+        kinds = {key: record.dtype for key, record in records.items()} | unreadable
+        if (found := quantised.scheme(kinds)) is not None:
+            raise WrongCheckpointError(
+                f"{self.location}: is quantised ({found[0]})",
+                [f"{key}   {kinds[key]}" for key in found[1]],
+                quantised.RESAVE,
+            )
 
     def place_of(self, tensor: Tensor) -> tuple[int, int] | None:
         """Number of the file and the offset in it at which a tensor's first element lies.
@@ -196,6 +238,8 @@ def _open_single(location: str, path: Path, progress: Progress | None) -> Checkp
         checkpoint.add(name, leaves, contents)
     checkpoint.other.update(finder.other)
     if not finder.trees:
+        if (beside := saved_beside(contents.root)) is not None:
+            raise CheckpointError(f"{path}: is {beside[0]}, not a model", hint=beside[1])
         held = [f"{name or 'the file'}: {what}" for name, what in list(finder.other.items())[:20]]
         raise CheckpointError(
             f"{path}: holds no dict of named tensors ({describe(contents.root)})",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .contents import Contents
-from .foreign import not_a_checkpoint
+from .foreign import by_name, not_a_checkpoint
 from .legacy import read_legacy
 from .mapped import MappedFile
 from .safetensors import announces_header, read_safetensors
@@ -24,6 +24,8 @@ def read_file(path: Path) -> Contents:
         DamagedFileError: its bytes contradict each other.
     """
     file = MappedFile(path)
+    if (part := by_name(file)) is not None:
+        raise part
     head = file.buffer[:16]
     # first: the length that a safetensors file begins with can look like anything else
     if announces_header(file):

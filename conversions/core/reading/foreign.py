@@ -1,51 +1,47 @@
-"""Files that are something else, named with the way out."""
+"""Files that are something else, named for what they are, with the way out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ..errors import CheckpointError, DamagedFileError
 from .files import AGAIN, shown
 from .mapped import MappedFile
+from .objects import Placeholder
 
 RESAVE = "load it where it came from and save its state_dict() with torch.save"
-
-
-def other_zip(file: MappedFile, names: list[str]) -> CheckpointError:
-    listed = [shown(name) for name in names[:10]]
-    if names and all(name.endswith(".npy") for name in names):
-        return CheckpointError(
-            f"{file.path}: is a numpy archive (.npz), not a torch checkpoint", listed, RESAVE
-        )
-    if any(name.endswith("model.json") for name in names):
-        return CheckpointError(f"{file.path}: is an early TorchScript program", listed, RESAVE)
-    inside = [name for name in names if name.endswith(_SUFFIXES)]
-    if inside:
-        return CheckpointError(
-            f"{file.path}: is a zip file with a checkpoint in it", listed, "unpack it first"
-        )
-    return CheckpointError(f"{file.path}: is a zip file without a checkpoint", listed)
-
-
+ORIGINAL = "give the original torch checkpoint that it was made of"
+DCP = "merge it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt"
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl")
+_LISTED = 10
 
 
 class UnknownFile(CheckpointError):
-    pass
+    """A file of no kind that is known here."""
 
 
 _FORMATS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x1f\x8b", "a gzip archive", "unpack it first (tar -xzf or gunzip)"),
-    (0, b"BZh", "a bzip2 archive", "unpack it first"),
-    (0, b"\xfd7zXZ\x00", "an xz archive", "unpack it first"),
-    (0, b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
+    (0, b"BZh", "a bzip2 archive", "unpack it first (tar -xjf or bunzip2)"),
+    (0, b"\xfd7zXZ\x00", "an xz archive", "unpack it first (tar -xJf or unxz)"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first (zstd -d)"),
+    (0, b"\x04\x22\x4d\x18", "an lz4 archive", "unpack it first (lz4 -d)"),
     (0, b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
     (0, b"Rar!", "a rar archive", "unpack it first"),
-    (0, b"\x89HDF", "an HDF5 file (Keras?)", "give the original torch checkpoint"),
-    (0, b"GGUF", "a GGUF file (llama.cpp)", "give the original torch checkpoint"),
+    (0, b"\x89HDF", "an HDF5 file (Keras or TensorFlow)", ORIGINAL),
+    (0, b"GGUF", "a GGUF file (llama.cpp)", ORIGINAL),
+    (0, b"lmgg", "a ggml file (llama.cpp before GGUF)", ORIGINAL),
+    (0, b"fmgg", "a ggml file (llama.cpp before GGUF)", ORIGINAL),
+    (0, b"tjgg", "a ggml file (llama.cpp before GGUF)", ORIGINAL),
     (0, b"\x93NUMPY", "a numpy array", RESAVE),
     (0, b"\x89PNG", "a PNG image", "give the checkpoint file"),
     (0, b"\xff\xd8\xff", "a JPEG image", "give the checkpoint file"),
+    (0, b"%PDF", "a PDF document", "give the checkpoint file"),
+    (0, b"PAR1", "a Parquet table", "give the checkpoint file"),
+    (0, b"\x7fELF", "a program", "give the checkpoint file"),
+    (4, b"TFL3", "a TensorFlow Lite model", ORIGINAL),
+    (4, b"ET12", "an ExecuTorch program", ORIGINAL),
     (
         0,
         b"version https://git-lfs",
@@ -53,15 +49,119 @@ _FORMATS: tuple[tuple[int, bytes, str, str], ...] = (
         "fetch the file: git lfs pull",
     ),
 )
+_NAMES: tuple[tuple[str, str, str], ...] = (
+    (".distcp", "one process's part of a distributed checkpoint", DCP),
+    (".metadata", "the index of a distributed checkpoint", DCP),
+    (".onnx", "an ONNX model", ORIGINAL),
+    (".msgpack", "a Flax checkpoint (msgpack)", ORIGINAL),
+    (".index", "the index of a TensorFlow checkpoint", ORIGINAL),
+    (".pdparams", "a PaddlePaddle checkpoint", ORIGINAL),
+    (".tflite", "a TensorFlow Lite model", ORIGINAL),
+    (".pb", "a TensorFlow graph", ORIGINAL),
+    (".gguf", "a GGUF file (llama.cpp)", ORIGINAL),
+    (".mlmodel", "a Core ML model", ORIGINAL),
+)
+
+
+def by_name(file: MappedFile) -> CheckpointError | None:
+    """A part of something larger that would pass for a checkpoint by its content."""
+    for suffix, what, hint in _NAMES[:2]:
+        if file.path.name.endswith(suffix):
+            hint = hint.replace("FOLDER", str(file.path.parent))
+            return CheckpointError(f"{file.path}: is {what}", hint=hint)
+    return None
+
+
+def describe_name(name: str) -> str | None:
+    """What a file is called like that no reader here takes; None for any other."""
+    known = [what for suffix, what, _ in (*_NAMES, *_MORE_NAMES) if name.endswith(suffix)]
+    return known[0] if known else None
+
+
+_MORE_NAMES = (
+    (".h5", "an HDF5 file (Keras or TensorFlow)", ORIGINAL),
+    (".keras", "a Keras model", ORIGINAL),
+    (".npz", "a numpy archive (numpy, MLX or JAX)", RESAVE),
+    (".npy", "a numpy array", RESAVE),
+    (".nemo", "a NeMo archive", "unpack it first (tar -xf)"),
+    (".tar", "a tar archive", "unpack it first (tar -xf)"),
+    (".tar.gz", "a gzip archive", "unpack it first"),
+    (".zip", "a zip archive", "unpack it first"),
+    (".pt2", "an exported program", RESAVE),
+    (".pte", "an ExecuTorch program", ORIGINAL),
+    (".engine", "a TensorRT engine", ORIGINAL),
+    ("openvino_model.xml", "an OpenVINO model", ORIGINAL),
+    (".tiktoken", "a vocabulary of tiktoken", "give the checkpoint file"),
+)
+
+
+# zip files
+
+
+def other_zip(file: MappedFile, names: list[str]) -> CheckpointError:
+    """A zip file that torch.save did not write."""
+    ends = {name.rpartition("/")[2] for name in names}
+    listed = [shown(name) for name in names[:_LISTED]]
+    for what, hint, found in (
+        (
+            "an exported program (torch.export)",
+            "save its tensors: torch.save(torch.export.load(FILE).state_dict, NEW_FILE)",
+            {"archive_format", "serialized_exported_program.json"} & ends,
+        ),
+        (
+            "a torch.package archive",
+            "save its tensors: load the model with torch.package.PackageImporter and torch.save "
+            "its state_dict()",
+            {"extern_modules"} & ends,
+        ),
+        ("an early TorchScript program", RESAVE, {"model.json"} & ends),
+        ("a Keras model", ORIGINAL, {"model.weights.h5"} & ends),
+        (
+            "a numpy archive (.npz), not a torch checkpoint",
+            RESAVE,
+            names and all(name.endswith(".npy") for name in names),
+        ),
+        (
+            "a zip file with a checkpoint in it",
+            "unpack it first",
+            any(name.endswith(_SUFFIXES) for name in names),
+        ),
+    ):
+        if found:
+            return CheckpointError(f"{file.path}: is {what}", listed, hint)
+    return CheckpointError(f"{file.path}: is a zip file without a checkpoint", listed)
+
+
+# what is neither zip nor pickle nor safetensors
 
 
 def not_a_checkpoint(file: MappedFile) -> CheckpointError:
+    """What a file is that begins like no container."""
     head = file.buffer[:1024]
     for offset, magic, what, hint in _FORMATS:
         if head[offset:].startswith(magic):
             return CheckpointError(f"{file.path}: is {what}", hint=hint)
     if head[257:262] == b"ustar":
         return _tar(file)
+    for suffix, what, hint in _NAMES:
+        if file.path.name.endswith(suffix):
+            return CheckpointError(f"{file.path}: is {what}", hint=hint)
+    if not head.strip(b"\0"):
+        return DamagedFileError(f"{file.path}: begins with zeros; it was never written", hint=AGAIN)
+    return _old_pickle(file, head) or _text(file, head) or _binary(file, head)
+
+
+def _old_pickle(file: MappedFile, head: bytes) -> CheckpointError | None:
+    """Protocols 0 and 1 begin with their first operation and not with a mark."""
+    begins = head[:3] in (b"(dp", b"(lp", b"(cc", b"(cn", b"(i_") or head[:2] in (b"}q", b"]q")
+    if not begins or file.buffer[file.size - 1 : file.size] != b".":
+        return None
+    return CheckpointError(
+        f"{file.path}: is a pickle of protocol 0 or 1, not written by torch.save", hint=RESAVE
+    )
+
+
+def _text(file: MappedFile, head: bytes) -> CheckpointError | None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:200].lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         return CheckpointError(
@@ -73,8 +173,36 @@ def not_a_checkpoint(file: MappedFile) -> CheckpointError:
             f"{file.path}: is a JSON file",
             hint="the index of a sharded checkpoint must be named *.index.json",
         )
-    if not head.strip(b"\0"):
-        return DamagedFileError(f"{file.path}: begins with zeros; it was never written", hint=AGAIN)
+    if not _is_text(head):
+        return None
+    first = head.split(b"\n")[0].decode("utf-8", "replace")
+    return CheckpointError(
+        f"{file.path}: is a text file, not a checkpoint",
+        [f"it begins with {shown(first)!r}"],
+        "a server's error message, a script or a vocabulary may bear a checkpoint's name",
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    # the last character may be cut in two
+    try:
+        text = head[:-4].decode("utf-8") if len(head) == 1024 else head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return len(head) > 8 and all(c.isprintable() or c in "\t\r\n" for c in text)
+
+
+def _binary(file: MappedFile, head: bytes) -> CheckpointError:
+    if head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] in b"\x12\x1a\x22\x3a":
+        return CheckpointError(f"{file.path}: is an ONNX model", hint=ORIGINAL)
+    if head[:1] == b"\x0a" and b"<unk>" in head[:64]:
+        return CheckpointError(
+            f"{file.path}: is a sentencepiece model (a tokenizer)",
+            hint="give the checkpoint here, and this file with --tokenizer",
+        )
+    map_of_texts = b"\x81" <= head[:1] <= b"\x8f" or head[:1] in (b"\xde", b"\xdf")
+    if map_of_texts and any(0xA0 <= byte <= 0xBF or byte == 0xD9 for byte in head[1:6]):
+        return CheckpointError(f"{file.path}: is a Flax checkpoint (msgpack)", hint=ORIGINAL)
     return UnknownFile(
         f"{file.path}: is no checkpoint that is known (it begins with {head[:8]!r})",
         hint="torch zip, torch legacy and safetensors files are read",
@@ -88,8 +216,10 @@ def _tar(file: MappedFile) -> CheckpointError:
             f"{file.path}: is a tar file of torch before 0.1.10",
             hint="torch.load it in a place that may run its pickle, then torch.save it again",
         )
-    listed = [shown(name) for name in sorted(names)[:10]]
-    return CheckpointError(f"{file.path}: is a tar archive", listed, "unpack it first (tar -xf)")
+    listed = [shown(name) for name in sorted(names)[:_LISTED]]
+    nemo = file.path.suffix == ".nemo"
+    what = "a NeMo archive" if nemo else "a tar archive"
+    return CheckpointError(f"{file.path}: is {what}", listed, "unpack it first (tar -xf)")
 
 
 def _tar_names(file: MappedFile) -> Iterator[str]:
@@ -103,3 +233,29 @@ def _tar_names(file: MappedFile) -> Iterator[str]:
         if not digits.isdigit() or not set(digits) <= set(b"01234567"):
             return
         position += 512 + (int(digits, 8) + 511) // 512 * 512
+
+
+# what was saved beside a model
+
+_BESIDE: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"optimizer_state_dict", "ds_version"}), "one process's optimizer (DeepSpeed ZeRO)"),
+    (frozenset({"state", "param_groups"}), "the state of an optimizer"),
+    (frozenset({"_step_count", "last_epoch"}), "the state of a learning rate schedule"),
+    (frozenset({"growth_factor", "backoff_factor"}), "the state of a gradient scaler"),
+    (frozenset({"python", "numpy", "cpu"}), "the state of random generators"),
+    (frozenset({"random_state", "numpy_random_seed"}), "the state of random generators"),
+)
+_DEEPSPEED = "merge what the trainer saved: python zero_to_fp32.py . OUTPUT, in the folder above"
+
+
+def saved_beside(root: Any) -> tuple[str, str] | None:
+    """What a trainer saves next to a model: what it is, and where the weights are."""
+    elsewhere = "the weights are in another file of the same folder"
+    if isinstance(root, Placeholder) and root.name.endswith("TrainingArguments"):
+        return "the arguments of a training", elsewhere
+    if not isinstance(root, dict):
+        return None
+    for names, what in _BESIDE:
+        if names <= root.keys():
+            return what, _DEEPSPEED if "DeepSpeed" in what else elsewhere
+    return None

@@ -142,6 +142,10 @@ def _unreadable(kind: str) -> Builder:
     return lambda reader, args: Unreadable(kind)
 
 
+def _wrapper(reader: Reader, args: tuple[Any, ...]) -> Any:
+    return Unreadable(f"tensor subclass {getattr(args[0], 'name', '?') if args else '?'}")
+
+
 def _meta_tensor(reader: Reader, args: tuple[Any, ...]) -> Any:
     reader.charge(len(args[1]))
     return Unreadable(f"tensor without data, {_dtype(args[0])}{list(naturals(args[1], 'a size'))}")
@@ -247,7 +251,7 @@ _TENSOR_BUILDERS: dict[str, Builder] = {
     "torch._utils._rebuild_device_tensor_from_numpy": _unreadable("tensor pickled through numpy"),
     "torch._utils._rebuild_xla_tensor": _unreadable("tensor pickled through numpy"),
     "torch._utils._rebuild_meta_tensor_no_storage": _meta_tensor,
-    "torch._utils._rebuild_wrapper_subclass": _unreadable("wrapped tensor subclass"),
+    "torch._utils._rebuild_wrapper_subclass": _wrapper,
     "torch.storage._load_from_bytes": _unreadable("tensor pickled without torch.save"),
 }
 BUILDERS: dict[str, Builder] = {

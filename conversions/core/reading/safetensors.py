@@ -120,6 +120,8 @@ def read_header(file: MappedFile) -> Header:
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict):
         raise DamagedFileError(f"{file.path}: its __metadata__ is no JSON object")
+    if wrong := [shown(name) for name, value in metadata.items() if not isinstance(value, str)]:
+        raise DamagedFileError(f"{file.path}: its __metadata__ is no texts", wrong[:50])
     entries = tuple(_entry(file, name, entry) for name, entry in fields.items())
     _check_spans(file, entries, file.size - data)
     return Header(entries, metadata, data)

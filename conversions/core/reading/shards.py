@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, DamagedFileError
-from . import json
+from . import folders, json
 from .files import AGAIN, regular_size
 
 INDEX_SUFFIX = ".index.json"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
-_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors"}
-_NO_MODELS = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state")
 
 
 @dataclass(frozen=True)
@@ -139,24 +137,21 @@ def _refuse_missing(path: Path, files: Sequence[Path]) -> None:
 
 def _only_checkpoint(folder: Path, without: Sequence[str]) -> Path:
     """The one checkpoint of a folder: an index, or a file that no index names."""
-    there = (file for file in folder.iterdir() if file.name not in without)
-    files = sorted(file for file in there if file.is_file())
-    indices = [file for file in files if file.name.endswith(INDEX_SUFFIX)]
-    indexed = {name for index in indices for name in weight_map(index).values()}
-    found = list(indices)
+    entries = folders.Entries.of(folder, without)
+    if (parts := folders.in_parts(entries)) is not None:
+        raise parts
+    found = [name for name in entries.files if name.endswith(INDEX_SUFFIX)]
+    indexed = {shard for name in found for shard in weight_map(folder / name).values()}
     series: set[tuple[str, str, str]] = set()
-    for file in files:
-        if file.suffix not in _SUFFIXES or file.name in indexed or _NO_MODELS.search(file.name):
+    for name in entries.files:
+        if not folders.is_candidate(name) or name in indexed:
             continue
-        shard = _SHARD.fullmatch(file.name)
+        shard = _SHARD.fullmatch(name)
         if shard and (shard["stem"], shard["count"], shard["suffix"]) in series:
             continue
         if shard:
             series.add((shard["stem"], shard["count"], shard["suffix"]))
-        found.append(file)
+        found.append(name)
     if len(found) == 1:
-        return found[0]
-    names = [file.name for file in found or files][:20]
-    if found:
-        raise CheckpointError(f"{folder}: holds {len(found)} checkpoints", names, "name one")
-    raise CheckpointError(f"{folder}: holds no checkpoint", names, "name the checkpoint file")
+        return folder / found[0]
+    raise folders.several(folder, found) if found else folders.without(entries)

@@ -98,8 +98,8 @@ class Finder:
     def _leaves(self, entries: dict[Any, Any]) -> dict[str, Leaf]:
         leaves = {
             key: entry
-            for key, entry in entries.items()
-            if isinstance(key, str) and isinstance(entry, (TensorRecord, Unreadable))
+            for key, value in entries.items()
+            if isinstance(key, str) and (entry := _leaf(value)) is not None
         }
         self._visit(len(leaves) * TENSOR_COST)
         self._refuse_long(leaves)
@@ -152,6 +152,15 @@ class Finder:
                 f"{self.path}: its objects contain each other without end, or too often "
                 f"for {self.size} bytes"
             )
+
+
+def _leaf(value: Any) -> Leaf | None:
+    """A tensor, or what stands for a part of one."""
+    if isinstance(value, (TensorRecord, Unreadable)):
+        return value
+    if isinstance(value, Placeholder) and value.name.endswith(".ShardedTensor"):
+        return Unreadable(f"part of a tensor ({value.name})")
+    return None
 
 
 def _texts(value: Any) -> set[str]:
