@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..manifest import Json
+from ..reading import json as untrusted_json
 from . import loading
 
 _SPOKEN = (
@@ -334,7 +335,7 @@ def _backend_differences(left: Any, read: Any) -> list[str]:
         return []
     documents = []
     for backend in backends:
-        document = json.loads(backend.to_str())  # type: ignore[union-attr]
+        document = untrusted_json.loads(backend.to_str())  # type: ignore[union-attr]
         document["model"].pop("vocab", None)
         for run_time in ("truncation", "padding"):
             document.pop(run_time, None)
