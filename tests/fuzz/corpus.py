@@ -236,17 +236,15 @@ TOKENIZER_FILES: dict[str, bytes] = {
 @cache
 def tokenizer_json(family: str) -> bytes:
     """A tokenizer.json for a family's vocabulary, as a conversion writes it; b"" without one."""
-    import conversions
     from conversions.core.errors import ConversionError
     from conversions.core.pipeline import opened
+    from tests.tiny import make_request
 
     files, checkpoint, options, config = tiny(family)
     with tempfile.TemporaryDirectory() as directory:
         path = Case("", files, checkpoint).write(Path(directory))
         given = {name: str(Path(directory, value)) for name, value in options.items()}
-        request = conversions._request(
-            family, path, json.loads(config), None, None, "5GB", "files", None, given
-        )
+        request = make_request(family, path, json.loads(config), given)
         try:
             with opened(request) as source:
                 made = source.processor.files.get("tokenizer.json", b"")

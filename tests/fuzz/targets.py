@@ -22,9 +22,11 @@ from conversions.core.errors import ConversionError
 from conversions.core.pipeline import opened
 from conversions.core.reading import checkpoint, json as untrusted_json, transfer
 from conversions.core.reading.written import open_tensors
+from conversions.core.writing import configs
 from tests.fuzz import corpus
 from tests.fuzz.cases import Case
 from tests.serving import Served, Server
+from tests.tiny import make_request
 
 watching: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 """Around everything that the product does; the engine puts its guard here."""
@@ -245,17 +247,9 @@ def companion(case: Case, path: Path) -> str:
 
 def _plan(case: Case, path: Path, options: dict[str, str]) -> None:
     folder = path.parent
-    request = conversions._request(
-        case.facts["family"],
-        path,
-        folder / "config.json",
-        None,
-        None,
-        "5GB",
-        "files",
-        None,
-        options,
-    )
+    chosen = conversions.family(case.facts["family"])
+    given = configs.read_given(folder / "config.json", chosen.config_files)
+    request = make_request(chosen.name, path, given, options)
     with opened(request) as source:
         standard_json.dumps(source.config, allow_nan=False)
 
