@@ -220,6 +220,17 @@ def connector_is_causal(on: Stage, defect: Defect) -> bool:
     return not torch.allclose(left, right, atol=1e-3)
 
 
+def tower_output_raises(on: Stage, defect: Defect) -> bool:
+    """Kosmos-2: reading the image tower's output, which the release documents, raises."""
+    inputs = on.reference.inputs(on.reference.TINY)
+    with torch.no_grad(), loading.quiet():
+        out = on.model("eager")(**inputs)
+    try:
+        return out.vision_model_output is None
+    except AttributeError:
+        return True
+
+
 def padding_scores_nothing(on: Stage, defect: Defect) -> bool:
     inputs = on.reference.inputs(on.reference.TINY)
     with torch.no_grad(), loading.quiet():
@@ -349,6 +360,7 @@ DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] =
     ("vipllava", "saving", "language_model_names"): saved_under_other_names,
     ("vipllava", "strict-load", "base_class"): base_class_is_empty,
     ("kosmos2", "logits", "image_to_text_projection.x_attn"): connector_is_causal,
+    ("kosmos2", "outputs", "vision_model_output"): tower_output_raises,
     ("kosmos2", "reload", "padding_row"): rows_are_zero,
     ("kosmos2", "logits", "padding_row"): padding_scores_nothing,
     ("kosmos2", "generation", "generate() with nothing passed"): generation_repeats,

@@ -88,3 +88,10 @@ def _add_source(command: argparse.ArgumentParser, family: Family) -> None:
 
 def family_options(args: argparse.Namespace) -> dict[str, Any]:
     return {option.name: getattr(args, option.name) for option in families()[args.family].options}
+
+
+def known_defects() -> dict[str, Any]:
+    """family -> the defects of transformers that golden/ records for it."""
+    from ..core.checking import golden
+
+    return {name: golden.load_golden(name).get("known_defects", []) for name in families()}

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .. import families
 from ..core.errors import ConversionError
 from . import arguments, terminal
 
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         # not 1, which says that something changed
         terminal.complain(str(error))
         return 2
-    found = compare.compare(left, right, _recorded_defects(), records.every(places))
+    found = compare.compare(left, right, arguments.known_defects(), records.every(places))
     for file, render in ((args.markdown, markdown.to_markdown), (args.html, comparison.to_html)):
         if file:
             Path(file).write_text(render(found), encoding="utf-8")
@@ -49,9 +48,3 @@ def run(args: argparse.Namespace) -> int:
     else:
         terminal.comparison(terminal.console(), found)
     return 0 if found.level == "same" else 1
-
-
-def _recorded_defects() -> dict[str, Any]:
-    from ..core.checking import golden
-
-    return {name: golden.load_golden(name).get("known_defects", []) for name in families()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 
 CSS = """
 :root { color-scheme: light dark; --text: #1c2127; --soft: #5b6570; --line: #d8dee4; --page: #fff;
@@ -70,3 +71,8 @@ def document(title: str, body: str, style: str = "", script: str = "") -> str:
         f"<title>{escape(title)}</title>\n<style>{CSS}{style}</style>\n</head>\n<body>\n"
         f"{body}\n{scripted}</body>\n</html>\n"
     )
+
+
+def beside(name: str) -> str:
+    """A style or a script that lies beside this module."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
