@@ -10,8 +10,9 @@ from typing import Any
 from . import selection
 from .family import Family
 from .manifest import Manifest
-from .mapping import adapters
+from .mapping import adapters, signs
 from .mapping.coverage import explain
+from .mapping.key_mapping import KeyMapping
 from .mapping.keys import collapse
 from .reading.checkpoint import Progress, open_checkpoint
 
@@ -58,7 +59,12 @@ def inspect(location: str, families: Sequence[Family], progress: Progress | None
             tree, state = max(checkpoint.records.items(), key=lambda item: len(item[1]))
             selected = selection.Selected(state, tree, "", _of_adapters(state))
         manifest = selection.manifest_of(selected.state)
-        drops, problems = _judge(family, manifest) if family and not refusal else ({}, ())
+        layout = selected.layout
+        drops, problems = (
+            _judge(family, layout.mapping if layout else family.mapping, manifest)
+            if family and not refusal
+            else ({}, ())
+        )
         return Inspection(
             location,
             checkpoint.container,
@@ -86,16 +92,23 @@ def _of_adapters(keys: Iterable[str]) -> tuple[str, ...]:
     return (f"an unmerged LoRA adapter: {how}",)
 
 
-def _judge(family: Family, manifest: Manifest) -> tuple[dict[str, str], tuple[str, ...]]:
-    """What a conversion would drop and why, and what it would refuse."""
+def _judge(
+    family: Family, mapping: KeyMapping, manifest: Manifest
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What a conversion would drop and why, and what it would refuse.
+
+    mapping: the family's, or that of the layout whose names the file has.
+    """
     companions = tuple(companion.prefix for companion in family.companions)
-    plan = family.mapping.plan(manifest)
+    plan = mapping.plan(manifest)
     drops = {key: move.dropped for move in plan.dropped for key in move.sources}
     lines = explain(
-        plan.coverage, family.mapping.nearest, {key: str(spec) for key, spec in manifest.items()}
+        plan.coverage, mapping.nearest, {key: str(spec) for key, spec in manifest.items()}
     )
     elsewhere = [
         line for line in lines if companions and any(prefix in line for prefix in companions)
     ]
-    problems = tuple(line for line in lines if line not in elsewhere)
+    sign = signs.read(plan.coverage.unmatched)
+    named = [f"{sign[0].what}: {sign[0].way_out}"] if sign else []
+    problems = (*named, *(line for line in lines if line not in elsewhere))
     return {str(k): str(v) for k, v in collapse(drops).items()}, problems

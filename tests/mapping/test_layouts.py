@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -140,6 +141,15 @@ def test_timms_own_file(kind: str, tmp_path: Path) -> None:
     assert {k: t.shape for k, t in saved.items()} == {k: t.shape for k, t in table.items()}
     assert all(torch.equal(saved[key], table[key]) for key in saved)
     converted(tmp_path / f"timm_{kind}.pt", tmp_path)
+
+
+def test_inspect_finds_nothing_wrong_with_another_layout(tmp_path: Path) -> None:
+    """inspect judges a file by the rules of its layout, and says whose names they are."""
+    torch.save(renamed(TIMM, main_state(FAMILY)), tmp_path / "model.pt")
+    found = command.run("inspect", tmp_path / "model.pt", "--json")
+    told = json.loads(found.out)
+    assert found.code == 0 and told["family"] == FAMILY and not told["problems"]
+    assert "the names are those of timm: read as the original's" in told["notes"]
 
 
 def test_a_layout_that_lacks_a_key_is_told_in_its_own_names(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,13 @@ def test_another_form_of_weights_is_named(kind: str, tmp_path: Path) -> None:
     found = command.convert(HOST, tmp_path / "model.pt", None)
     assert found.code == 1
     assert words in found.err and "no rule" not in found.err and "the way out: " in found.err
+
+
+def test_inspect_names_them_first(tmp_path: Path) -> None:
+    """inspect begins what is wrong with the word for it."""
+    torch.save(with_layers(KINDS["gptq"][0]), tmp_path / "model.pt")
+    found = command.run("inspect", tmp_path / "model.pt", "--json")
+    assert json.loads(found.out)["problems"][0].startswith("weights quantised by GPTQ or AWQ: ")
 
 
 def test_flat_parameters_are_named(tmp_path: Path) -> None:
