@@ -16,26 +16,6 @@ HOST = tiny.FAMILIES[0]
 # one linear layer's entries as each library saves them: ending -> tensor
 WEIGHT = torch.ones(8, 8)
 KINDS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
-    "gptq": (
-        {
-            "qweight": torch.ones(1, 8, dtype=torch.int32),
-            "qzeros": torch.ones(1, 1),
-            "scales": WEIGHT,
-        },
-        "GPTQ or AWQ",
-    ),
-    "bitsandbytes-8": ({"weight": WEIGHT.to(torch.int8), "SCB": torch.ones(8)}, "bitsandbytes"),
-    "bitsandbytes-4": (
-        {
-            "weight": torch.ones(32, 1, dtype=torch.uint8),
-            "weight.absmax": torch.ones(1),
-            "weight.quant_map": torch.ones(16),
-            "weight.quant_state.bitsandbytes__nf4": torch.ones(90, dtype=torch.uint8),
-        },
-        "bitsandbytes",
-    ),
-    "fp8": ({"weight": WEIGHT, "weight_scale_inv": torch.ones(1, 1)}, "low precision"),
-    "compressed": ({"weight_packed": WEIGHT.int(), "weight_scale": torch.ones(8)}, "low precision"),
     "pruned": ({"weight_orig": WEIGHT, "weight_mask": WEIGHT}, "prune.remove"),
     "weight-norm": ({"weight_g": torch.ones(8, 1), "weight_v": WEIGHT}, "remove_weight_norm"),
     "parametrised": (
@@ -67,9 +47,9 @@ def test_another_form_of_weights_is_named(kind: str, tmp_path: Path) -> None:
 
 def test_inspect_names_them_first(tmp_path: Path) -> None:
     """inspect begins what is wrong with the word for it."""
-    torch.save(with_layers(KINDS["gptq"][0]), tmp_path / "model.pt")
+    torch.save(with_layers(KINDS["pruned"][0]), tmp_path / "model.pt")
     found = command.run("inspect", tmp_path / "model.pt", "--json")
-    assert json.loads(found.out)["problems"][0].startswith("weights quantised by GPTQ or AWQ: ")
+    assert json.loads(found.out)["problems"][0].startswith("a model that torch.nn.utils.prune")
 
 
 def test_flat_parameters_are_named(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What keys tell of a state dict that is something else than a model's plain weights.
 
 Endings that libraries give to the tensors they put in the place of a weight. They matter only
-where no rule knows the key: an original may call its own tensors as it likes.
+where no rule knows the key: an original may call its own tensors as it likes. Quantised weights
+are named before, by what their tensors are.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-_PLAIN = "convert the checkpoint of plain floating-point weights that it was made from"
 
 
 @dataclass(frozen=True)
@@ -26,29 +25,6 @@ class Sign:
 
 
 SIGNS = (
-    # AutoGPTQ, GPTQModel, AutoAWQ: linear layers
-    Sign("qweight|qzeros|g_idx", "weights quantised by GPTQ or AWQ", _PLAIN),
-    # bitsandbytes: nn/modules.py, functional.QuantState.as_dict
-    Sign(
-        r"SCB|weight_format|absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*",
-        "weights quantised by bitsandbytes",
-        _PLAIN,
-    ),
-    # compressed-tensors (llm-compressor), FP8 and MXFP4 checkpoints
-    Sign(
-        "weight_packed|weight_scale|weight_scale_inv|weight_zero_point|input_scale|weight_shape"
-        "|blocks|scales",
-        "weights in packed or scaled low precision (compressed-tensors, FP8, MXFP4)",
-        _PLAIN,
-    ),
-    # torch.ao.quantization
-    Sign(
-        r"_packed_params(?:\._packed_params|\.dtype)?|zero_point|fake_quant_enabled|observer_enabled",
-        "modules quantised by torch",
-        _PLAIN,
-    ),
-    # HQQ
-    Sign("W_q", "weights quantised by HQQ", _PLAIN),
     # torch.nn.utils.prune
     Sign(
         "weight_orig|weight_mask|bias_orig|bias_mask",
