@@ -69,8 +69,6 @@ MAPPING = KeyMapping(
     )
 )
 
-FIELDS = originals.OPEN_CLIP_BERT
-
 # heads by (width, layers) of the tower; a head is 64 wide, in ViT-H-14's image tower 80
 HEADS = {
     "vision_config": {(768, 12): 12, (1024, 24): 16, (1280, 32): 16},
@@ -216,7 +214,7 @@ FAMILY = Family(
     checkpoint_flags=("--checkpoint_path",),
     published=PUBLISHED,
     refusals=REFUSALS,
-    fields=FIELDS,
+    fields=originals.OPEN_CLIP_BERT,
     config_files=originals.OPEN_CLIP_BERT_FILES,
     options=tokenizers.bert.OPTIONS,
     needs="--vocab FILE or --tokenizer DIR for the tokenizer; head counts of other sizes",

@@ -18,7 +18,6 @@ from .kit import (
     Rename,
     Reshape,
     Source,
-    fields,
     originals,
 )
 from .kit.labels import imagenet_1k
@@ -121,27 +120,6 @@ PUBLISHED = (
     *(_published("huge", "22k", edge) for edge in (384, 512)),
 )
 
-# in fine-tuning checkpoints the original keeps its command line: main_finetune.py, get_args_parser
-FIELDS = fields.Fields(
-    (
-        fields.Field("image_size", fields.Whole(1, 2048), ("args:input_size",)),
-        fields.Field("num_labels", fields.Whole(1), ("args:nb_classes",)),
-        fields.Field("drop_path_rate", fields.Number(0.0, 1.0), ("args:drop_path",)),
-        fields.Field("crop_pct", fields.Number(0.0, 1.0, above=True), ("args:crop_pct",), False),
-        fields.Field(
-            "imagenet_default_mean_and_std",
-            fields.Flag(),
-            ("args:imagenet_default_mean_and_std",),
-            written=False,
-        ),
-        fields.Field("id2label", fields.Table(fields.Text())),
-        fields.Field("label2id", fields.Table(fields.Whole()), written=False),
-    ),
-    (
-        fields.Ignored(("args:head_init_scale",), "what training starts with"),
-        fields.Ignored(("args:model",), "sizes are read off the tensors"),
-    ),
-)
 _PRETRAINED = "this converter takes fine-tuned classifiers (…_ema.pt)"
 
 REFUSALS = (
@@ -268,7 +246,7 @@ FAMILY = Family(
     published=PUBLISHED,
     refusals=REFUSALS,
     layouts=LAYOUTS,
-    fields=FIELDS,
+    fields=originals.MAIN_FINETUNE,
     config_files=(originals.config_json("convnextv2"),),
     checkpoint_flags=("--checkpoint_url",),
 )

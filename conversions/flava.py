@@ -30,7 +30,6 @@ from .kit import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-DALLE = "encoder.pkl"
 LEAF, CONV = "{leaf:weight|bias}", "{leaf:w=weight|b=bias}"
 IMAGE, TEXT = "image_encoder.module.embeddings", "text_encoder.module.embeddings"
 PATCHES, IDS = f"{IMAGE}.patch_embeddings.projection", f"{TEXT}.position_ids"
@@ -112,9 +111,6 @@ MAPPING = KeyMapping(
 )
 
 
-FIELDS = originals.TORCHMULTIMODAL
-
-
 def config(source: Source) -> Config:
     size, count = source.manifest.size, source.manifest.count
     grid = misfits.square_side(source.manifest, f"{IMAGE}.position_embeddings", 1)
@@ -147,12 +143,7 @@ def config(source: Source) -> Config:
     width = read["hidden_size"] = read["multimodal_config"]["hidden_size"]
     read["projection_dim"] = size("text_projection.weight")
     required = {f"{part}_config.num_attention_heads": "no tensor tells it" for part in TOWERS}
-    # what the original's builder takes when nothing is said
-    eps = {"layer_norm_eps": 1e-12}
-    towers_own = (
-        "nothing reads it here: image_config, text_config, multimodal_config have their own"
-    )
-    shared = "the target's prediction heads share it, the original's keep gelu"
+    eps = {"layer_norm_eps": 1e-12}  # the default of the original's builder
     common = {"hidden_act": "gelu", "qkv_bias": True}
     heads = {"num_attention_heads": 12} if width == 768 else {}  # the published size
     # the codebook damps its branches by the number of blocks in its four groups
@@ -168,9 +159,7 @@ def config(source: Source) -> Config:
     assumed: Json = {f"{tower}_config": {**heads, **eps} for tower in TOWERS}
     assumed["multimodal_config"]["hidden_act"] = "gelu"
     checked = {"use_image_masking": True, "codebook_image_size": 8 * grid}
-    because = {"layer_norm_eps": towers_own}
-    because |= {f"{tower}_config.hidden_act": shared for tower in ("image", "text")}
-    return Config(read, fixed, assumed, required, checked, because=because)
+    return Config(read, fixed, assumed, required, checked, because=originals.SHARED_BY_HEADS)
 
 
 def processor(config: Json, source: Source) -> Processor:
@@ -186,33 +175,7 @@ def processor(config: Json, source: Source) -> Processor:
     if image["num_channels"] != 3:
         return Processor(files, (*missing, "image processor: the original's makes RGB images only"))
     grid = image["image_size"] // image["patch_size"]
-    entry: Json = {
-        "image_processor_type": "FlavaImageProcessor",
-        "processor_class": "FlavaProcessor",
-        "do_convert_rgb": True,
-        "codebook_do_map_pixels": True,
-        "image_mean": processors.MEAN,
-        "image_std": processors.STD,
-        "resample": 3,
-        "codebook_resample": 1,
-        "codebook_image_mean": [0.0] * 3,
-        "codebook_image_std": [1.0] * 3,
-        "return_image_mask": False,
-        "return_codebook_pixels": False,
-        "input_size_patches": grid,
-        # 75 of 14 x 14 patches are masked, in blocks of 16 or more; other grids in proportion
-        "total_mask_patches": 75 * grid**2 // 196,
-        "mask_group_min_patches": 16 * grid**2 // 196,
-        "mask_group_max_patches": None,
-        "mask_group_min_aspect_ratio": 0.3,
-        "mask_group_max_aspect_ratio": None,
-    }
-    # one word of the codebook covers 8 x 8 pixels and stands for one patch
-    for view, edge in (("", image["image_size"]), ("codebook_", 8 * grid)):
-        for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
-            entry[f"{view}{step}"] = True
-        entry[f"{view}size"] = entry[f"{view}crop_size"] = {"height": edge, "width": edge}
-        entry[f"{view}rescale_factor"] = 1 / 255
+    entry = processors.with_codebook_view(image["image_size"], grid)
     return Processor({**files, "preprocessor_config.json": entry}, missing)
 
 
@@ -252,9 +215,8 @@ FAMILY = Family(
     config,
     outputs,
     processor,
-    fields=FIELDS,
+    fields=originals.TORCHMULTIMODAL,
     config_files=(originals.config_json("flava"),),
-    settings=("args", "config", "hyper_parameters"),
     # no public location of the file is known
     published=(Published("flava-full", "flava_full.pt", "flava-full", hub_name="flava-full"),),
     refusals=(

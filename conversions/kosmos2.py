@@ -79,7 +79,6 @@ PUBLISHED = (
     ),
 )
 
-FIELDS = originals.FAIRSEQ_DECODER_CLIP
 _HEADS = {2048: 32, 1024: 16}  # the published size: width -> heads
 _HEADS_OF = (
     ("text_config", "attention_heads", "embed_dim"),
@@ -254,9 +253,8 @@ FAMILY = Family(
     containers=("model",),
     published=PUBLISHED,
     refusals=REFUSALS,
-    fields=FIELDS,
+    fields=originals.FAIRSEQ_DECODER_CLIP,
     config_files=(originals.config_json("kosmos-2"),),
-    settings=("args", "cfg.model"),
     options=(tokenizers.sentencepiece.OPTION,),
     checkpoint_flags=("--kosmos2_checkpoint_path",),
 )

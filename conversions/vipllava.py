@@ -17,6 +17,7 @@ from .kit import (
     Refusal,
     Rename,
     Source,
+    layouts,
     originals,
     spellings,
     tokenizers,
@@ -34,10 +35,6 @@ _TEXT_PARTS = (
     "self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.o_proj|mlp.gate_proj|"
     "mlp.up_proj|mlp.down_proj|input_layernorm|post_attention_layernorm"
 )
-_VISION_PARTS = (
-    "self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.out_proj|"
-    "layer_norm1|mlp.fc1|mlp.fc2|layer_norm2"
-)
 # upstream draws the new rows of both matrices from the rows of the embedding
 _EXPAND = Expand(_EMBED, f"{_TEXT}.embed_tokens.weight", like=_EMBED, added=2, multiple_of=64)
 
@@ -50,19 +47,7 @@ MAPPING = KeyMapping(
         ),
         Rename("model.norm.weight", f"{_TEXT}.norm.weight"),
         Expand(_HEAD, "language_model.lm_head.weight", like=_EMBED, added=2, multiple_of=64),
-        Rename(f"{_TOWER}.embeddings.class_embedding", f"{_VISION}.embeddings.class_embedding"),
-        Rename(
-            f"{_TOWER}.embeddings.{{part:patch_embedding|position_embedding}}.weight",
-            f"{_VISION}.embeddings.{{part}}.weight",
-        ),
-        Rename(
-            f"{_TOWER}.{{part:pre_layrnorm|post_layernorm}}.{{leaf:weight|bias}}",
-            f"{_VISION}.{{part}}.{{leaf}}",
-        ),
-        Rename(
-            f"{_TOWER}.encoder.layers.{{vision_layer}}.{{part:{_VISION_PARTS}}}.{{leaf:weight|bias}}",
-            f"{_VISION}.encoder.layers.{{vision_layer}}.{{part}}.{{leaf}}",
-        ),
+        *layouts.clip_tower(_TOWER, _VISION),
         Rename(
             f"{_PROJECTOR}.clip_layernorm.{{leaf:weight|bias}}",
             "multi_modal_projector.projector_layernorm.{leaf}",
@@ -84,20 +69,12 @@ MAPPING = KeyMapping(
     )
 )
 
-FIELDS = originals.LLAVA
 # Vicuna 1.5 and CLIP ViT-L by hidden_size, intermediate_size, num_hidden_layers
 _VICUNA = {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
 _KNOWN: dict[tuple[int, ...], Json] = {
     (4096, 11008, 32): {"num_attention_heads": 32, **_VICUNA},
     (5120, 13824, 40): {"num_attention_heads": 40, **_VICUNA},
     (1024, 4096, 24): {"num_attention_heads": 16},
-}
-# what a LLaMA config means that does not say it
-_LLAMA: Json = {
-    "hidden_act": "silu",
-    "rope_theta": 10000.0,
-    "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 2048,
 }
 _UNTOLD = "not in the tensors, and their sizes are not those of the published 7B and 13B"
 _LAYERS = ("vision_feature_layers", "vision_feature_layer")
@@ -110,11 +87,7 @@ def config(source: Source) -> Config:
         "intermediate_size": tensors.size("model.layers.0.mlp.up_proj.weight"),
         "num_hidden_layers": tensors.count("model.layers."),
     }
-    vision = {
-        "hidden_size": tensors.size(f"{_TOWER}.embeddings.class_embedding"),
-        "intermediate_size": tensors.size(f"{_TOWER}.encoder.layers.0.mlp.fc1.weight"),
-        "num_hidden_layers": tensors.count(f"{_TOWER}.encoder.layers."),
-    }
+    vision = layouts.clip_tower_sizes(tensors, _TOWER)
     known_text, known_vision = (_KNOWN.get(tuple(part.values()), {}) for part in (text, vision))
     layers = source.given.get(_LAYERS[0], [-2, -5, -8, -11, 6])
     heads = told.get("num_attention_heads", known_text.get("num_attention_heads"))
@@ -148,21 +121,16 @@ def config(source: Source) -> Config:
         },
         assumed={
             "vision_feature_layers": layers,
-            "text_config": {"bos_token_id": 1, "eos_token_id": 2, **_LLAMA, **known_text},
-            "vision_config": {
-                "hidden_act": "quick_gelu",
-                "layer_norm_eps": 1e-5,
-                "projection_dim": 768,
-                **known_vision,
+            "text_config": {
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+                **originals.LLAMA_DEFAULTS,
+                **known_text,
             },
+            "vision_config": {**originals.CLIP_DEFAULTS, **known_vision},
         },
         required={f"{part}_config.num_attention_heads": _UNTOLD for part in ("text", "vision")},
-        checked={
-            "mm_hidden_size": vision["hidden_size"] * len(layers),
-            "mm_projector_type": "mlp2x_gelu",
-            "mm_vision_tower": "clip_4layers_336",
-            "mm_patch_merge_type": "flat",
-        },
+        checked={"mm_hidden_size": vision["hidden_size"] * len(layers), **originals.LLAVA_FIXED},
     )
 
 
@@ -284,7 +252,7 @@ FAMILY = Family(
     containers=("state_dict", "model"),
     published=PUBLISHED,
     refusals=REFUSALS,
-    fields=FIELDS,
+    fields=originals.LLAVA,
     config_files=originals.LLAVA_FILES,
     options=(*tokenizers.folder.OPTIONS, vocabulary.SEED),
     checkpoint_flags=("--old_state_dict_id=hf://{}/model_state_dict_7b.bin",),

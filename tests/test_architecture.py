@@ -83,17 +83,6 @@ def calls(path: Path) -> Iterator[tuple[str, int]]:
                 yield f".{node.func.attr}", node.lineno
 
 
-def code_lines(path: Path) -> int:
-    """Lines that are neither empty nor comment nor docstring."""
-    text = path.read_text(encoding="utf-8")
-    words: set[int] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            words |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    lines = enumerate(map(str.strip, text.splitlines()), start=1)
-    return sum(1 for number, line in lines if line and line[0] != "#" and number not in words)
-
-
 @pytest.mark.parametrize("path", CORE, ids=ids)
 def test_core_never_imports_a_family(path: Path) -> None:
     """How conversion works does not depend on what is converted."""
@@ -142,8 +131,8 @@ def test_only_the_command_line_prints(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONVERTERS, ids=ids)
 def test_a_converter_is_one_short_file(path: Path) -> None:
-    """What a family is takes at most 270 lines; what it shares belongs to the engine."""
-    assert code_lines(path) <= 270
+    """What a family is takes at most 260 lines, blank ones too; what it shares is the engine's."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 260
 
 
 @pytest.mark.parametrize("path", CONVERTERS, ids=ids)

@@ -191,7 +191,7 @@ class Family:
     options: tuple[Option, ...] = ()
     fields: Fields = field(default_factory=Fields)
     config_files: tuple[ConfigFile, ...] = ()
-    settings: tuple[str, ...] = ("args",)
+    settings: tuple[str, ...] = ("args", "cfg.model", "config", "hyper_parameters")
     companions: tuple[Companion, ...] = ()
     checkpoint_flags: tuple[str, ...] = ()
     needs: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ..core.manifest import Json, Manifest
@@ -41,4 +42,32 @@ def openai_vit_sizes(tensors: Manifest, source: str) -> Json:
         "num_channels": tensors.size(kernel, 1),
         "patch_size": patch,
         "image_size": patch * side,
+    }
+
+
+def clip_tower(source: str, target: str) -> Iterator[Rule]:
+    """transformers' CLIPVisionTransformer at `source`, kept under its names at `target`.
+
+    Its layers are counted by {vision_layer}.
+    """
+    parts = (
+        "self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.out_proj|"
+        "layer_norm1|mlp.fc1|mlp.fc2|layer_norm2"
+    )
+    paths = (
+        "embeddings.{part:patch_embedding|position_embedding}.weight",
+        "{part:pre_layrnorm|post_layernorm}.{leaf:weight|bias}",
+        f"encoder.layers.{{vision_layer}}.{{part:{parts}}}.{{leaf:weight|bias}}",
+    )
+    yield Rename(f"{source}.embeddings.class_embedding", f"{target}.embeddings.class_embedding")
+    for path in paths:
+        yield Rename(f"{source}.{path}", f"{target}.{re.sub(':[^}]*', '', path)}")
+
+
+def clip_tower_sizes(tensors: Manifest, source: str) -> dict[str, int]:
+    """What the tensors tell of its width and depth."""
+    return {
+        "hidden_size": tensors.size(f"{source}.embeddings.class_embedding"),
+        "intermediate_size": tensors.size(f"{source}.encoder.layers.0.mlp.fc1.weight"),
+        "num_hidden_layers": tensors.count(f"{source}.encoder.layers."),
     }

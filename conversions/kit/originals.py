@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ..core.reading.documents import ConfigFile
 from ..core.reading.fields import Field, Fields, Ignored
-from ..core.reading.kinds import Flag, Kind, Listing, Number, Text, Whole
+from ..core.reading.kinds import Flag, Kind, Listing, Number, Table, Text, Whole
 from . import fields
 from .fields import BERT, CLIP_VISION, LLAMA, rope, section
 
@@ -203,11 +203,63 @@ TORCHMULTIMODAL = Fields(
 """torchmultimodal's flava_model(): three towers and a codebook."""
 
 
+_SHARED = "the target's prediction heads share it, the original's keep gelu"
+SHARED_BY_HEADS = {
+    "layer_norm_eps": "nothing reads it here: image_, text_ and multimodal_config have their own",
+    "image_config.hidden_act": _SHARED,
+    "text_config.hidden_act": _SHARED,
+}
+"""Why a tower of FlavaForPreTraining has no choice where flava_model() has one."""
+
+MAIN_FINETUNE = Fields(
+    (
+        Field("image_size", Whole(1, 2048), ("args:input_size",)),
+        Field("num_labels", Whole(1), ("args:nb_classes",)),
+        Field("drop_path_rate", Number(0.0, 1.0), ("args:drop_path",)),
+        Field("crop_pct", Number(0.0, 1.0, above=True), ("args:crop_pct",), False),
+        Field(
+            "imagenet_default_mean_and_std",
+            Flag(),
+            ("args:imagenet_default_mean_and_std",),
+            written=False,
+        ),
+        Field("id2label", Table(Text())),
+        Field("label2id", Table(Whole()), written=False),
+    ),
+    (
+        Ignored(("args:head_init_scale",), "what training starts with"),
+        Ignored(("args:model",), "sizes are read off the tensors"),
+    ),
+)
+"""ConvNeXt's classifiers; fine-tuning keeps its command line (main_finetune.py) in checkpoints."""
+
+
 def config_json(*kinds: str) -> ConfigFile:
     """config.json beside a checkpoint, where its model_type says one of these."""
     return ConfigFile(("config.json",), kinds=kinds)
 
 
+LLAMA_DEFAULTS: dict[str, str | float] = {
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 2048,
+}
+"""What a LLaMA config means that does not say it."""
+CLIP_DEFAULTS: dict[str, str | float] = {
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "projection_dim": 768,
+}
+"""What the image tower of CLIP ViT-L means that does not say it."""
+LLAVA_FIXED = {
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_tower": "clip_4layers_336",
+    "mm_patch_merge_type": "flat",
+}
+"""Settings with which the original builds a projector over five hidden states."""
 LLAVA_FILES = (
     config_json("llava_llama", "llava", "vipllava"),
     ConfigFile(

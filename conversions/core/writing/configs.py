@@ -27,6 +27,8 @@ from ..reading.fields import (
 from ..reading.kinds import Unfit, like, short
 
 NO_FIELDS = Fields()
+_LOCATED = 100
+"""Unknown fields that a place is looked for; names are compared with every known one."""
 
 
 def flatten(config: Json, prefix: str = "") -> Json:
@@ -199,7 +201,8 @@ def _settled(given: Given, parts: Config, fields: Fields) -> tuple[Json, list[st
         elif _is_bookkeeping(path):
             without.setdefault((label, BOOKKEEPING), []).append(path)
         elif unknown.document.strict:
-            problems.append(f"{path}: unknown in {label}; {nearest(path, names)}")
+            where = nearest(path, names) if len(problems) < _LOCATED else "see those above"
+            problems.append(f"{path}: unknown in {label}; {where}")
         else:
             without.setdefault((label, "settings of a training run"), []).append(path)
     lines = [f"{a}: without effect ({why}): {listed(n)}" for (a, why), n in without.items()]
