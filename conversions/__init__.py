@@ -27,9 +27,19 @@ if TYPE_CHECKING:
     from .core.pipeline import Request
     from .core.reading.checkpoint import Progress
     from .core.report import Report
+    from .core.restoring import Restored
 
 __version__ = "0.1.0"
-__all__ = ["CheckFailed", "ConversionError", "convert", "families", "family", "inspect", "verify"]
+__all__ = [
+    "CheckFailed",
+    "ConversionError",
+    "convert",
+    "families",
+    "family",
+    "inspect",
+    "restore",
+    "verify",
+]
 
 
 @cache
@@ -198,6 +208,47 @@ def verify(
     if strict:
         return pipeline.verify(request, Path(model))
     return verification.verify(request, Path(model))
+
+
+def _family_named(name: str) -> Family:
+    """`family`, where an argument has that name."""
+    return family(name)
+
+
+def restore(
+    family: str,
+    model: str | Path,
+    output: str | Path,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **companions: str | Path | None,
+) -> Restored:
+    """A transformers folder back in the original's layout, for the original's own code.
+
+    model: a folder that a conversion wrote, or that transformers saved, fine-tuned or not. output:
+    .safetensors, or .pt, .pth, .bin for the original's container. companions: the family's second
+    files, such as codebook=FILE. dtype: None keeps the folder's.
+
+    Raises:
+        ConversionError: the folder does not hold the whole model, or a file cannot be written;
+            nothing is left.
+    """
+    from .core import restoring
+    from .core.reading import dtypes
+
+    chosen = _family_named(family)
+    known = {companion.option for companion in chosen.companions}
+    if unknown := sorted(set(companions) - known):
+        raise ConversionError(
+            f"{family}: no such files: {', '.join(unknown)}",
+            [f"files beside the output: {', '.join(sorted(known)) or 'none'}"],
+        )
+    if dtype is not None and dtype not in dtypes.COMPUTING:
+        raise ConversionError(f"dtype {dtype}: not one of {', '.join(dtypes.COMPUTING)}")
+    files = {name: Path(path) for name, path in companions.items() if path is not None}
+    return restoring.restore(chosen, Path(model), Path(output), files, dtype, overwrite, progress)
 
 
 def inspect(checkpoint: str | Path, *, progress: Progress | None = None) -> Inspection:

@@ -14,7 +14,17 @@ from .. import __version__
 from ..core.errors import ConversionError
 from . import terminal
 
-COMMANDS = ("list", "inspect", "convert", "verify", "batch", "compare", "releases", "bisect")
+COMMANDS = (
+    "list",
+    "inspect",
+    "convert",
+    "verify",
+    "restore",
+    "batch",
+    "compare",
+    "releases",
+    "bisect",
+)
 """One module each, in the order of --help; its add() takes the subparsers."""
 
 

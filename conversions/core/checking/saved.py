@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from ..manifest import Json
-from ..mapping.key_mapping import Plan
+from ..mapping.key_mapping import KeyMapping, Plan
 from ..mapping.keys import template
 from ..reading import json as untrusted_json
 from ..reading.checkpoint import open_checkpoint
@@ -112,6 +112,40 @@ def spelled(keys: Iterable[str], targets: Iterable[str]) -> dict[str, str]:
     free = [target for target in wanted if target not in set(found.values())]
     found |= _by_tails([key for key in keys if key not in found], free)
     return found
+
+
+def spelled_by_rules(mapping: KeyMapping, keys: Iterable[str]) -> dict[str, str]:
+    """Key of a file -> the target key of a rule, where no source tells which targets there are.
+
+    A key that is none has leading modules replaced by those that targets begin with: as few as
+    will do, and where that leaves no choice.
+    """
+    heads = mapping.target_heads()
+    found: dict[str, str] = {}
+    rest: list[str] = []
+    for key in keys:
+        name = next((k for k in (key, _first_name(key)) if mapping.source_keys(k)), None)
+        if name is None:
+            rest.append(key)
+        else:
+            found[key] = name
+    taken = set(found.values())
+    for key in rest:
+        targets = _reheaded(mapping, _first_name(key), heads) - taken
+        if len(targets) == 1:
+            found[key] = targets.pop()
+    return found
+
+
+def _reheaded(mapping: KeyMapping, key: str, heads: Iterable[str]) -> set[str]:
+    parts = key.split(".")
+    for cut in range(1, len(parts)):
+        tail = ".".join(parts[cut:])
+        names = {f"{head}{tail}" for head in heads}
+        if targets := {name for name in names if mapping.source_keys(name)}:
+            return targets
+    names = {f"{head}{key}" for head in heads}
+    return {name for name in names if mapping.source_keys(name)}
 
 
 def _first_name(key: str) -> str:

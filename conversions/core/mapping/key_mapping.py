@@ -84,6 +84,36 @@ class KeyMapping:
         found = self._targets.find(target)
         return found[0].source_keys(found[2]) if found else ()
 
+    def target_heads(self) -> list[str]:
+        """What target keys begin with, module by module: "", `text.`, `text.model.` …"""
+        heads = {""}
+        for pattern, _ in self._targets.all:
+            parts = pattern.literals[0].split(".")[:-1]
+            heads |= {".".join(parts[:n]) + "." for n in range(1, len(parts) + 1)}
+        return sorted(heads, key=len)
+
+    def copies(self, keys: Iterable[str]) -> dict[str, str]:
+        """Source keys that are dropped as copies of one of these -> the one they repeat."""
+        found: dict[str, str] = {}
+        for prepared in self._prepared:
+            if prepared.targets or not prepared.witnesses:
+                continue
+            for key in keys:
+                binding = prepared.witnesses[0].match(key)
+                if binding is not None:
+                    found[prepared.sources[0].format(binding)] = key
+        return found
+
+    def left_out(self, keys: Iterable[str]) -> dict[str, str]:
+        """Patterns of dropped source keys that repeat none of these -> why they are dropped."""
+        keys, found = list(keys), {}
+        for prepared in self._prepared:
+            held = any(p.match(key) is not None for p in prepared.witnesses for key in keys)
+            if not prepared.targets and not held:
+                reason = prepared.rule.dropped([pattern.text for pattern in prepared.witnesses])
+                found[prepared.sources[0].text] = reason
+        return found
+
     def nearest(self, key: str) -> str:
         """The source pattern most like a key that no rule claims."""
         wanted = re.sub(r"\d+", "0", key[:_LONGEST])
