@@ -2,6 +2,8 @@
 
     python benchmarks/convert.py                       ConvNeXt V2 huge, 2.6 GB
     python benchmarks/convert.py --family kosmos2 --runs 3 --directory /big/disk
+    python benchmarks/convert.py --sizes --runs 1      cost against size, 15 MB to 2.6 GB
+    python benchmarks/convert.py --limit 1G --cold     in a control group, nothing in the cache
 
 A full-size checkpoint of noise is generated in the original's container, one tensor in memory at
 a time. Every measurement is a process of its own; the kinds take turns, in an order drawn for
@@ -30,6 +32,8 @@ from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import measure
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout needs no installation to be measured
@@ -153,6 +157,18 @@ def generate(family: str, case: Case, directory: Path) -> dict[str, Path]:
     return paths
 
 
+@dataclass(frozen=True)
+class How:
+    """Under which circumstances: nothing of the source in the cache, and so much memory.
+
+    sizes: only the call and the copy are of interest.
+    """
+
+    cold: bool = False
+    limit: int | None = None
+    sizes: bool = False
+
+
 # --- one measurement, in a process of its own ---------------------------------------------
 
 
@@ -237,22 +253,55 @@ def anonymous(process: int) -> int:
     return total
 
 
-def measure(
-    kind: str, family: str, variant: str, files: dict[str, Path], output: Path
+def one_run(
+    kind: str, family: str, variant: str, files: dict[str, Path], output: Path, how: How
 ) -> dict[str, Any]:
     """One run: seconds, processor seconds, anonymous memory at the start and at its peak."""
     shutil.rmtree(output, ignore_errors=True)
     os.sync()  # what earlier runs wrote is not this one's business
+    if how.cold:
+        for path in files.values():
+            forget(path)
     if kind == "copy":
         output.mkdir()
         return timed(lambda: copy(list(files.values()), output))
     if kind == "command":
         flags = [text for role, path in files.items() for text in (f"--{role}", str(path))]
         command = [sys.executable, "-m", "conversions", "convert", family, "--output", str(output)]
-        return timed(lambda: observe([*command, *flags]))
+        return timed(lambda: observe([*command, *flags], how.limit))
     given = json.dumps({role: str(path) for role, path in files.items()})
     command = [sys.executable, __file__, "--child", kind, family, variant, given, str(output)]
-    return observe(command)
+    return observe(command, how.limit)
+
+
+def forget(path: Path) -> None:
+    """Take a file out of the page cache."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextlib.contextmanager
+def limited(limit: int | None) -> Iterator[list[str]]:
+    """What a command begins with so that it and its page cache have no more memory than this.
+
+    A control group of the first version or the second; making one takes an administrator.
+    """
+    if limit is None:
+        yield []
+        return
+    old = Path("/sys/fs/cgroup/memory")
+    home, name = (old, "memory.limit_in_bytes") if old.is_dir() else (old.parent, "memory.max")
+    group = home / f"conversions-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / name).write_text(str(limit))
+    except OSError as error:
+        raise SystemExit(f"error: --limit needs a control group: {error}") from None
+    try:
+        yield ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
+    finally:
+        group.rmdir()
 
 
 def timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -270,14 +319,17 @@ def copy(files: list[Path], output: Path) -> dict[str, Any]:
     return {}
 
 
-def observe(command: list[str]) -> dict[str, Any]:
+def observe(command: list[str], limit: int | None = None) -> dict[str, Any]:
     """Run a process and watch its memory; a child of this file tells its own figures as JSON.
 
     When it has imported everything, the watch begins anew.
     """
     result: dict[str, Any] = {"base": 0, "peak": 0}
     with (
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process,
+        limited(limit) as within,
+        subprocess.Popen(
+            [*within, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as process,
         sampled(process.pid, result),
     ):
         assert process.stdout is not None
@@ -312,14 +364,17 @@ def sampled(process: int, result: dict[str, Any]) -> Iterator[None]:
 # --- all of them --------------------------------------------------------------------------
 
 
-def kinds_of(case: Case) -> list[str]:
-    return [kind for kind in KINDS if kind != "upstream" or case.upstream]
+def kinds_of(case: Case, sizes: bool) -> list[str]:
+    kinds = ("convert", "copy") if sizes else KINDS
+    return [kind for kind in kinds if kind != "upstream" or case.upstream]
 
 
-def benchmark(family: str, case: Case, runs: int, directory: Path, keep: bool) -> dict[str, Any]:
+def benchmark(
+    family: str, case: Case, runs: int, directory: Path, keep: bool, how: How
+) -> dict[str, Any]:
     """Generate, measure in turns, delete; medians of every figure of every kind."""
     output = directory / f"{family}-output"
-    figures: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds_of(case)}
+    figures: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds_of(case, how.sizes)}
     try:
         files = generate(family, case, directory)
         size = sum(path.stat().st_size for path in files.values())
@@ -330,7 +385,7 @@ def benchmark(family: str, case: Case, runs: int, directory: Path, keep: bool) -
             # say) shall not always meet the same other
             for kind in random.Random(run).sample(list(figures), len(figures)):
                 found = figures[kind]
-                found.append(measure(kind, family, case.variant, files, output))
+                found.append(one_run(kind, family, case.variant, files, output, how))
                 line = f"{family} {run + 1}/{runs} {KINDS[kind]}: {found[-1]['seconds']:.2f} s"
                 print(line, file=sys.stderr, flush=True)
     finally:
@@ -386,6 +441,60 @@ def needed(family: str, case: Case) -> int:
     return 2 * size + (256 << 20)
 
 
+SIZES = ("atto", "base", "large", "huge")
+"""Variants of ConvNeXt V2 from 15 MB to 2.6 GB."""
+
+
+def cases(args: argparse.Namespace) -> Iterator[tuple[str, Case]]:
+    """The families and variants asked for."""
+    for family in args.family or ["convnextv2"]:
+        case = CASES[family]
+        chosen = SIZES if args.sizes and family == "convnextv2" else [args.variant or case.variant]
+        for variant in chosen:
+            upstream = case.upstream and not (args.no_upstream or args.sizes)
+            yield family, replace(case, variant=variant, upstream=upstream)
+
+
+def size_of(text: str) -> int:
+    """Bytes of 1G, 512M."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    return int(float(text[:-1]) * units[text[-1].upper()]) if text[-1].isalpha() else int(text)
+
+
+def ratios(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Name -> seconds and the ratio to copying, for the history; anonymous memory as it grew."""
+    found = {}
+    for result in results:
+        copied = result["measured"]["copy"]
+        for kind in result["measured"]:
+            if kind == "copy":
+                continue
+            runs = result["measured"][kind]
+            pairs = zip(runs, copied, strict=True)
+            each = sorted(run["seconds"] / copy["seconds"] for run, copy in pairs)
+            grown = [max(run.get("peak", 0) - run.get("base", 0), 0) for run in runs]
+            found[f"{result['family']} {result['variant']}: {KINDS[kind]}"] = {
+                "seconds": round(result["medians"][kind]["seconds"], 3),
+                "cpu": round(result["medians"][kind]["cpu"], 3),
+                "over": KINDS["copy"],
+                "ratio": round(statistics.median(each), 3),
+                "low": round(each[0], 3),
+                "high": round(each[-1], 3),
+                "bytes": result["bytes"],
+                "anonymous": statistics.median(grown),
+                **goal(kind, result["bytes"], statistics.median(each)),
+            }
+    return found
+
+
+def goal(kind: str, size: int, ratio: float) -> dict[str, Any]:
+    """What a large file's ratio should be: times a copy."""
+    if size < 1e9 or kind not in ("convert", "command"):
+        return {}
+    wanted = 2.0 if kind == "command" else 1.3 if size > 1e10 else 1.15
+    return {"goal": wanted, "in seconds": False, "reached": ratio <= wanted}
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         kind, family, variant, files, output = sys.argv[2:]
@@ -398,27 +507,31 @@ def main() -> None:
     add("--directory", type=Path, help="for the large files (default: a temporary folder)")
     add("--keep", action="store_true", help="leave the generated checkpoint and use it next time")
     add("--no-upstream", action="store_true", help="leave upstream's way out")
+    add("--cold", action="store_true", help="nothing of the source in the page cache")
+    add("--limit", type=size_of, metavar="SIZE", help="memory, page cache included (1G)")
+    add("--sizes", action="store_true", help="cost against size: conversions.convert and cp alone")
     add("--json", type=Path, help="write every figure to this file")
+    add("--record", action="store_true", help="add the ratios to benchmarks/history")
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         directory = args.directory or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         directory.mkdir(parents=True, exist_ok=True)
         results = []
-        for family in args.family or ["convnextv2"]:
-            case = CASES[family]
-            case = replace(
-                case,
-                variant=args.variant or case.variant,
-                upstream=case.upstream and not args.no_upstream,
-            )
+        how = How(args.cold, args.limit, args.sizes)
+        for family, case in cases(args):
             free = shutil.disk_usage(directory).free
             if free < (size := needed(family, case)):
                 sizes = f"{size / 1e9:.1f} GB, and {directory} has {free / 1e9:.1f} GB left"
                 raise SystemExit(f"error: {family} needs {sizes}; pass --directory")
-            results.append(benchmark(family, case, args.runs, directory, args.keep))
+            results.append(benchmark(family, case, args.runs, directory, args.keep, how))
     show(results)
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
+    if args.record:
+        kind = "sizes" if args.sizes else "convert"
+        entry = measure.document(kind, args.runs, ratios(results))
+        entry["machine"] |= {"cold": how.cold, "limit": how.limit}
+        measure.record(entry)
 
 
 if __name__ == "__main__":
