@@ -103,9 +103,10 @@ def _products(rows: list[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ...]]:
     boxes: list[tuple[tuple[int, ...], ...]]
     boxes = [tuple((index,) for index in row) for row in dict.fromkeys(rows)]
     for axis in reversed(range(len(rows[0]))):
-        merged: dict[tuple[tuple[int, ...], ...], tuple[int, ...]] = {}
+        merged: dict[tuple[tuple[int, ...], ...], list[int]] = {}
         for box in boxes:
-            rest = box[:axis] + box[axis + 1 :]
-            merged[rest] = tuple(sorted((*merged.get(rest, ()), *box[axis])))
-        boxes = [(*rest[:axis], values, *rest[axis:]) for rest, values in merged.items()]
+            merged.setdefault(box[:axis] + box[axis + 1 :], []).extend(box[axis])
+        boxes = [
+            (*rest[:axis], tuple(sorted(values)), *rest[axis:]) for rest, values in merged.items()
+        ]
     return boxes

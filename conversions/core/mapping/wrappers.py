@@ -16,8 +16,8 @@ from .key_mapping import KeyMapping
 
 _DEEPEST = 8
 """Segments that a prefix may have: trainers nest a few wrappers, not dozens."""
-_LONGEST = 2048
-"""Characters of a key that is looked at; names of parameters are far shorter."""
+_LONGEST, _MOST = 512, 32
+"""Characters and dots of a key that is looked at; names of parameters have far fewer."""
 _PLACEHOLDERS = re.compile(r"\{\w+(?::([^{}]*))?\}")
 
 
@@ -121,11 +121,15 @@ def _cuts(key: str) -> Iterator[tuple[str, str]]:
     """Every way to cut a key into a prefix and the rest: at its start, behind its first dots."""
     yield "", key
     place = 0
-    for _ in range(_DEEPEST if len(key) <= _LONGEST else 0):
+    for _ in range(_DEEPEST if _is_name(key) else 0):
         place = key.find(".", place) + 1
         if not place:
             return
         yield key[:place], key[place:]
+
+
+def _is_name(key: str) -> bool:
+    return len(key) <= _LONGEST and key.count(".") <= _MOST
 
 
 def _without_wrappers(name: str, known: frozenset[str]) -> tuple[str, set[str]]:
@@ -133,7 +137,7 @@ def _without_wrappers(name: str, known: frozenset[str]) -> tuple[str, set[str]]:
 
     Not the first segment: that is a prefix's.
     """
-    first, *others = name.split(".") if len(name) <= _LONGEST else [name]
+    first, *others = name.split(".") if _is_name(name) else [name]
     inner = {segment for segment in others if _wraps(segment) and segment not in known}
     return ".".join([first, *(s for s in others if s not in inner)]), inner
 

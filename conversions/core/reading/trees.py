@@ -141,9 +141,15 @@ class Finder:
             for name, value in own.items():
                 if isinstance(value, (TensorRecord, Unreadable)) and name not in hidden:
                     self._visit(TENSOR_COST)
-                    yield f"{prefix}{_key_text(name)}", value
+                    yield f"{prefix}{self._part(name)}", value
         for name, child in (_entries(module.attributes.get("_modules")) or {}).items():
-            yield from self._module_leaves(child, f"{prefix}{_key_text(name)}.", depth + 1)
+            yield from self._module_leaves(child, f"{prefix}{self._part(name)}.", depth + 1)
+
+    def _part(self, name: Any) -> str:
+        """A part of a module's names, which are texts without dots to torch."""
+        if not isinstance(name, str):
+            raise DamagedFileError(f"{self.path}: a module is named by {describe(name)}, no text")
+        return name
 
     def _visit(self, times: int) -> None:
         self.visits += times
