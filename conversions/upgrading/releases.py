@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.errors import ConversionError
 from ..core.manifest import Json
+from ..core.reading import json as untrusted_json
 from . import records
 from .environments import Offer
 from .history import History, Trouble
@@ -56,7 +57,7 @@ def offered(places: Sequence[Path]) -> Offer:
     if path is None:
         return Offer((), {})
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = untrusted_json.loads(path.read_bytes())
         return Offer(tuple(stored["releases"]), dict(stored["yanked"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConversionError(
