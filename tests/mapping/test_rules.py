@@ -143,6 +143,18 @@ def test_holes_are_named():
     assert set(mapping.plan(keys).coverage.missing) == {"l.1.w", "l.1.b", "l.1.norm", "l.2.norm"}
 
 
+def test_an_optional_rule_holds_everywhere_once_it_fires():
+    """An optional rename of one layer is asked for in all; an optional drop may be anywhere."""
+    layers = Rename("l.{i}.w", "x.{i}.w")
+    keys = ["l.0.w", "l.1.w", "l.1.extra"]
+    rename = KeyMapping([layers, Rename("l.{i}.extra", "x.{i}.e", optional=True)])
+    assert rename.plan(keys).coverage.missing == ("l.0.extra",)
+    drop = KeyMapping([layers, Drop("l.{i}.extra", reason="a buffer", optional=True)])
+    assert not drop.plan(keys).coverage
+    every = KeyMapping([layers, Drop("l.{i}.extra", reason="a buffer")])
+    assert every.plan(keys).coverage.missing == ("l.0.extra",)
+
+
 def test_a_stray_index_implies_no_billion_layers():
     """One key with an absurd index is an error that names a few holes; a longer one is no key."""
     mapping = KeyMapping([Rename("l.{i}.{j}.w", "x.{i}.{j}.w")])
