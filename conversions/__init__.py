@@ -176,8 +176,8 @@ def convert(
 
 
 def verify(
-    family: str,
-    checkpoint: str | Path,
+    family: str | None,
+    checkpoint: str | Path | None,
     model: str | Path,
     *,
     config: str | Path | Json | Sequence[str | Path] | None = None,
@@ -192,7 +192,9 @@ def verify(
     """All checks on an existing folder against the checkpoint it was made from; writes nothing.
 
     The folder is judged by what it computes, whoever saved it: differences without effect are
-    notes. strict: it must be, bit for bit, what a conversion writes.
+    notes. family: None reads it off config.json. checkpoint: None looks at all but whether the
+    weights are the original's. model: a folder, or ORG/NAME[@REVISION] or hf://ORG/NAME on the
+    hub. strict: the folder must be, bit for bit, what a conversion writes.
 
     Returns:
         The report; failed checks are in it, not raised.
@@ -201,13 +203,19 @@ def verify(
         ConversionError: checkpoint or folder cannot be read.
     """
     from .core import pipeline, verification
+    from .core.reading.repository import fetch_folder
 
+    folder = fetch_folder(model)
+    if family is None:
+        family = verification.recognised(folder, tuple(families().values())).name
     request = _request(
-        family, checkpoint, config, dtype, weights, base, "5GB", checks, progress, options
+        family, checkpoint or "", config, dtype, weights, base, "5GB", checks, progress, options
     )
-    if strict:
-        return pipeline.verify(request, Path(model))
-    return verification.verify(request, Path(model))
+    if checkpoint is None:
+        if strict:
+            raise ConversionError("strict: needs the checkpoint", (), "give --checkpoint")
+        return verification.verify_alone(request, folder)
+    return (pipeline.verify if strict else verification.verify)(request, folder)
 
 
 def _family_named(name: str) -> Family:
@@ -248,7 +256,10 @@ def restore(
     if dtype is not None and dtype not in dtypes.COMPUTING:
         raise ConversionError(f"dtype {dtype}: not one of {', '.join(dtypes.COMPUTING)}")
     files = {name: Path(path) for name, path in companions.items() if path is not None}
-    return restoring.restore(chosen, Path(model), Path(output), files, dtype, overwrite, progress)
+    from .core.reading.repository import fetch_folder
+
+    folder = fetch_folder(model)
+    return restoring.restore(chosen, folder, Path(output), files, dtype, overwrite, progress)
 
 
 def inspect(checkpoint: str | Path, *, progress: Progress | None = None) -> Inspection:

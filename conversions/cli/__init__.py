@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..core.errors import ConversionError
-from . import terminal
+from . import terminal, verify
 
 COMMANDS = (
     "list",
@@ -31,7 +32,12 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     terminal.open_streams()
-    args = _parsed(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        given = verify.completed(given)
+    except ConversionError as error:
+        return _refused(argparse.Namespace(json="--json" in given), error)
+    args = _parsed(given)
     try:
         return int(args.run(args))
     except ConversionError as error:
@@ -64,7 +70,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     top = parser()
     args = top.parse_args(arguments)
     names = ("checkpoint", "output", "config", "model")
-    if empty := [f"--{name}" for name in names if getattr(args, name, None) == ""]:
+    if empty := [f"--{name}" for name in names if getattr(args, name, None) in ("", [""])]:
         top.error(f"empty: {', '.join(empty)} (an unset variable?)")
     return args
 

@@ -16,19 +16,19 @@ def add_common(command: argparse.ArgumentParser) -> None:
 
 
 def by_family(
-    command: argparse.ArgumentParser, description: str
+    command: argparse.ArgumentParser, description: str, needs_source: bool = True
 ) -> Iterator[argparse.ArgumentParser]:
     """A subcommand for each family, with its options; description: {0} is the family."""
     commands = command.add_subparsers(metavar="FAMILY", required=True, dest="family")
     for name, family in families().items():
         about = description.format(family)
         one = commands.add_parser(name, help=family.title, description=about)
-        _add_source(one, family)
+        _add_source(one, family, needs_source)
         yield one
 
 
-def _add_source(command: argparse.ArgumentParser, family: Family) -> None:
-    which = command.add_mutually_exclusive_group(required=True)
+def _add_source(command: argparse.ArgumentParser, family: Family, needed: bool) -> None:
+    which = command.add_mutually_exclusive_group(required=needed)
     plain = [flag for flag in family.checkpoint_flags if "=" not in flag]
     which.add_argument(
         "--checkpoint",

@@ -5,18 +5,47 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .. import verify
+from .. import families, verify
 from . import arguments, shown, terminal
 
 
 def add(commands: Any) -> None:
     command = commands.add_parser("verify", help="all checks on an existing folder")
-    for one in arguments.by_family(command, "Verify a {0.title} folder."):
-        one.add_argument("--model", required=True, metavar="DIR", help="the converted folder")
+    about = (
+        "Judge a {0.title} folder by what it computes. Without --checkpoint: all but whether the "
+        "weights are the original's."
+    )
+    for one in arguments.by_family(command, about, needs_source=False):
+        one.add_argument(
+            "--model",
+            required=True,
+            metavar="FOLDER",
+            help="the folder, or ORG/NAME[@REVISION] or hf://ORG/NAME on the hub",
+        )
         one.add_argument(
             "--strict", action="store_true", help="bit for bit what a conversion writes"
         )
         one.set_defaults(run=run, checks="all")
+
+
+def completed(given: list[str]) -> list[str]:
+    """The arguments with the family's name, where config.json of --model tells it.
+
+    `conversions verify --model DIR …` becomes `conversions verify FAMILY --model DIR …`.
+    """
+    options = given[1:]
+    if given[:1] != ["verify"] or not options or not options[0].startswith("-"):
+        return given
+    reader = argparse.ArgumentParser(add_help=False)
+    reader.add_argument("--model")
+    model = reader.parse_known_args(options)[0].model
+    if not model:
+        return given
+    from ..core import verification
+    from ..core.reading.repository import fetch_folder
+
+    found = verification.recognised(fetch_folder(model), tuple(families().values()))
+    return ["verify", found.name, *options]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,8 @@ are notes.
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from . import restoring, selection
 from .checking import (
     checks,
     copies,
@@ -29,11 +32,13 @@ from .checking import (
 from .checking.checks import Check
 from .checking.copies import Judgement
 from .checking.readings import Reading
-from .checking.saved import SavedFolder, open_saved, spelled, with_twins
+from .checking.saved import SavedFolder, config_of, open_saved, spelled, with_twins
 from .errors import ConversionError
+from .family import Family, Source
 from .manifest import Json
 from .pipeline import Opened, Request, make_report, opened, write_documents
 from .reading import json as untrusted_json, tensors
+from .reading.checkpoint import open_checkpoint
 from .report import Report
 from .writing import configs
 from .writing.folder import ModelFolder
@@ -108,6 +113,97 @@ def verify(request: Request, folder: Path) -> Report:
         files = [file for one in integrity for file in one.result()]
         report = make_report(source, folder, _in_order(results, folder), files)
         return replace(report, notes=(*report.notes, *_told(subject, files)))
+
+
+def recognised(folder: Path, families: Sequence[Family]) -> Family:
+    """The family whose model class, or kind of config, config.json names.
+
+    Raises:
+        ConversionError: it names none of these.
+    """
+    said = config_of(folder)
+    named = said.get("architectures") or []
+    for family in families:
+        if isinstance(named, list) and family.model_class in named:
+            return family
+    for family in families:
+        config_class = loading.model_class(family.model_class).config_class
+        if said.get("model_type") == config_class.model_type:
+            return family
+    raise ConversionError(
+        f"{folder}: config.json names no model of a family that is known",
+        [f"model_type {said.get('model_type')!r}, architectures {named!r}"],
+        f"families: {', '.join(family.name for family in families)}",
+    )
+
+
+NO_SOURCE = "no --checkpoint: whether these are the original's weights was not looked at"
+_OF_SOURCE = ("key-coverage", "parameter-sums", "exact-values", "round-trip")
+
+
+def verify_alone(request: Request, folder: Path) -> Report:
+    """All that can be said of a folder without the checkpoint it comes from.
+
+    Its tensors are read backwards into the original's layout; the model is then held against the
+    original's forward pass with these very weights, config and processor against what a
+    conversion of them would write.
+
+    Raises:
+        ConversionError: the folder does not hold the whole model, or cannot be read.
+    """
+    family = request.family
+    with tempfile.TemporaryDirectory() as place:
+        files = {c.option: Path(place) / f"{c.option}.safetensors" for c in family.companions}
+        main = Path(place) / f"{folder.name or 'model'}.safetensors"
+        restored = restoring.restore(family, folder, main, files)
+        options = {**request.options, **{name: str(path) for name, path in files.items()}}
+        given = request.config or configs.as_documents(_untold(family, main, files, folder))
+        report = verify(
+            replace(request, checkpoint=str(main), options=options, config=given), folder
+        )
+    results = [
+        checks.skipped(check.name, NO_SOURCE) if check.name in _OF_SOURCE else check
+        for check in report.checks
+    ]
+    lost = [note for note in restored.notes if "is zero" in note]
+    return replace(
+        report,
+        checkpoint=str(folder),
+        container=f"without a checkpoint; {report.container}",
+        sources=(),
+        checks=tuple(results),
+        notes=(*report.notes, *lost, NO_SOURCE),
+    )
+
+
+def _untold(family: Family, main: Path, files: dict[str, Path], folder: Path) -> Json:
+    """Fields that no tensor tells, as the folder's config.json has them, wherever they stand."""
+    with contextlib.ExitStack() as stack:
+        state: dict[str, Tensor] = {}
+        places = {"": main, **{c.prefix: files[c.option] for c in family.companions}}
+        for prefix, path in places.items():
+            tree = stack.enter_context(open_checkpoint(path)).trees[""]
+            state |= {f"{prefix}{key}": tensor for key, tensor in tree.items()}
+        parts = family.config(Source(selection.manifest_of(state)))
+    said = configs.flatten(config_of(folder))
+    found: Json = {}
+    for name in (*parts.required, *configs.flatten(parts.assumed)):
+        parent, _, leaf = name.rpartition(".")
+        held = [k for k in said if k.startswith(f"{parent}.") and k.endswith(f".{leaf}")]
+        place = next((key for key in (name, *held) if key in said), None)
+        if place is not None:
+            inner = found
+            for module in name.split(".")[:-1]:
+                inner = inner.setdefault(module, {})
+            inner[name.rpartition(".")[2]] = said[place]
+    # tables with keys of their own, such as names of classes, are given whole
+    tables = {name: value for name, value in parts.assumed.items() if name in found}
+    whole = {name: config_of(folder).get(name) for name in tables if isinstance(tables[name], dict)}
+    return {**found, **{k: v for k, v in whole.items() if isinstance(v, dict) and _indexed(v)}}
+
+
+def _indexed(table: Json) -> bool:
+    return bool(table) and all(name.isdigit() for name in table)
 
 
 def _in_order(results: Sequence[Check], folder: Path) -> list[Check]:
