@@ -310,13 +310,19 @@ def _plan(
     return plan
 
 
+def _after_dots(name: str) -> Iterator[int]:
+    """Where the segments of a dotted name begin."""
+    yield 0
+    yield from (place + 1 for place, character in enumerate(name) if character == ".")
+
+
 def _no_tensors(coverage: Coverage, other: MappingABC[str, str]) -> list[str]:
     """Wanted keys that the file does hold, but not as tensors."""
-    missing = [*coverage.missing, *(key for rule in coverage.idle for key in rule.sources)]
+    missing = {*coverage.missing, *(key for rule in coverage.idle for key in rule.sources)}
     return [
         f"{name}: there, but {what}: save the file again with a torch tensor in its place"
         for name, what in other.items()
-        if any(name == key or name.endswith(f".{key}") for key in missing)
+        if any(name[place:] in missing for place in _after_dots(name))
     ]
 
 
