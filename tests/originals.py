@@ -140,7 +140,6 @@ def timm_facts(reference: ModuleType) -> dict[str, list[str]]:
 DROPOUTS = {
     "text_attention_probs_dropout_prob": 0.1,
     "text_hidden_dropout_prob": 0.1,
-    "text_hidden_act": "gelu",
     "text_initializer_range": 0.02,
 }
 
@@ -285,6 +284,17 @@ def torchmultimodal_key(key: str) -> str:
     return f"model.{key}" if key.startswith(towers) else key
 
 
+class Function(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 def torchmultimodal_model(arch: Architecture) -> nn.Module:
     from torchmultimodal.models.flava import model as flava
     from torchmultimodal.modules.losses.flava import FLAVAPretrainingLoss
@@ -297,7 +307,10 @@ def torchmultimodal_model(arch: Architecture) -> nn.Module:
             f"{name}_num_attention_heads": tower["heads"],
             f"{name}_num_hidden_layers": tower["layers"],
             f"{name}_intermediate_size": tower["mlp"],
+            f"{name}_layer_norm_eps": tower["eps"],
         }
+    act = importlib.import_module("golden.reference._layers").ACTIVATIONS[fused["activation"]]
+    sizes["multimodal_intermediate_activation"] = lambda: Function(act)
     encoders = flava.flava_model(
         **sizes,
         image_size=image["image"],
@@ -308,13 +321,13 @@ def torchmultimodal_model(arch: Architecture) -> nn.Module:
         max_position_embeddings=text["positions"],
         text_and_image_proj_size=arch["projection"],
     )
-    # 1e-5 by default there; the original's heads are BERT's, and have BERT's epsilon
+    # 1e-5 by default there; the original's heads are BERT's, and have their encoder's epsilon
     loss = FLAVAPretrainingLoss(
-        hidden_size=hidden,
-        text_vocab_size=text["vocabulary"],
-        image_vocab_size=image["vocabulary"],
-        layer_norm_eps=1e-12,
+        hidden_size=hidden, text_vocab_size=text["vocabulary"], image_vocab_size=image["vocabulary"]
     )
+    for name, module in loss.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = (text if "mlm" in name else image)["eps"]
     codebook = flava.DalleVAEEncoder(pretrained=False)
     words = arch["codebook"]
     codebook.encoder = flava.DalleEncoder(
@@ -460,7 +473,8 @@ def torchscale(
         **{name: arch[name] for name in arch if name.startswith("decoder_")},
         vocab_size=arch["vocabulary"],
         subln=True,
-        no_scale_embedding=False,
+        no_scale_embedding=arch["no_scale_embedding"],
+        activation_fn=arch["activation_fn"],
         share_decoder_input_output_embed=True,
     )
     connector = MultiheadAttention(config, width, heads, encoder_decoder_attention=True)
@@ -579,10 +593,15 @@ def llama_model(arch: Architecture, state: State) -> Any:
         "vocab_size",
         "rms_norm_eps",
         "rope_theta",
+        "hidden_act",
+        "max_position_embeddings",
     )
     sizes = {name: arch[name] for name in names}
+    scaling = arch["rope_scaling"] or {"type": "default"}
+    if arch["rope_scaling"]:  # 5.x would take it for all of rope_parameters
+        sizes["rope_scaling"] = {**scaling, "rope_type": scaling["type"]}
     # 5.x reads the one, 4.x the other
-    rope = {"rope_type": "default", "rope_theta": arch["rope_theta"]}
+    rope = {**scaling, "rope_type": scaling["type"], "rope_theta": arch["rope_theta"]}
     model = LlamaForCausalLM(LlamaConfig(**sizes, rope_parameters=rope)).eval()
     foreign = ("model.vision_tower.", "model.mm_projector.")
     weights = {
