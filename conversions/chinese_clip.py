@@ -147,6 +147,9 @@ def config(source: Source) -> Config:
             assumed[tower]["num_attention_heads"] = known[like]
     # a head is 64 wide unless model_configs/ViT-*.json says otherwise
     wide, heads = source.given.get("vision_head_width", 64), assumed["vision_config"]
+    if vision["hidden_size"] % wide and "vision_head_width" in source.given:
+        line = f"vision_head_width: {wide} does not divide the width {vision['hidden_size']}"
+        raise ConfigError("chinese_clip: the width must divide into equal heads", [line])
     if vision["hidden_size"] % wide == 0:
         told = "vision_head_width" in source.given or "num_attention_heads" not in heads
         heads |= {"num_attention_heads": vision["hidden_size"] // wide} if told else {}
