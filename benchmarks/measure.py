@@ -55,6 +55,7 @@ def once(row: Row) -> dict[str, float]:
     """
     row.prepare()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its byte code
     before, began = os.times(), time.perf_counter()
     ended = subprocess.run(
         row.command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
