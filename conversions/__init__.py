@@ -10,14 +10,13 @@ Nothing heavy is imported before the first conversion.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import pkgutil
 import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .core import plugins
 from .core.errors import CheckFailed, ConversionError
 from .core.family import Family
 from .core.manifest import Json
@@ -33,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckFailed",
     "ConversionError",
+    "broken_families",
     "convert",
     "families",
     "family",
@@ -44,13 +44,13 @@ __all__ = [
 
 @cache
 def families() -> dict[str, Family]:
-    """Name -> Family, for every module of this package that declares one."""
-    found = {}
-    for module in pkgutil.iter_modules(__path__):
-        if not module.ispkg and module.name not in ("cli", "__main__"):
-            declared = importlib.import_module(f"{__name__}.{module.name}")
-            found[module.name] = declared.FAMILY
-    return dict(sorted(found.items()))
+    """Name -> Family, for every one that an installed distribution declares as an entry point."""
+    return {name: plugin.family for name, plugin in plugins.installed().working.items()}
+
+
+def broken_families() -> tuple[plugins.BrokenPlugin, ...]:
+    """Entry points that give no family, each with its distribution and the reason."""
+    return plugins.installed().broken
 
 
 def family(name: str) -> Family:
@@ -63,7 +63,8 @@ def family(name: str) -> Family:
         return families()[name]
     except KeyError:
         raise ConversionError(
-            f"no family {name!r}", [f"families: {', '.join(families())}"]
+            f"no family {name!r}",
+            [f"families: {', '.join(families())}", *map(str, broken_families())],
         ) from None
 
 

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
+from .. import __version__, broken_families
 from ..core.errors import ConversionError
 from . import terminal, verify
 
@@ -32,6 +32,8 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     terminal.open_streams()
+    for broken in broken_families():
+        terminal.warn(str(broken))
     given = [*(sys.argv[1:] if arguments is None else arguments)]
     try:
         given = verify.completed(given)

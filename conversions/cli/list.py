@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import families
+from ..core import plugins
 from ..core.family import Family
 from . import arguments, terminal
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     for family in families().values():
         title = Text(f"  {family.title} -> {family.model_class}")
         console.print(Text(family.name, "bold") + title)
+        terminal.say(console, f"  from: {' '.join(_origin(family.name))}")
         if family.needs:
             terminal.say(console, f"  needs: {family.needs}")
         sizes = _parameters(family)
@@ -54,6 +56,12 @@ def _rows() -> Iterator[dict[str, str]]:
             yield {"family": family.name, "checkpoint": published.name, "name": name}
 
 
+def _origin(name: str) -> tuple[str, str]:
+    """Name and version of the distribution that brings a family."""
+    plugin = plugins.installed().working[name]
+    return plugin.distribution, plugin.version
+
+
 def _parameters(family: Family) -> dict[str, str]:
     """Variant -> its parameters, where golden/ has counted them."""
     from ..core.checking import golden
@@ -65,8 +73,11 @@ def _parameters(family: Family) -> dict[str, str]:
 
 def _entry(family: Family) -> dict[str, Any]:
     sizes = _parameters(family)
+    distribution, version = _origin(family.name)
     return {
         "name": family.name,
+        "distribution": distribution,
+        "version": version,
         "title": family.title,
         "model_class": family.model_class,
         "needs": family.needs,

@@ -66,6 +66,12 @@ def complain(message: str) -> None:
         print(f"error: {plain(message)}", file=sys.stderr)
 
 
+def warn(message: str) -> None:
+    """One `warning: …` on stderr, of what does not stop the command."""
+    with contextlib.suppress(OSError):
+        print(f"warning: {plain(message)}", file=sys.stderr)
+
+
 def progress() -> Callable[[str, int, int], None] | None:
     """Progress bars on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():

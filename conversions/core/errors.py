@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .report import Report
 
 # control characters, and those that turn the direction of what follows
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -72,4 +76,9 @@ class OutputError(ConversionError):
 
 
 class CheckFailed(ConversionError):
-    """A check on the converted folder failed; nothing was left under the output name."""
+    """A check on the converted folder failed; nothing was left under the output name.
+
+    report: every check with its figures.
+    """
+
+    report: Report

@@ -482,7 +482,7 @@ def failure(report: Report) -> CheckFailed:
     error = CheckFailed(
         f"{report.family}: {count} check{'s' if count > 1 else ''} failed: {names}", lines
     )
-    error.report = report  # type: ignore[attr-defined]
+    error.report = report
     return error
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping as MappingABC
+from collections.abc import Iterator, Mapping as MappingABC
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from .checking.checks import Check
+from .errors import ConversionError
 
 
 def versions() -> dict[str, str]:
@@ -63,9 +64,25 @@ class Report:
     def failures(self) -> list[Check]:
         return [check for check in self.checks if not check.passed]
 
+    def __iter__(self) -> Iterator[Check]:
+        """Every check, in the order in which they ran."""
+        return iter(self.checks)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a check of that name, or that very check, is in the report."""
+        return any(name in (check.name, check) for check in self.checks)
+
     def __getitem__(self, name: str) -> Check:
-        """The check of that name."""
-        return next(check for check in self.checks if check.name == name)
+        """The check of that name.
+
+        Raises:
+            ConversionError: there is none; the message names those there are.
+        """
+        for check in self.checks:
+            if check.name == name:
+                return check
+        there = ", ".join(check.name for check in self.checks) or "none"
+        raise ConversionError(f"the report has no check {name!r}", [f"checks: {there}"])
 
     def to_json(self, with_output: bool = True) -> dict[str, Any]:
         """Plain values; without the output path equal runs give equal files."""
