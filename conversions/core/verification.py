@@ -20,6 +20,7 @@ from torch import Tensor
 from . import restoring, selection
 from .checking import (
     checks,
+    classes,
     copies,
     golden,
     known_defects,
@@ -33,6 +34,7 @@ from .checking.checks import Check
 from .checking.copies import Judgement
 from .checking.readings import Reading
 from .checking.saved import SavedFolder, config_of, open_saved, spelled, with_twins
+from .checking.worker import BUILD_LIMIT
 from .errors import ConversionError
 from .family import Family, Source
 from .manifest import Json
@@ -596,13 +598,24 @@ def _tokenizers(subject: Subject, found: parity.Truth) -> Reading:
 
 def _told(subject: Subject, files: Sequence[Any]) -> list[str]:
     saved = subject.saved
-    told = list(subject.notes)
+    told = [*subject.notes, *_of_classes(subject)]
     if saved.file != "model.safetensors" or saved.saved_by:
         by = f", saved by transformers {saved.saved_by}" if saved.saved_by else ""
         told.append(f"the weights are {saved.file} ({saved.container}){by}")
     if saved.unread:
         told.append(f"not read, because {saved.file} is there: {', '.join(saved.unread)}")
     return [*told, *_provenance(subject.folder, files)]
+
+
+def _of_classes(subject: Subject) -> list[str]:
+    """What other classes than the family's make of the folder, where it is small enough to try."""
+    source, told = subject.source, []
+    if source.written_bytes <= BUILD_LIMIT and source.builds_model:
+        name = source.request.family.model_class
+        told += classes.notes(classes.survey(subject.folder, name), name)
+    if not any((subject.folder / name).exists() for name in _TOKENIZERS):
+        told += filter(None, [classes.tokenizer_of_nothing(subject.folder)])
+    return told
 
 
 def _provenance(folder: Path, files: Sequence[Any]) -> list[str]:
