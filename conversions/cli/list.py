@@ -66,7 +66,7 @@ def _parameters(family: Family) -> dict[str, str]:
     """Variant -> its parameters, where golden/ has counted them."""
     from ..core.checking import golden
 
-    manifests = golden.load_golden(family.name)["manifests"]
+    manifests = golden.load_golden(family.name).get("manifests", {})
     counts = {variant: manifest.get("parameters") for variant, manifest in manifests.items()}
     return {variant: f"{count / 1e6:,.1f}M" for variant, count in counts.items() if count}
 

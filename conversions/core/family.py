@@ -173,6 +173,9 @@ class Family:
     outputs(model, inputs) -> every output the reference forward also computes.
     checkpoint_flags: further names of --checkpoint; "--flag=hf://{}/FILE" takes a hub
         repository that holds FILE.
+    reference: the original's forward pass, a dotted module or the object itself.
+    golden: its recorded values, a resource `package:path/to/file.json`. Both are looked up when
+        a check needs them; empty ones are those that ship with this package under `name`.
     """
 
     name: str
@@ -195,3 +198,5 @@ class Family:
     companions: tuple[Companion, ...] = ()
     checkpoint_flags: tuple[str, ...] = ()
     needs: str = ""
+    reference: Any = ""
+    golden: str = ""

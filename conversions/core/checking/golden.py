@@ -11,12 +11,19 @@ import importlib
 import importlib.util
 import sys
 from functools import cache
+from importlib import resources
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+from .. import plugins
 from ..errors import ConversionError
 from ..manifest import Json
 from ..reading import json
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
+    from ..family import Family
 
 _PACKAGE = __name__.partition(".")[0]
 _GOLDEN = f"{_PACKAGE}.golden"
@@ -42,30 +49,66 @@ def golden_root() -> Path:
 def load_golden(family: str) -> Json:
     """The recorded truth of a family, read anew: the caller may change what it gets.
 
+    A family that another distribution brings without recorded values has none: empty.
+
     Raises:
-        ConversionError: nothing is recorded for it, or the file is not JSON.
+        ConversionError: nothing is where it should be, or the file is not JSON.
     """
-    path = golden_root() / f"{family}.json"
+    declared = _declared(family)
+    place = declared.golden if declared else ""
+    path = _resource(family, place) if place else golden_root() / f"{family}.json"
     try:
         document: Json = json.loads(path.read_bytes(), finite=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
+        if declared and not place and family not in referenced_families():
+            return {}
         raise ConversionError(f"{family}: no golden file {path}") from None
     except ValueError as error:
         raise ConversionError(f"{family}: golden file {path} is damaged", [str(error)]) from error
     return document
 
 
-def load_reference(family: str) -> ModuleType:
-    """The module with a family's original forward pass; imports torch.
+def load_reference(family: str) -> Any:
+    """A family's original forward pass, the module or object it declares; imports torch.
 
     Raises:
-        ConversionError: there is none.
+        ConversionError: there is none, or it cannot be imported.
     """
+    declared = _declared(family)
+    place = declared.reference if declared else ""
+    if isinstance(place, str) and place:
+        try:
+            return importlib.import_module(place)
+        except ImportError as error:
+            raise ConversionError(
+                f"{family}: its reference {place} cannot be imported", [str(error)]
+            ) from error
+    if not isinstance(place, str):
+        return place
     if family not in referenced_families():
         known = ", ".join(referenced_families())
         raise ConversionError(f"{family}: no reference forward", [f"references: {known}"])
     _import_golden()
     return importlib.import_module(f"{_GOLDEN}.reference.{family}")
+
+
+def _declared(family: str) -> Family | None:
+    """What an installed distribution says of a family of that name."""
+    plugin = plugins.installed().working.get(family)
+    return plugin.family if plugin else None
+
+
+def _resource(family: str, place: str) -> Traversable:
+    """`package:path` in whatever holds the package, a zip as well.
+
+    Raises:
+        ConversionError: the package is not installed.
+    """
+    package, _, path = place.partition(":")
+    try:
+        return resources.files(package).joinpath(path)
+    except ImportError as error:
+        raise ConversionError(f"{family}: no golden file {place}", [str(error)]) from error
 
 
 @cache
