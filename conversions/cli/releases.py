@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ def add(commands: Any) -> None:
         "releases",
         help="which transformers releases are safe, changed or broken for a family",
         description="Answer from the records of releases and the known defects; nothing is "
-        "installed. Exit 0: answered; 1: a file cannot be read; 2: there are no records.",
+        "installed without --record. Exit 0: answered; 1: a release could not be recorded; "
+        "2: there are no records.",
     )
     flag = command.add_argument
     flag("--family", metavar="NAME", choices=list(families()), help="only this family")
@@ -41,6 +43,12 @@ def add(commands: Any) -> None:
         help="with this implementation (sdpa, eager); default: what from_pretrained takes",
     )
     flag("--html", metavar="FILE", help="write the history page, one self-contained file")
+    flag(
+        "--record",
+        action="store_true",
+        help="first ask the package index, and record every release that has no record yet",
+    )
+    flag("--only", metavar="A,B,…", help="with --record: these releases")
     flag("--reports", metavar="DIR", help="where records lie (default: reports, releases)")
     arguments.add_common(command)
     command.set_defaults(run=run)
@@ -51,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     places = [Path(args.reports)] if args.reports else records.folders()
     try:
+        failed = _recorded(args) if args.record else []
         history = releases.history(places, arguments.known_defects())
     except ConversionError as error:
         terminal.complain(str(error))
@@ -67,7 +76,27 @@ def run(args: argparse.Namespace) -> int:
     else:
         for family in chosen:
             _tell(history, family, args.attention or "")
-    return 0
+    return 1 if failed else 0
+
+
+def _recorded(args: argparse.Namespace) -> list[str]:
+    """The index is asked, then what is missing is recorded; one line a release on stderr."""
+    from ..upgrading import environments, releases, upgrade
+
+    folder = Path(args.reports or "releases")
+    made = environments.Environments()
+    offer = made.offer().since(environments.OLDEST)
+    releases.keep(offer, folder)
+    wanted = args.only.split(",") if args.only else offer.releases
+    unknown = [name for name in wanted if name not in {*offer.releases, *offer.yanked}]
+    if unknown:
+        raise ConversionError(f"no such release of transformers: {', '.join(unknown)}")
+
+    def told(release: str, outcome: str) -> None:
+        print(f"{release}: {outcome}", file=sys.stderr, flush=True)
+
+    recorder = upgrade.Command(list(families()))
+    return releases.record_missing(made, recorder, folder, wanted, told)
 
 
 def _write_page(history: History, file: Path) -> None:

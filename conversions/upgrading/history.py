@@ -37,6 +37,13 @@ class Event:
     advice: str = ""
     attention: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """What changed, with both sides where it has them."""
+        if self.before or self.after:
+            return f"{self.what}: {self.before or '(none)'} → {self.after or '(none)'}"
+        return self.what
+
 
 @dataclass(frozen=True)
 class Trouble:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 from ..core.errors import ConversionError
 from ..core.manifest import Json
 from ..core.reading import json as untrusted_json
-from . import records
-from .environments import Offer
-from .history import History, Trouble
+from . import findings, records
+from .environments import Environments, Offer, environment
+from .history import Event, History, Trouble
 
 OFFERED = "offered.json"
 """Beside the records: which releases there are, as the package index last said."""
@@ -25,7 +27,8 @@ def history(places: Sequence[Path], known: Mapping[str, Sequence[Json]]) -> Hist
     Raises:
         ConversionError: there are neither records nor a list of releases.
     """
-    recorded = [record.release for record in records.every(places)]
+    found = [(record.release, record.families) for record in records.every(places)]
+    recorded = [release for release, _ in found]
     offer = offered(places)
     releases = tuple(dict.fromkeys([*offer.releases, *recorded]))
     if not releases:
@@ -35,13 +38,81 @@ def history(places: Sequence[Path], known: Mapping[str, Sequence[Json]]) -> Hist
             "give their folder with --reports DIR, or make them: conversions releases --record",
         )
     ordered = tuple(reversed(records.newest_first(releases)))
+    defects = of_defects(known, ordered)
     return History(
         ordered,
         frozenset(recorded),
         tuple(known),
-        tuple(of_defects(known, ordered)),
-        yanked=offer.yanked,
+        (*defects, *findings.troubles(found, defects)),
+        tuple(_events(found)),
+        _offered_attentions(found),
+        offer.yanked,
     )
+
+
+Found = Sequence[tuple[str, Mapping[str, Json]]]
+"""(release, family -> id -> value), oldest first."""
+
+
+def _events(found: Found) -> Iterable[Event]:
+    """What each recorded release changed, against the recorded one before it."""
+    for (_, before), (release, after) in pairwise(found):
+        yield from findings.events(before, after, release)
+
+
+def _offered_attentions(found: Found) -> dict[str, dict[str, list[str]]]:
+    """family -> release -> the attention implementations that its model class was judged with."""
+    offered: dict[str, dict[str, list[str]]] = {}
+    for release, families in found:
+        for family, ids in families.items():
+            names = {name.split("|")[2] for name in ids if name.startswith("truth|fresh|")}
+            if names:
+                offered.setdefault(family, {})[release] = sorted(names)
+    return offered
+
+
+def files(places: Sequence[Path], families: Sequence[str]) -> dict[str, Path]:
+    """release -> its record, where the record has these families."""
+    return {
+        record.release: record.path
+        for record in records.every(places)
+        if set(families) <= set(record.families)
+    }
+
+
+# ---- making the records ----
+
+
+class Recorder(Protocol):
+    """Writes the record of the release whose environment is given."""
+
+    def __call__(self, release: str, extra: Mapping[str, str], file: Path) -> None: ...
+
+
+def record_missing(
+    environments: Environments,
+    recorder: Recorder,
+    folder: Path,
+    wanted: Sequence[str],
+    told: Callable[[str, str], None],
+) -> list[str]:
+    """Record every wanted release that `folder` has no record of; newest first.
+
+    Each record is kept as soon as it is made: an interrupted run goes on where it stopped.
+    told: a release and what became of it. Returns the releases that could not be recorded.
+    """
+    failed = []
+    for release in records.newest_first(wanted):
+        file = folder / f"{release}.json.gz"
+        if file.is_file():
+            continue
+        try:
+            recorder(release, environment(environments.overlay(release)), file)
+            told(release, "recorded")
+        except ConversionError as error:
+            failed.append(release)
+            told(release, str(error))
+    return failed
 
 
 # ---- which releases there are ----

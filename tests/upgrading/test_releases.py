@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from hypothesis import given, strategies as st
 from packaging.specifiers import SpecifierSet
 
 from conversions import cli
+from conversions.core.errors import ConversionError
 from conversions.upgrading import releases, specifiers
-from conversions.upgrading.environments import Offer
+from conversions.upgrading.environments import Environments, Offer
 from conversions.upgrading.history import Event, History, Trouble
 from conversions.upgrading.pages import history as page
 from tests import browser, made_up
+from tests.upgrading.test_environments import Installer
 
 KNOWN = ("4.49.0", "4.50.0", "4.50.1", "4.51.0", "4.51.1", "5.0.0", "5.1.0", "5.1.2", "5.10.0")
 TITLES = {"toy": "Toy <1>", "other": "Other"}
@@ -141,6 +144,26 @@ def test_command_refuses_with_the_nearest_fix(
         (tmp_path / releases.OFFERED).write_text(content)
     assert cli.main(["releases", "--reports", str(tmp_path), *more]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_recording_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """What is recorded is skipped, what fails is told and does not stop the rest."""
+    asked: list[str] = []
+
+    def recorder(release: str, extra: Mapping[str, str], file: Path) -> None:
+        asked.append(release)
+        if release == "5.0.0":
+            raise ConversionError("5.0.0 cannot be recorded")
+        file.write_bytes(b"")
+
+    made = Environments(tmp_path / "environments", Installer({}))
+    told: dict[str, str] = {}
+    wanted = ["4.49.0", "5.0.0", "5.1.0"]
+    for asks in (3, 4):
+        failed = releases.record_missing(made, recorder, tmp_path, wanted, told.__setitem__)
+        assert failed == ["5.0.0"] and len(asked) == asks
+    assert asked == ["5.1.0", "5.0.0", "4.49.0", "5.0.0"]
+    assert told == {"5.1.0": "recorded", "5.0.0": "5.0.0 cannot be recorded", "4.49.0": "recorded"}
 
 
 # ---- the page ----

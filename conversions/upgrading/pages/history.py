@@ -207,17 +207,11 @@ def _happened(history: History, release: str, titles: Mapping[str, str]) -> Iter
         names = [titles.get(family, family) for family in event.families]
         if set(event.families) == set(history.families):
             names = ["all families"]
-        yield _item(names, event.level, _sentence(event), event.advice, event.attention)
+        yield _item(names, event.level, event.sentence, event.advice, event.attention)
 
 
 def _sorted(events: Iterable[Event]) -> list[Event]:
     return sorted(events, key=lambda event: ORDER[event.level])
-
-
-def _sentence(event: Event) -> str:
-    if event.before or event.after:
-        return f"{event.what}: {event.before or '(none)'} → {event.after or '(none)'}"
-    return event.what
 
 
 def _item(names: Sequence[str], level: str, what: str, advice: str, attention: str) -> str:
@@ -270,7 +264,7 @@ def _data(history: History, titles: Mapping[str, str]) -> Json:
                 "f": [index[family] for family in event.families if family in index],
                 "r": places[event.release],
                 "level": event.level,
-                "what": _sentence(event),
+                "what": event.sentence,
                 "do": event.advice,
                 "attention": event.attention,
             }

@@ -15,7 +15,7 @@ def to_markdown(found: Comparison) -> str:
     title = f"## {MARKS[found.level]} transformers {found.left} → {found.right}"
     lines = [title, "", found.verdict, ""]
     if found.actions:
-        lines += ["### What to do", "", *(f"- {_escaped(action)}" for action in found.actions), ""]
+        lines += ["### What to do", "", *(f"- {escaped(action)}" for action in found.actions), ""]
     for row in found.broken:
         for message in row.messages:
             quoted = message.replace("```", "'''")
@@ -36,10 +36,10 @@ def _section(section: Section) -> list[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+    return f"| {' | '.join(escaped(cell) for cell in cells)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that stays text in a table: no bars, line breaks or HTML; underscores as they are."""
     for plain, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("\n", " ")):
         text = text.replace(plain, safe)

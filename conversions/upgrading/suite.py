@@ -1,0 +1,95 @@
+"""The conformance suite under another release: what fails there, family by family."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from xml.etree import ElementTree
+
+from ..core.errors import ConversionError
+from .environments import Run, run
+
+SHIPPED = "conversions.conformance"
+"""The suite that comes with the package; a checkout's own tests stand in where it is not there."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the suite says of one family. failing: test -> the first line of its message."""
+
+    family: str
+    failing: Mapping[str, str]
+    passed: int
+    trouble: str = ""
+
+
+class Suite(Protocol):
+    """Judges one family under the release whose environment is given."""
+
+    def __call__(self, family: str, extra: Mapping[str, str]) -> Judgement: ...
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """pytest in a child process; its report in junit's XML says what failed."""
+
+    work: Path
+    checkout: Path | None = None
+    run: Run = field(default_factory=lambda: run)
+
+    def __call__(self, family: str, extra: Mapping[str, str]) -> Judgement:
+        report = self.work / f"{family}.xml"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command += [*self._tests(family), "--junit-xml", str(report)]
+        output = self.run(command, {**extra, "OMP_NUM_THREADS": "1"}, self.checkout)
+        if not report.exists():
+            last = output.text.strip().splitlines()[-6:]
+            return Judgement(family, {}, 0, "\n".join(last) or "the suite left no report")
+        return judged(family, report.read_text(encoding="utf-8"))
+
+    def _tests(self, family: str) -> list[str]:
+        if importlib.util.find_spec(SHIPPED) is not None:
+            return ["--pyargs", SHIPPED, "--family", family]
+        if self.checkout is not None:
+            return ["-k", family]
+        raise ConversionError(
+            "the conformance suite is not here",
+            hint="run it in a checkout of the project, or leave it out with --no-suite",
+        )
+
+
+def judged(family: str, report: str) -> Judgement:
+    """What junit's XML says: failures and errors with their message, and how many passed."""
+    root = ElementTree.fromstring(report)
+    failing: dict[str, str] = {}
+    passed = 0
+    for case in root.iter("testcase"):
+        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name', '')}"
+        wrong = [found for kind in ("failure", "error") for found in case.iter(kind)]
+        if wrong:
+            message = (wrong[0].get("message") or wrong[0].text or "failed").strip()
+            failing[name] = message.splitlines()[0] if message else "failed"
+        elif case.find("skipped") is None:
+            passed += 1
+    trouble = "" if failing or passed else "no test of this family ran"
+    return Judgement(family, failing, passed, trouble)
+
+
+def checkout() -> Path | None:
+    """The checkout that this package lies in, or that one works in; None for an installed wheel."""
+    package = Path(__file__).resolve().parents[2]
+    here = Path.cwd()
+    return next(
+        (
+            folder
+            for folder in (package, here, *here.parents)
+            if (folder / "conftest.py").is_file() and (folder / "tests").is_dir()
+        ),
+        None,
+    )

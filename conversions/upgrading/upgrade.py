@@ -1,0 +1,276 @@
+"""May we move to this release? A verdict for each family.
+
+From records, known defects and the suite.
+
+`judge` is pure. `Move` makes what it needs: environments, records, the suite's word.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from ..core.errors import ConversionError
+from ..core.manifest import Json
+from .environments import Environments, Run, environment, run
+from .history import Event, Trouble
+from .suite import Judgement, Suite
+
+Grade = Literal["safe", "changed", "broken"]
+GRADES: tuple[Grade, ...] = ("safe", "changed", "broken")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a family is not simply safe. source: record, suite or known defect."""
+
+    grade: Grade
+    what: str
+    advice: str
+    source: str
+    attention: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One family's. standing: what is broken on both sides, and no reason against moving."""
+
+    family: str
+    reasons: tuple[Reason, ...]
+    mended: tuple[str, ...]
+    standing: tuple[str, ...]
+    tests: str
+
+    @property
+    def grade(self) -> Grade:
+        return max((reason.grade for reason in self.reasons), key=GRADES.index, default="safe")
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """The verdicts of one move."""
+
+    left: str
+    right: str
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def grade(self) -> Grade:
+        return max((verdict.grade for verdict in self.verdicts), key=GRADES.index, default="safe")
+
+    def named(self, grade: Grade) -> list[str]:
+        return [verdict.family for verdict in self.verdicts if verdict.grade == grade]
+
+    @property
+    def sentence(self) -> str:
+        """One sentence that decides."""
+        move = f"transformers {self.left} → {self.right}"
+        told = [
+            f"{grade}: {', '.join(named)}" for grade in GRADES[::-1] if (named := self.named(grade))
+        ]
+        return f"{move}: {'; '.join(told) or 'no family was judged'}."
+
+    def to_json(self) -> Json:
+        return {
+            "from": self.left,
+            "to": self.right,
+            "verdict": self.grade,
+            "sentence": self.sentence,
+            "families": {
+                verdict.family: {
+                    "verdict": verdict.grade,
+                    "reasons": [asdict(reason) for reason in verdict.reasons],
+                    "mended": list(verdict.mended),
+                    "broken on both sides": list(verdict.standing),
+                    "suite": verdict.tests,
+                }
+                for verdict in self.verdicts
+            },
+            "notes": list(self.notes),
+        }
+
+
+# ---- judging ----
+
+
+def judge(
+    ends: tuple[str, str],
+    families: Sequence[str],
+    events: Sequence[Event],
+    troubles: Sequence[Trouble],
+    judgements: Mapping[str, Judgement],
+    notes: Sequence[str] = (),
+) -> Upgrade:
+    """Hold everything together.
+
+    events: what the records say of the move. troubles: recorded defects of any release.
+    judgements: family -> what the suite says under the release to move to; absent where not asked.
+    """
+    verdicts = tuple(
+        _verdict(family, ends, events, troubles, judgements.get(family)) for family in families
+    )
+    return Upgrade(*ends, verdicts, tuple(notes))
+
+
+def _verdict(
+    family: str,
+    ends: tuple[str, str],
+    events: Sequence[Event],
+    troubles: Sequence[Trouble],
+    judgement: Judgement | None,
+) -> Verdict:
+    left, right = ends
+    mine = [trouble for trouble in troubles if trouble.family == family and trouble.breaks]
+    here = [event for event in events if family in event.families]
+    reasons = [
+        *(_of_trouble(t) for t in mine if right in t.releases and left not in t.releases),
+        *_of_suite(judgement),
+        *(_of_event(event) for event in here if event.level in ("broken", "changed", "deprecated")),
+    ]
+    gone = [t.what for t in mine if left in t.releases and right not in t.releases]
+    return Verdict(
+        family,
+        tuple(sorted(reasons, key=lambda reason: -GRADES.index(reason.grade))),
+        tuple(dict.fromkeys([*gone, *(e.sentence for e in here if e.level == "mended")])),
+        tuple(_standing(t) for t in mine if left in t.releases and right in t.releases),
+        _tests(judgement),
+    )
+
+
+def _of_trouble(trouble: Trouble) -> Reason:
+    advice = "" if trouble.workaround == "none" else trouble.workaround
+    return Reason("broken", trouble.what, advice, "known defect", trouble.attention)
+
+
+def _of_event(event: Event) -> Reason:
+    grade: Grade = "broken" if event.level == "broken" else "changed"
+    return Reason(grade, event.sentence, event.advice, "record", event.attention)
+
+
+def _of_suite(judgement: Judgement | None) -> Iterable[Reason]:
+    if judgement is None:
+        return
+    if judgement.trouble:
+        last = judgement.trouble.splitlines()[-1]
+        yield Reason("broken", f"the suite does not run: {last}", "", "suite")
+    for test, message in judgement.failing.items():
+        yield Reason("broken", f"{test} fails: {message}", "", "suite")
+
+
+def _standing(trouble: Trouble) -> str:
+    advice = "" if trouble.workaround == "none" else f" ({trouble.workaround})"
+    return f"{trouble.what}{advice}"
+
+
+def _tests(judgement: Judgement | None) -> str:
+    if judgement is None:
+        return "not asked"
+    if judgement.trouble:
+        return "did not run"
+    failing = f", {len(judgement.failing)} failed" if judgement.failing else ""
+    return f"{judgement.passed} tests passed{failing}"
+
+
+# ---- making what is judged ----
+
+
+class Recorder(Protocol):
+    """Writes the record of the release whose environment is given, of these families."""
+
+    def __call__(self, release: str, extra: Mapping[str, str], file: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Command:
+    """`conversions record` in a child process, under the release's environment."""
+
+    families: Sequence[str]
+    run: Run = field(default_factory=lambda: run)
+
+    def __call__(self, release: str, extra: Mapping[str, str], file: Path) -> None:
+        command = [sys.executable, "-m", "conversions", "record", "--output", str(file)]
+        command += [word for name in self.families for word in ("--family", name)]
+        output = self.run(command, {**extra, "OMP_NUM_THREADS": "1"})
+        if output.code:
+            raise ConversionError(
+                f"transformers {release} cannot be recorded", output.text.strip().splitlines()[-6:]
+            )
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made for one move: where the records lie, and what the suite says."""
+
+    left: Path
+    right: Path
+    judgements: Mapping[str, Judgement]
+
+
+@dataclass(frozen=True)
+class Move:
+    """Makes environments, records and the suite's word for one move.
+
+    recorded: release -> its record, for those that are there. told: what is begun and done.
+    """
+
+    environments: Environments
+    recorder: Recorder
+    suite: Suite | None
+    work: Path
+    recorded: Mapping[str, Path] = field(default_factory=dict)
+    told: Callable[[str, bool], None] = lambda label, done: None
+    workers: int = 2
+
+    def make(self, left: str, right: str, families: Sequence[str]) -> Made:
+        """Everything that is needed, two things at a time.
+
+        The release to move to is recorded anew: its record is to be of this machine.
+
+        Raises:
+            ConversionError: an environment or a record cannot be made.
+        """
+        extra = {}
+        wanted = [right] if left in self.recorded else [right, left]
+        for release in wanted:
+            label = f"environment of {release}"
+            self.told(label, False)
+            extra[release] = environment(self.environments.overlay(release))
+            self.told(label, True)
+        with ThreadPoolExecutor(self.workers) as pool:
+            records = {name: pool.submit(self._record, name, extra[name]) for name in wanted}
+            judged = self._judged(pool, families, extra[right])
+            made = {name: future.result() for name, future in records.items()}
+            words = {family: future.result() for family, future in judged.items()}
+        return Made(self.recorded.get(left) or made[left], made[right], words)
+
+    def _judged(
+        self, pool: ThreadPoolExecutor, families: Sequence[str], extra: Mapping[str, str]
+    ) -> dict[str, Future[Judgement]]:
+        if self.suite is None:
+            return {}
+        return {name: pool.submit(self._one, self.suite, name, extra) for name in families}
+
+    def _one(self, suite: Suite, family: str, extra: Mapping[str, str]) -> Judgement:
+        label = f"suite of {family}"
+        self.told(label, False)
+        try:
+            return suite(family, extra)
+        finally:
+            self.told(label, True)
+
+    def _record(self, release: str, extra: Mapping[str, str]) -> Path:
+        label = f"record of {release}"
+        self.told(label, False)
+        file = self.work / f"{release}.json.gz"
+        try:
+            self.recorder(release, extra, file)
+        finally:
+            self.told(label, True)
+        if not file.is_file():
+            raise ConversionError(f"transformers {release}: no record was written", [str(file)])
+        return file

@@ -1,0 +1,167 @@
+"""The verdict on a move: from records, known defects and the suite; exit code and files."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from conversions.core.errors import ConversionError
+from conversions.upgrading import suite, upgrade
+from conversions.upgrading.environments import Environments, Output
+from conversions.upgrading.history import Event, Trouble
+from conversions.upgrading.pages import verdict as page
+from conversions.upgrading.suite import Judgement
+from tests.upgrading.test_environments import Installer
+
+ENDS = ("1.0", "2.0")
+FAMILIES = ("toy", "other")
+KINDS = ["broken", "changed", "deprecated", "new", "defect", "standing", "rare", "tests", "none"]
+
+
+def judged(
+    events: Sequence[Event] = (),
+    troubles: Sequence[Trouble] = (),
+    judgements: Mapping[str, Judgement] | None = None,
+) -> upgrade.Upgrade:
+    return upgrade.judge(ENDS, FAMILIES, events, troubles, judgements or {})
+
+
+def test_nothing_found_is_safe() -> None:
+    """No event, no defect, a suite that passes: safe, with the tests counted."""
+    found = judged(judgements={"toy": Judgement("toy", {}, 12)})
+    assert found.grade == "safe" and found.verdicts[0].tests == "12 tests passed"
+    assert found.sentence == "transformers 1.0 → 2.0: safe: toy, other."
+    assert found.verdicts[1].tests == "not asked"
+
+
+@pytest.mark.parametrize(
+    ("found", "grade"),
+    [
+        (judged([Event("2.0", ("toy",), "broken", "out.x raises")]), "broken"),
+        (judged([Event("2.0", ("toy",), "changed", "a field", "1", "2")]), "changed"),
+        (judged([Event("2.0", ("toy",), "deprecated", "words x")]), "changed"),
+        (judged([Event("2.0", ("toy",), "new", "a field")]), "safe"),
+        (judged(troubles=[Trouble("toy", "off by 11", "eager", ("2.0",))]), "broken"),
+        (judged(troubles=[Trouble("toy", "off", "eager", ("1.0", "2.0"))]), "safe"),
+        (judged(troubles=[Trouble("toy", "rare", "none", ("2.0",), breaks=False)]), "safe"),
+        (judged(judgements={"toy": Judgement("toy", {"test_x": "off"}, 3)}), "broken"),
+        (judged(judgements={"toy": Judgement("toy", {}, 0, "ImportError: x")}), "broken"),
+    ],
+    ids=KINDS,
+)
+def test_grade_is_the_gravest_reason(found: upgrade.Upgrade, grade: str) -> None:
+    """Each kind of finding has its weight, for its family alone."""
+    assert found.verdicts[0].grade == found.grade == grade
+    assert found.verdicts[1].grade == "safe"
+
+
+def test_what_is_mended_and_what_stays_broken_are_told_apart() -> None:
+    """Neither is a reason against moving; both are named."""
+    gone = Trouble("toy", "was causal", "eager", ("1.0",))
+    stays = Trouble("toy", "never worked", "a way round", ENDS)
+    verdict = judged(troubles=[gone, stays]).verdicts[0]
+    assert verdict.mended == ("was causal",) and verdict.standing == ("never worked (a way round)",)
+
+
+def test_pages_say_what_the_verdict_says() -> None:
+    """Markdown and HTML have the sentence, every reason with what to do, and text stays text."""
+    event = Event("2.0", ("toy",), "broken", "out.<x> raises", advice="read | y")
+    found = judged([event, Event("2.0", ("toy",), "mended", "z")])
+    text, html = page.to_markdown(found), page.to_html(found)
+    assert "**broken**: out.&lt;x> raises → read \\| y" in text and "**mended**: z" in text
+    assert "out.&lt;x&gt; raises" in html and "→ read | y" in html and "<x>" not in html
+    assert json.loads(json.dumps(found.to_json()))["families"]["toy"]["verdict"] == "broken"
+
+
+# ---- what a verdict is made of ----
+
+
+class Machine:
+    """A recorder and a suite that note what they are asked, and how many at a time."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.lock, self.running, self.most = threading.Lock(), 0, 0
+
+    def __call__(self, release: str, extra: Mapping[str, str], file: Path) -> None:
+        assert Path(extra["PYTHONPATH"]).name == release
+        self.asked.append(release)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+
+    def suite(self, family: str, extra: Mapping[str, str]) -> Judgement:
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        self.asked.append(family)
+        with self.lock:
+            self.running -= 1
+        return Judgement(family, {}, 1)
+
+
+def test_only_the_release_to_move_to_is_recorded_anew(tmp_path: Path) -> None:
+    """The record of the release to move from is taken where it is there, and made where not."""
+    machine = Machine()
+    told: list[tuple[str, bool]] = []
+    made = upgrade.Move(
+        Environments(tmp_path / "environments", Installer({})),
+        machine,
+        machine.suite,
+        tmp_path / "work",
+        {"1.0": tmp_path / "1.0.json.gz", "2.0": tmp_path / "old.json.gz"},
+        lambda label, done: told.append((label, done)),
+    )
+    found = made.make("1.0", "2.0", FAMILIES)
+    assert sorted(machine.asked) == ["2.0", "other", "toy"] and machine.most <= 2
+    assert found.left == tmp_path / "1.0.json.gz" and found.right.parent == tmp_path / "work"
+    assert set(found.judgements) == set(FAMILIES) and ("record of 2.0", True) in told
+    machine.asked.clear()
+    made.make("0.9", "2.0", ())
+    assert sorted(machine.asked) == ["0.9", "2.0"]
+
+
+def test_a_release_that_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
+    """The last lines of the child stand in the error."""
+    record = upgrade.Command(FAMILIES, lambda *ran: Output(1, "Traceback\nImportError: torch"))
+    with pytest.raises(ConversionError, match="2.0 cannot be recorded") as caught:
+        record("2.0", {}, tmp_path / "2.0.json.gz")
+    assert "ImportError: torch" in str(caught.value)
+
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.test_logits" name="test_a[toy]"><failure message="off by 11&#10;more"/>
+</testcase><testcase classname="tests.test_x" name="test_b[toy]"><skipped/></testcase>
+<testcase classname="tests.test_x" name="test_c[toy]"/>
+<testcase classname="tests.test_x" name="test_d"><error message="no fixture"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_suite_is_judged_by_its_report() -> None:
+    """Failures and errors with their first line; what is skipped is neither."""
+    found = suite.judged("toy", JUNIT)
+    assert found.passed == 1 and not found.trouble
+    assert found.failing == {
+        "test_logits::test_a[toy]": "off by 11",
+        "test_x::test_d": "no fixture",
+    }
+    assert suite.judged("toy", "<testsuites/>").trouble == "no test of this family ran"
+
+
+def test_suite_runs_under_the_release(tmp_path: Path) -> None:
+    """pytest of this interpreter, with the release's environment; without a report it says why."""
+    commands: list[tuple[Sequence[str], Mapping[str, str]]] = []
+
+    def run(command: Sequence[str], extra: Mapping[str, str], cwd: Path | None = None) -> Output:
+        commands.append((command, extra))
+        if len(commands) == 1:
+            Path(command[command.index("--junit-xml") + 1]).write_text(JUNIT)
+        return Output(2, "ERROR: ImportError: no torch\n")
+
+    tests = suite.Conformance(tmp_path, tmp_path, run)
+    assert tests("toy", {"PYTHONPATH": "/overlay"}).passed == 1
+    assert commands[0][1]["PYTHONPATH"] == "/overlay" and "toy" in commands[0][0]
+    assert "no torch" in tests("toy", {}).trouble
