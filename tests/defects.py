@@ -264,6 +264,19 @@ def lost_without(kept: str) -> Callable[[Stage, Defect], bool]:
     return lambda on, defect: on.says(behaviour.head_biases(kept)) != "right"
 
 
+def tokenizer_of_nothing(on: Stage, defect: Defect) -> bool:
+    """AutoTokenizer loads from a folder with nothing but config.json, and knows five tokens."""
+    from transformers import AutoTokenizer
+
+    shutil.copy(on.folder / "config.json", on.place)
+    try:
+        with loading.quiet():
+            return len(AutoTokenizer.from_pretrained(on.place, local_files_only=True)) < 10
+    except Exception:
+        # a release that says so has not the defect
+        return False
+
+
 # ---- folders that 5.x saved ----
 
 
@@ -372,6 +385,8 @@ DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] =
         (family, "portability", "tokenizers_backend"): tokenizers_backend_is_unknown
         for family in ("kosmos2", "vipllava")
     },
+    ("chinese_clip", "tokens", "no_vocabulary"): tokenizer_of_nothing,
+    ("flava", "tokens", "no_vocabulary"): tokenizer_of_nothing,
     ("kosmos2", "portability", "text_decoding_left_out"): text_decoding_is_left_out,
     ("chinese_clip", "portability", "long_word_saved"): long_words_are_lost,
     ("flava", "portability", "heads_with_bias_only"): lost_without(".bias"),

@@ -44,7 +44,10 @@ OPTIONS = (
     ),
     Option(("--tokenizer",), "a BERT tokenizer folder, instead of --vocab", metavar="DIR"),
 )
-MISSING = "tokenizer: give the original's vocab.txt with --vocab FILE, or --tokenizer DIR"
+MISSING = (
+    "tokenizer: give the original's vocab.txt with --vocab FILE, or --tokenizer DIR; of a folder "
+    "without one transformers 5 makes a tokenizer of five tokens, in silence"
+)
 
 
 @dataclass(frozen=True)
