@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..core.errors import ConversionError
 from . import arguments, terminal
+
+if TYPE_CHECKING:
+    from ..upgrading.bisect import Search
+    from ..upgrading.recorded import Known
 
 
 def add(commands: Any) -> None:
@@ -25,6 +31,7 @@ def add(commands: Any) -> None:
     flag("--work", metavar="DIR", default=".cache/bisect", help="a search found here goes on")
     flag("--checkout", metavar="DIR", default=".", help="checkout whose suite judges")
     flag("--releases", metavar="A,B,…", help="search these instead of asking the package index")
+    flag("--run-suite", action="store_true", help="run the suite even where records answer")
     arguments.add_common(command)
     command.set_defaults(run=run)
 
@@ -33,6 +40,13 @@ def run(args: argparse.Namespace) -> int:
     from ..upgrading import bisect, environments
 
     search = bisect.Search(args.select, args.good, args.bad, args.check)
+    known = None if args.run_suite else _known(search)
+    if known is not None and not known.unknown:
+        _tell(known, args.json)
+        return 0
+    if known is not None:
+        print(f"from the records: {known.sentence}", file=sys.stderr)
+        search = known.rest
     checkout = bisect.checkout_root(Path(args.checkout).resolve())
     work = Path(args.work).resolve()
     made = environments.Environments(work / "releases")
@@ -46,3 +60,25 @@ def run(args: argparse.Namespace) -> int:
     page.with_suffix(".json").write_text(f"{told}\n", encoding="utf-8")
     print(told if args.json else f"{finding.sentence}\nevidence: {page} (and .json)")
     return 0
+
+
+def _known(search: Search) -> Known | None:
+    """What records and recorded defects say; None where there are none."""
+    from ..upgrading import recorded, records, releases
+
+    try:
+        history = releases.history(records.folders(), arguments.known_defects())
+    except ConversionError:
+        return None
+    return recorded.answer(history, search)
+
+
+def _tell(known: Known, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(known.to_json(), indent=2, ensure_ascii=False))
+        return
+    to = terminal.console()
+    terminal.say(to, known.sentence)
+    for trouble in known.troubles:
+        terminal.say(to, f"  {trouble.what}; {trouble.workaround}")
+    terminal.say(to, "from the records; --run-suite runs the suite all the same")

@@ -327,7 +327,7 @@ def checkout_root(start: Path) -> Path:
     Raises:
         ConversionError: an installed wheel has no tests.
     """
-    package = Path(__file__).resolve().parents[3]
+    package = Path(__file__).resolve().parents[2]
     for folder in (start, *start.parents, package):
         if (folder / "tests" / "record.py").is_file() and (folder / "conftest.py").is_file():
             return folder
