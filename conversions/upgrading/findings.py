@@ -21,6 +21,8 @@ TOLERANCE = 1e-4
 ATTENTIONS = ("eager", "sdpa")
 TOLD_ELSEWHERE = {"order", "names", "gradient"}
 """Parts that say again what fields, loading reports and outputs say."""
+RARE = ("auto ", "pipeline ")
+"""Other ways to a model than its class: where one raises, the ways that the family names work."""
 REPORTS = "LOAD REPORT"
 """Words that are a table of keys, which the loading reports have as data."""
 _LONGEST = 90
@@ -244,7 +246,15 @@ def _merged(begun: Mapping[tuple[str, str, str, str], list[str]]) -> list[Troubl
         for attention, releases in by_attention.items():
             text = f"{what} {value}"
             made.append(
-                Trouble(family, text, "none", tuple(releases), attention=attention, key=what)
+                Trouble(
+                    family,
+                    text,
+                    "none",
+                    tuple(releases),
+                    not what.startswith(RARE),
+                    attention,
+                    key=what,
+                )
             )
     return made
 

@@ -82,15 +82,19 @@ def test_one_change_in_several_families_and_classes_is_told_once() -> None:
     assert events[0].what == "property x (a0, a1, a2 and 7 more)"
 
 
-SERIES = ("1.0", "2.0", "3.0")
-
-
 def test_troubles_last_from_the_release_that_broke_to_the_one_that_mends() -> None:
     """What raises from the start is no trouble: it never worked."""
     good, bad = {f"{OUT}|x|plain|f": 1, "always|x": {"raises": "E"}}, {"raises": "E: x"}
     records = [("1.0", {"toy": good}), ("2.0", {"toy": {**good, f"{OUT}|x|plain|f": bad}})]
     found = findings.troubles([*records, ("3.0", {"toy": good})], [])
     assert [(t.what, t.releases) for t in found] == [("output f raises E: x", ("2.0",))]
+
+
+def test_an_auto_class_that_raises_is_a_limit() -> None:
+    """The family's own class still loads: nobody who does as documented is broken."""
+    records = [("1.0", {"toy": {"auto|AutoBackbone": "ToyBackbone"}})]
+    records.append(("2.0", {"toy": {"auto|AutoBackbone": {"raises": "ValueError"}}}))
+    assert [trouble.breaks for trouble in findings.troubles(records, [])] == [False]
 
 
 def test_recorded_defects_are_not_told_twice() -> None:

@@ -30,7 +30,7 @@ MEANS: Mapping[State, str] = {
     "not offered": "this attention is not offered",
     "not recorded": "no record of this release",
 }
-ORDER = {"broken": 0, "changed": 1, "deprecated": 2, "new": 3, "mended": 4}
+ORDER = {"broken": 0, "mended": 1, "changed": 2, "deprecated": 3, "new": 4}
 
 
 def to_html(history: History, titles: Mapping[str, str]) -> str:
