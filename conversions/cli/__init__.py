@@ -24,6 +24,7 @@ COMMANDS = (
     "batch",
     "compare",
     "releases",
+    "upgrade",
     "bisect",
 )
 """One module each, in the order of --help; its add() takes the subparsers."""

@@ -47,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
     from ..upgrading.pages import verdict as page
 
     try:
-        found = _judged(args)
+        ends = _ends(args)
+        if ends is None:
+            print("the newest release is installed: there is nothing to move to")
+            return 0
+        found = _judged(args, *ends)
     except ConversionError as error:
         # not 1, which says that something is broken
         terminal.complain(str(error))
@@ -63,12 +67,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if found.grade in bad else 0
 
 
-def _judged(args: argparse.Namespace) -> Upgrade:
+def _judged(args: argparse.Namespace, left: str, right: str) -> Upgrade:
     from ..upgrading import findings, records, releases, suite, upgrade
     from ..upgrading.environments import Environments
 
     environments, names = Environments(), args.family or list(families())
-    left, right = _ends(args, environments)
     work = Path(args.reports).resolve()
     tests = suite.Conformance(work / "suite" / right, suite.checkout())
     with _progress() as told:
@@ -88,17 +91,19 @@ def _judged(args: argparse.Namespace) -> Upgrade:
     return upgrade.judge((left, right), names, events, known, made.judgements)
 
 
-def _ends(args: argparse.Namespace, environments: Any) -> tuple[str, str]:
-    """The releases to move from and to.
+def _ends(args: argparse.Namespace) -> tuple[str, str] | None:
+    """The releases to move from and to; None where the newest is there and none was asked for.
 
     Raises:
         ConversionError: there is no such release, or both are one.
     """
     from importlib.metadata import version
 
+    from ..upgrading.environments import Environments
+
     left = args.origin or version("transformers")
     if args.to is None or args.origin is not None:
-        offer = environments.offer()
+        offer = Environments().offer()
         right = args.to or offer.releases[-1]
         there = {*offer.releases, *offer.yanked}
         if unknown := [name for name in (left, right) if name not in there]:
@@ -108,6 +113,8 @@ def _ends(args: argparse.Namespace, environments: Any) -> tuple[str, str]:
             )
     else:
         right = args.to
+    if left == right and args.to is None:
+        return None
     if left == right:
         raise ConversionError(f"{left} is where you are", hint="give another with --from")
     return left, right

@@ -6,11 +6,13 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from conversions import cli
 from conversions.core.errors import ConversionError
-from conversions.upgrading import suite, upgrade
+from conversions.upgrading import environments, suite, upgrade
 from conversions.upgrading.environments import Environments, Output
 from conversions.upgrading.history import Event, Trouble
 from conversions.upgrading.pages import verdict as page
@@ -165,3 +167,31 @@ def test_suite_runs_under_the_release(tmp_path: Path) -> None:
     assert tests("toy", {"PYTHONPATH": "/overlay"}).passed == 1
     assert commands[0][1]["PYTHONPATH"] == "/overlay" and "toy" in commands[0][0]
     assert "no torch" in tests("toy", {}).trouble
+
+
+# ---- the command ----
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["4.0.1", "--from", "4.0.0"], "no such release of transformers: 4.0.0, 4.0.1"),
+        (["5.0.0", "--from", "5.0.0"], "5.0.0 is where you are"),
+    ],
+)
+def test_releases_that_cannot_be_judged_are_exit_2(
+    words: list[str], told: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that is not there, or a move to where one is: a sentence, and nothing is made."""
+    listed = Output(0, "Available versions: 5.0.0, 4.49.0\n")
+    monkeypatch.setattr(environments, "run", lambda *ran: listed)
+    assert cli.main(["upgrade", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_newest_release_has_nowhere_to_move(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TO, from the newest release: a sentence, exit 0, and nothing is made."""
+    listed = Output(0, "Available versions: 5.0.0, 4.49.0\n")
+    monkeypatch.setattr(environments, "run", lambda *ran: listed)
+    assert cli.main(["upgrade", "--from", "5.0.0"]) == 0
+    assert "nothing to move to" in capsys.readouterr().out
