@@ -218,6 +218,8 @@ def troubles(
     fine: set[tuple[str, str]] = set()
     for release, families in records:
         for family, found in families.items():
+            # what a release does not have at all is not what it later breaks
+            fine -= {(family, name) for of, name in fine if of == family and name not in found}
             for name, value in found.items():
                 if SEPARATOR not in name:
                     continue
