@@ -173,9 +173,12 @@ class Family:
     outputs(model, inputs) -> every output the reference forward also computes.
     checkpoint_flags: further names of --checkpoint; "--flag=hf://{}/FILE" takes a hub
         repository that holds FILE.
-    reference: the original's forward pass, a dotted module or the object itself.
-    golden: its recorded values, a resource `package:path/to/file.json`. Both are looked up when
-        a check needs them; empty ones are those that ship with this package under `name`.
+    reference: the original's forward pass (see kit.Reference): a dotted module, `module:NAME`,
+        or the object itself.
+    specimen: the exceptions of its conformance suite (see kit.Specimen), given likewise.
+    golden: its recorded values, a resource `package:path/to/NAME.json`; further data lie in the
+        folder `path/to/NAME` beside it. All three are looked up when a check needs them; empty
+        ones are those that ship with this package under `name`.
     """
 
     name: str
@@ -199,4 +202,5 @@ class Family:
     checkpoint_flags: tuple[str, ...] = ()
     needs: str = ""
     reference: Any = ""
+    specimen: Any = ""
     golden: str = ""

@@ -5,6 +5,14 @@
 Importing it imports neither torch nor transformers.
 """
 
+from ..core.checking.reference import (
+    CompanionReference,
+    PixelReference,
+    RandomReference,
+    Reference,
+    TextReference,
+)
+from ..core.checking.specimen import Specimen
 from ..core.errors import ConfigError, ConversionError, MappingError, ProcessorError
 from ..core.family import (
     Companion,
@@ -46,6 +54,7 @@ from . import (
 
 __all__ = [
     "Companion",
+    "CompanionReference",
     "Config",
     "ConfigError",
     "ConversionError",
@@ -61,16 +70,21 @@ __all__ = [
     "Merge",
     "Option",
     "Permute",
+    "PixelReference",
     "Processor",
     "ProcessorError",
     "Published",
+    "RandomReference",
+    "Reference",
     "Refusal",
     "Rename",
     "Reshape",
     "Rule",
     "Source",
     "Spec",
+    "Specimen",
     "Split",
+    "TextReference",
     "Tie",
     "Transpose",
     "fields",

@@ -431,6 +431,11 @@ def _text_block(
 # --- pixels and tokens -----------------------------------------------------------------------
 
 
+def image_edge(arch: Architecture) -> int:
+    """Edge in pixels of the square that pictures are made for; a tiny model is shown real ones."""
+    return max(224, int(arch["image_resolution"]))
+
+
 def pixels(image: Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
     """utils.image_transform: warp to a square (bicubic, no crop), then RGB, then normalise.
 

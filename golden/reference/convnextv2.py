@@ -256,6 +256,11 @@ def _channel_norm(state: State, name: str, x: Tensor) -> Tensor:
     return layer_norm(state, name, x.permute(0, 2, 3, 1), EPS).permute(0, 3, 1, 2)
 
 
+def image_edge(arch: Architecture) -> int:
+    """Edge in pixels of the square that the model sees."""
+    return int(arch["image_size"])
+
+
 def pixels(
     image: PIL.Image.Image, arch: Architecture, reading: str = "original"
 ) -> dict[str, np.ndarray]:

@@ -670,6 +670,11 @@ def _hide(keep: Tensor, dtype: torch.dtype) -> Tensor:
 # --- preprocessing ---------------------------------------------------------------------------
 
 
+def image_edge(arch: Architecture) -> int:
+    """Edge in pixels of the square that pictures are made for; a tiny model is shown real ones."""
+    return max(224, int(arch["image"]["image"]))
+
+
 def pixels(image: Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
     """Both views of one image: the encoder's (CLIP's colours) and the codebook's."""
     image = image.convert("RGB")

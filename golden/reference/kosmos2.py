@@ -521,6 +521,11 @@ def _repeating(ids: list[int]) -> list[int]:
     return [ids[i + n - 1] for i in range(len(ids) - n + 1) if ids[i : i + n - 1] == last]
 
 
+def image_edge(arch: Architecture) -> int:
+    """Edge in pixels of the square that pictures are made for; a tiny model is shown real ones."""
+    return max(224, int(arch["visual_image_size"]))
+
+
 def pixels(image: Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
     """gradio_app.py's square_transform: warped to a square, bicubic; no crop."""
     size = arch["visual_image_size"]

@@ -502,6 +502,11 @@ def _mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -math.inf).unsqueeze(1)
 
 
+def image_edge(arch: Architecture) -> int:
+    """Edge in pixels of the square that pictures are made for; a tiny model is shown real ones."""
+    return max(224, int(arch["vision"]["image_size"]))
+
+
 def pixels(image: PIL.Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
     """CLIP's preprocessing: shortest edge to image_size (bicubic), centre crop, mean and std.
 

@@ -19,6 +19,7 @@ from .. import plugins
 from ..errors import ConversionError
 from ..manifest import Json
 from ..reading import json
+from .specimen import Specimen
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -76,20 +77,71 @@ def load_reference(family: str) -> Any:
     """
     declared = _declared(family)
     place = declared.reference if declared else ""
-    if isinstance(place, str) and place:
-        try:
-            return importlib.import_module(place)
-        except ImportError as error:
-            raise ConversionError(
-                f"{family}: its reference {place} cannot be imported", [str(error)]
-            ) from error
-    if not isinstance(place, str):
-        return place
+    if place:
+        return _named(family, "reference", place)
     if family not in referenced_families():
         known = ", ".join(referenced_families())
         raise ConversionError(f"{family}: no reference forward", [f"references: {known}"])
+    return load_shipped(f"reference.{family}")
+
+
+def has_reference(family: str) -> bool:
+    """Whether a family declares a reference or this package ships it; none is loaded."""
+    declared = _declared(family)
+    return bool(declared and declared.reference) or family in referenced_families()
+
+
+def load_specimen(family: str) -> Specimen:
+    """What the suite must know of a family; of one that declares nothing, that all is as usual.
+
+    Raises:
+        ConversionError: what is declared cannot be imported, or is no Specimen.
+    """
+    declared = _declared(family)
+    if declared is None or not declared.specimen:
+        return Specimen()
+    found = _named(family, "specimen", declared.specimen)
+    if not isinstance(found, Specimen):
+        raise ConversionError(f"{family}: its specimen is a {type(found).__name__}, no Specimen")
+    return found
+
+
+def golden_folder(family: str) -> Traversable | None:
+    """The folder of a family's further recorded data (fields.json, folders/); None: it has none.
+
+    It lies beside the golden file and is called as that is, without `.json`.
+    """
+    declared = _declared(family)
+    place = declared.golden if declared else ""
+    folder: Traversable = golden_root() / family
+    if place:
+        folder = _resource(family, place.removesuffix(".json"))
+    return folder if folder.is_dir() else None
+
+
+def load_shipped(name: str) -> Any:
+    """A module of golden/ by its name there, such as `values`, wherever golden/ lies."""
     _import_golden()
-    return importlib.import_module(f"{_GOLDEN}.reference.{family}")
+    return importlib.import_module(f"{_GOLDEN}.{name}")
+
+
+def _named(family: str, what: str, place: Any) -> Any:
+    """What `module` or `module:NAME` names; an object is itself.
+
+    Raises:
+        ConversionError: it cannot be imported, in whatever way its own code fails.
+    """
+    if not isinstance(place, str):
+        return place
+    module, _, name = place.partition(":")
+    try:
+        found = importlib.import_module(module)
+        return getattr(found, name) if name else found
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise ConversionError(
+            f"{family}: its {what} {place} cannot be imported", [f"{type(error).__name__}: {line}"]
+        ) from error
 
 
 def _declared(family: str) -> Family | None:

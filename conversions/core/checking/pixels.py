@@ -19,7 +19,7 @@ from torch import Tensor
 from ..manifest import Json
 from . import checks, known_defects, loading
 from .checks import Check
-from .parity import Truth
+from .parity import NO_REFERENCE, Truth
 from .pictures import PLAIN, pictures
 
 Forward = Callable[[MappingABC[str, Tensor]], MappingABC[str, Tensor]]
@@ -64,13 +64,22 @@ def check(found: Truth, folder: Path, forward: Forward | None = None) -> Check:
 
     forward: the reference over the weights; with it the effect on outputs is stated too.
     """
+    if found.reference is None:
+        return checks.skipped("pixels", NO_REFERENCE)
     if not hasattr(found.reference, "pixels"):
         return checks.skipped("pixels", "the original has no image preprocessing")
     files = ("preprocessor_config.json", "processor_config.json")
     if not any((folder / name).exists() for name in files):
         return checks.skipped("pixels", "the folder has no image processor")
-    size = found.architecture.get("image_size")
-    kinds = pictures(size if isinstance(size, int) else 224)
+    if not hasattr(found.reference, "image_edge"):
+        return Check(
+            "pixels",
+            "failed",
+            "no size of pictures",
+            details=("the reference has pixels(image, arch) and no image_edge(arch)",),
+            advice="image_edge(arch) says the edge in pixels of the square that the model sees",
+        )
+    kinds = pictures(found.reference.image_edge(found.architecture))
     expected = {
         kind: _float64(found.reference.pixels(image, found.architecture))
         for kind, image in kinds.items()

@@ -1,0 +1,143 @@
+"""What a reference offers: the original's forward pass, its tensors and its preprocessing.
+
+A reference is a module or an object. Only the members of `Reference` are asked of every one; the
+other protocols are optional parts, left out where the original has nothing of the kind. Importing
+this imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping as MappingABC, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..manifest import Json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from .from_module import ModuleReference
+
+Trace = Callable[[str, "Tensor"], None]
+"""Called with a module's path in the original and its output, as the forward pass meets them."""
+
+Pick = Callable[[str, Sequence[Any]], Any]
+"""(name of a choice, its values) -> one of them."""
+
+
+def no_trace(path: str, value: Tensor) -> None:
+    """The trace that keeps nothing."""
+
+
+class Reference(Protocol):
+    """The original's mathematics over the original's key names, without transformers.
+
+    An architecture is a plain dict of JSON values, in whatever words the original has: sizes are
+    counts of elements, image sizes are pixels.
+    """
+
+    TINY: Json
+    """The architecture of the built-in checkpoint: unequal dimensions, at least two of every
+    index, so that nothing fits where it should not."""
+
+    def architecture(self, shapes: MappingABC[str, tuple[int, ...]], hints: Json) -> Json:
+        """The architecture of a checkpoint, read off original key -> shape.
+
+        hints: what configs and the published name say, as they were given, for what is in no
+        tensor.
+
+        Raises:
+            ValueError: it cannot be read; the message names what is missing.
+        """
+        ...
+
+    def config(self, arch: Json) -> Json:
+        """What a user's --config has to say of an architecture; {} where tensors say it all."""
+        ...
+
+    def state_dict(self, arch: Json, seed: int = 0) -> dict[str, Tensor]:
+        """Deterministic weights under the original's keys, in the order and the dtypes in which
+        the original saves them. Tensors of one shape hold different values."""
+        ...
+
+    def container(self, state: dict[str, Tensor]) -> Any:
+        """What the original pickles around a state dict; the state dict itself where it is flat."""
+        ...
+
+    def inputs(self, arch: Json, batch: int = 2, seed: int = 0) -> dict[str, Tensor]:
+        """Arguments by name: float32 pixels [batch, channels, height, width], normalised; int64
+        token ids and masks [batch, length], 1 where a token is to be seen."""
+        ...
+
+    def forward(
+        self,
+        state: MappingABC[str, Tensor],
+        arch: Json,
+        inputs: MappingABC[str, Tensor],
+        trace: Trace = no_trace,
+    ) -> dict[str, Tensor]:
+        """Outputs by name, in the weights' dtype, batch first; Family.outputs computes the same
+        names. trace: told every module's output, so that a difference is located."""
+        ...
+
+    @staticmethod
+    def from_module(
+        build: Callable[[Json], torch.nn.Module],
+        outputs: Callable[[Any, MappingABC[str, Tensor]], MappingABC[str, Tensor]],
+        preprocess: Callable[[Image, Json], Any] | None = None,
+        **more: Any,
+    ) -> ModuleReference:
+        """A reference made of the original's own code; see ModuleReference for the arguments."""
+        from .from_module import ModuleReference
+
+        return ModuleReference(build, outputs, preprocess, **more)
+
+
+class RandomReference(Reference, Protocol):
+    """A reference that also says which architectures there may be."""
+
+    def random_architecture(self, pick: Pick) -> Json:
+        """A tiny architecture; pick(name, choices) decides each of its sizes."""
+        ...
+
+
+class PixelReference(Reference, Protocol):
+    """A reference with the original's image preprocessing."""
+
+    def image_edge(self, arch: Json) -> int:
+        """Edge in pixels of the square that pictures are made for when preprocessing is compared:
+        what the model sees, or what published models of its kind see."""
+        ...
+
+    def pixels(self, image: Image, arch: Json) -> dict[str, np.ndarray]:
+        """One picture of any mode and size -> name -> float32 array [channels, height, width]."""
+        ...
+
+    # accepted_pixels(image, arch): what transformers' processors can do at best, where no
+    # processor reaches the original; left out where one does.
+
+
+class TextReference(Reference, Protocol):
+    """A reference with the original's tokenizer."""
+
+    EXAMPLE_TEXTS: list[str]
+    """Texts in which every habit of the tokenizer shows."""
+
+    def tokenize(self, texts: list[str], vocabulary: Path) -> list[list[int]]:
+        """Each text's ids, with the special tokens, cut where the original cuts, not padded."""
+        ...
+
+    def example_vocabulary(self, folder: Path) -> Path:
+        """A vocabulary that fits the tiny checkpoint, written into a folder; its file."""
+        ...
+
+
+class CompanionReference(Reference, Protocol):
+    """A reference of a family whose checkpoint comes in several files."""
+
+    def companions(self, state: MappingABC[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Option of each further file -> the tensors it holds, under the file's own keys."""
+        ...

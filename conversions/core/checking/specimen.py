@@ -1,0 +1,27 @@
+"""What the conformance suite must know of a family that neither reference nor golden data say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as MappingABC
+from dataclasses import dataclass, field
+
+from ..manifest import Json
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """The exceptions of one family, each with its reason; most families need none.
+
+    architectures: name -> architecture, as the reference spells it; proved beside its TINY.
+    without: requirement of the suite -> why the family does not meet it; what needs it is
+        skipped by name. A requirement that the family does meet cannot be waived: the suite fails.
+    unseen: "tensors", "config" or "processor" -> {pattern: reason}: what no output can show.
+        A pattern is a regular expression over the whole target key, the dotted field of
+        config.json, or `file.json:field`. Patterns that golden data list as `invisible` join them.
+    examples: how many random architectures the suite draws.
+    """
+
+    architectures: MappingABC[str, Json] = field(default_factory=dict)
+    without: MappingABC[str, str] = field(default_factory=dict)
+    unseen: MappingABC[str, MappingABC[str, str]] = field(default_factory=dict)
+    examples: int = 4
