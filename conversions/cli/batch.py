@@ -75,3 +75,5 @@ def _show(args: argparse.Namespace, outcome: Outcome) -> None:
         f"{len(outcome.results)} jobs on {outcome.workers} workers in {outcome.seconds:.1f} s: "
         f"{counts}; folders below {outcome.output}",
     )
+    for note in outcome.notes:
+        terminal.say(console, f"note: {note}")

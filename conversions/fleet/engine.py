@@ -56,6 +56,7 @@ class Outcome:
     seconds: float
     workers: int
     versions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -87,6 +88,7 @@ class Outcome:
             "seconds": self.seconds,
             "workers": self.workers,
             "versions": dict(self.versions),
+            "notes": list(self.notes),
             "jobs": [dict(result) for result in self.results],
         }
 
@@ -119,13 +121,31 @@ def batch(
     begun = time.monotonic()
     listed = read_manifest(manifest, families())
     storage.refuse_unwritable(str(output))
-    with _client(Settings(workers, scheduler)) as client:
+    settings = Settings(workers, scheduler)
+    with _client(settings) as client:
+        _wait_for_a_worker(client, settings.timeout)
         alike = check_versions(client)
-        results = _collected(client, listed, str(output), told)
+        results = _collected(client, listed, str(output), alike, told)
         count = len(client.scheduler_info()["workers"])
-    return Outcome(
-        str(manifest), str(output), tuple(results), time.monotonic() - begun, count, alike
-    )
+    seconds = time.monotonic() - begun
+    notes = unfinished(str(output))
+    return Outcome(str(manifest), str(output), tuple(results), seconds, count, alike, notes)
+
+
+def unfinished(output: str) -> tuple[str, ...]:
+    """What a store keeps, and charges for, of uploads that were killed: one note, or none.
+
+    A job's own are aborted when it is done again; these are of jobs that failed or are in no
+    manifest any more, or of another run that is at work.
+    """
+    try:
+        found = storage.unfinished_uploads(output)
+    except ConversionError as error:
+        return (f"whether uploads were left unfinished is not known: {error.summary}",)
+    if not found:
+        return ()
+    keys = ", ".join(upload["Key"] for upload in found[:3])
+    return (f"{len(found)} uploads below {output} are unfinished ({keys} …)",)
 
 
 @contextlib.contextmanager
@@ -175,6 +195,12 @@ def _default_workers() -> int:
     return max(2, (os.cpu_count() or 2) // 2)
 
 
+def _wait_for_a_worker(client: Client, timeout: float) -> None:
+    """Return when there is one, or none came in so many seconds: that is told by the next step."""
+    with contextlib.suppress(TimeoutError):
+        client.wait_for_workers(1, timeout=timeout)
+
+
 def check_versions(client: Client) -> dict[str, str]:
     """The versions of all workers, which must be alike.
 
@@ -212,7 +238,7 @@ def check_versions(client: Client) -> dict[str, str]:
 
 
 def _collected(
-    client: Client, listed: list[Job], output: str, told: Told | None
+    client: Client, listed: list[Job], output: str, alike: dict[str, str], told: Told | None
 ) -> list[Mapping[str, Any]]:
     """Submit all jobs and wait for each; a job whose workers died too often is a failure."""
     from distributed import as_completed
@@ -222,6 +248,7 @@ def _collected(
             jobs.run,
             job.to_json(),
             output,
+            alike,
             key=f"{job.kind}-{job.name}",
             pure=False,
             resources=_resources(client),

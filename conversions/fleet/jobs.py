@@ -12,8 +12,10 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +25,51 @@ from . import storage
 from .manifest import Job
 
 if TYPE_CHECKING:
-    from ..core.report import Report
+    from ..core.checking.checks import Check
 
 RECORDS = ".conversions"
+RESTORED = "original.safetensors"
+"""What a restored checkpoint is called in its job's folder."""
 _DECIDING = ("python", "checkpoint-conversions", "torch", "transformers", "safetensors", "numpy")
 """Packages whose versions decide what a folder holds and what its checks saw."""
 
 
 def versions() -> dict[str, str]:
     """The versions of this process that must be alike on every worker."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    # every job asks twice, and what is imported does not change any more
     from ..core.report import versions as every
 
     found = every()
     return {name: found.get(name, "") for name in _DECIDING}
 
 
-def run(entry: Mapping[str, Any], output: str) -> dict[str, Any]:
-    """Do one job, whatever becomes of it; entry: Job.to_json().
+@dataclass(frozen=True)
+class _Done:
+    """What a job gave, of whichever kind it was; files: name below its folder -> bytes."""
+
+    sources: tuple[Mapping[str, Any], ...]
+    checks: tuple[Check, ...]
+    files: Mapping[str, int]
+
+    @property
+    def failures(self) -> list[Check]:
+        return [check for check in self.checks if check.status == "failed"]
+
+
+def run(
+    entry: Mapping[str, Any], output: str, alike: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Do one job, whatever becomes of it.
+
+    Args:
+        entry: Job.to_json().
+        output: folder or URL below which the job has its folder.
+        alike: the versions that every worker must have; one that came late is asked here.
 
     Returns:
         name, status ("done", "done before" or "failed"), seconds, bytes; and for a failure its
@@ -48,6 +78,7 @@ def run(entry: Mapping[str, Any], output: str) -> dict[str, Any]:
     job = Job(**entry)
     begun = time.monotonic()
     try:
+        _refuse_other_versions(alike)
         outcome = _run(job, output)
     except ConversionError as error:
         outcome = _failure(type(error).__name__, error.summary, str(error))
@@ -62,6 +93,15 @@ def run(entry: Mapping[str, Any], output: str) -> dict[str, Any]:
     return {"name": job.name, **outcome, "seconds": round(time.monotonic() - begun, 3)}
 
 
+def _refuse_other_versions(alike: Mapping[str, str] | None) -> None:
+    if alike is not None and (here := versions()) != alike:
+        raise ConversionError(
+            "this worker's versions are not those that the run began with",
+            [f"{k}: {here.get(k)}, not {alike[k]}" for k in alike if here.get(k) != alike[k]],
+            "install the same versions on every worker",
+        )
+
+
 def _failure(kind: str, cause: str, error: str) -> dict[str, Any]:
     return {"status": "failed", "kind": kind, "cause": cause[:200], "error": error[:4000]}
 
@@ -70,20 +110,20 @@ def _run(job: Job, output: str) -> dict[str, Any]:
     identity = identified(job)
     if (record := done_before(job, output, identity)) is not None:
         return {"status": "done before", "bytes": record["bytes"], "identity": identity}
-    with tempfile.TemporaryDirectory(prefix="conversions-job-") as scratch:
-        report, files = _DO[job.kind](job, output, Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="conversions-job-", dir=_room()) as scratch:
+        done = _DO[job.kind](job, output, Path(scratch))
     record = {
         "identity": identity,
         "job": job.to_json(),
-        "sources": [dict(source) for source in report.sources],
-        "files": files,
-        "bytes": sum(int(source["bytes"]) for source in report.sources),
-        "checks": {check.name: check.status for check in report.checks},
+        "sources": [dict(source) for source in done.sources],
+        "files": dict(done.files),
+        "bytes": sum(int(source["bytes"]) for source in done.sources),
+        "checks": {check.name: check.status for check in done.checks},
         "versions": versions(),
     }
-    if not report.passed:
-        failed = [check.name for check in report.failures]
-        lines = [f"{check.name}: {check.figure}" for check in report.failures]
+    if done.failures:
+        failed = [check.name for check in done.failures]
+        lines = [f"{check.name}: {check.figure}" for check in done.failures]
         return _failure("CheckFailed", f"failed: {', '.join(failed)}", "\n".join(lines))
     storage.write_text(_record(output, job), json.dumps(record, indent=1, sort_keys=True) + "\n")
     return {
@@ -94,11 +134,26 @@ def _run(job: Job, output: str) -> dict[str, Any]:
     }
 
 
+def _room() -> str | None:
+    """Where a job may put files for a while: the worker's own folder, which dask empties of what
+    killed workers left; outside a worker the system's folder for such things."""
+    try:
+        from distributed import get_worker
+
+        return str(get_worker().local_directory)
+    except (ImportError, ValueError):
+        return None
+
+
 def identified(job: Job) -> str:
     """A digest of all that decides the result: the job, its sources' content, the releases."""
     entry = {
         "job": job.to_json(),
-        "sources": {where: _content(where) for where in (job.checkpoint, job.model) if where},
+        "sources": {
+            where: _content(where)
+            for where in (job.checkpoint, job.model, str(job.settings.get("base", "")))
+            if where
+        },
         "versions": versions(),
     }
     text = json.dumps(entry, sort_keys=True, default=str)
@@ -151,33 +206,67 @@ def done_before(job: Job, output: str, identity: str) -> dict[str, Any] | None:
 
 @contextmanager
 def local(location: str, scratch: Path) -> Iterator[str]:
-    """A location that conversions can open: stores that it does not read are fetched first."""
+    """A location that conversions can open: stores that it does not read are fetched first.
+
+    What was fetched is gone afterwards, so that it takes no room while the result goes up.
+    """
     if not storage.is_url(location) or storage.scheme(location) in ("http", "https", "hf"):
         yield location
         return
     fs, path = storage.filesystem(location)
     target = scratch / "source" / path.rstrip("/").rpartition("/")[2]
     target.parent.mkdir(parents=True, exist_ok=True)
-    with storage.explained(location, "reading"):
-        fs.get(path, str(target), recursive=fs.isdir(path))
-    yield str(target)
+    try:
+        with storage.explained(location, "reading"):
+            fs.get(path, str(target), recursive=fs.isdir(path))
+        yield str(target)
+    finally:
+        shutil.rmtree(target.parent)
 
 
-def _convert(job: Job, output: str, scratch: Path) -> tuple[Report, dict[str, int]]:
+def _convert(job: Job, output: str, scratch: Path) -> _Done:
     import conversions
 
-    fs, root = storage.filesystem(storage.join(output, job.name))
-    target = Path(root) if storage.is_local(fs) else scratch / "model"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if storage.is_local(fs) and _left_behind(job, output, target):
-        shutil.rmtree(target)
-    with local(job.checkpoint, scratch) as checkpoint:
-        report = conversions.convert(
-            _family(job, checkpoint), checkpoint, target, overwrite=True, **_arguments(job)
-        )
+    with _written(job, output, scratch) as (target, sizes):
+        if storage.is_local(storage.filesystem(output)[0]) and _left_behind(job, output, target):
+            shutil.rmtree(target)
+        with _opened(job, scratch) as (checkpoint, arguments):
+            report = conversions.convert(
+                _family(job, checkpoint), checkpoint, target, overwrite=True, **arguments
+            )
+    return _Done(report.sources, report.checks, sizes())
+
+
+@contextmanager
+def _written(
+    job: Job, output: str, scratch: Path
+) -> Iterator[tuple[Path, Callable[[], Mapping[str, int]]]]:
+    """The folder to write, which goes up at the end where the output is a store.
+
+    With it a function that says afterwards which files there are, and their bytes.
+    """
+    location = storage.join(output, job.name)
+    fs, root = storage.filesystem(location)
     if storage.is_local(fs):
-        return report, storage.files(root)
-    return report, storage.publish(target, storage.join(output, job.name))
+        target = Path(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield target, lambda: storage.files(root)
+        return
+    sizes: dict[str, int] = {}
+    yield scratch / "model", lambda: sizes
+    sizes |= storage.publish(scratch / "model", location, move=True)
+
+
+@contextmanager
+def _opened(job: Job, scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The job's checkpoint where it can be opened, and its further arguments; so with its base."""
+    arguments = {**job.settings, **job.options}
+    with local(job.checkpoint, scratch) as checkpoint:
+        if "base" not in arguments:
+            yield checkpoint, arguments
+            return
+        with local(str(arguments["base"]), scratch / "base") as base:
+            yield checkpoint, {**arguments, "base": base}
 
 
 def _left_behind(job: Job, output: str, target: Path) -> bool:
@@ -190,17 +279,35 @@ def _left_behind(job: Job, output: str, target: Path) -> bool:
     return made and target.is_dir() and not (target / "config.json").exists()
 
 
-def _verify(job: Job, output: str, scratch: Path) -> tuple[Report, dict[str, int]]:
+def _verify(job: Job, output: str, scratch: Path) -> _Done:
     import conversions
 
-    with local(job.checkpoint, scratch) as checkpoint, local(job.model, scratch / "2") as model:
-        arguments = {k: v for k, v in _arguments(job).items() if k != "max_shard_size"}
+    with _opened(job, scratch) as (checkpoint, arguments), local(job.model, scratch / "2") as model:
+        arguments.pop("max_shard_size", None)
         report = conversions.verify(_family(job, checkpoint), checkpoint, model, **arguments)
-    return report, {}
+    return _Done(report.sources, report.checks, {})
 
 
-def _arguments(job: Job) -> dict[str, Any]:
-    return {**job.settings, **job.options}
+def _restore(job: Job, output: str, scratch: Path) -> _Done:
+    """The original's file below the job's folder; a companion is a file name beside it."""
+    import conversions
+
+    with _written(job, output, scratch) as (target, sizes):
+        target.mkdir(exist_ok=True)
+        beside: dict[str, Any] = {
+            name: target / Path(str(value)).name for name, value in job.options.items()
+        }
+        with local(job.model, scratch) as model:
+            restored = conversions.restore(
+                job.family,
+                model,
+                target / RESTORED,
+                overwrite=True,
+                dtype=job.settings.get("dtype"),
+                **beside,
+            )
+        source = {"file": restored.model, "bytes": sum(p.stat().st_size for p in restored.outputs)}
+    return _Done((source,), (restored.check,), sizes())
 
 
 def _family(job: Job, checkpoint: str) -> str:
@@ -223,6 +330,10 @@ def _family(job: Job, checkpoint: str) -> str:
     return found.family
 
 
-_DO = {"convert": _convert, "verify": _verify}
+_DO: dict[str, Callable[[Job, str, Path], _Done]] = {
+    "convert": _convert,
+    "verify": _verify,
+    "restore": _restore,
+}
 
 __all__ = ["RECORDS", "CheckFailed", "done_before", "identified", "run", "versions"]

@@ -10,8 +10,9 @@
 | family | a family's name, or auto (the default): recognised by the checkpoint's keys |
 | checkpoint | as `conversions convert --checkpoint`, or any store's URL (s3://, gs://, memory://) |
 | name | the folder below --output; by default made of the checkpoint's own name |
-| kind | convert (the default), verify, record or restore |
+| kind | convert (the default), verify or restore |
 | model | the folder, for verify and restore |
+| base | of a LoRA adapter, the checkpoint that it was trained on |
 | config, dtype, weights, max_shard_size, checks | as the command line's options |
 | options | the family's own options by name; in CSV any further column is one |
 """
@@ -32,15 +33,12 @@ from ..core.family import Family
 from ..core.reading import json
 from . import storage
 
-KINDS = ("convert", "verify", "restore", "record")
-_PLAIN = ("config", "dtype", "weights", "max_shard_size", "checks")
+KINDS = ("convert", "verify", "restore")
+_PLAIN = ("base", "config", "dtype", "weights", "max_shard_size", "checks")
 _FIELDS = ("family", "checkpoint", "name", "kind", "model", "options", *_PLAIN)
-_NEEDED = {
-    "convert": ("checkpoint",),
-    "verify": ("checkpoint", "model"),
-    "restore": ("model",),
-    "record": (),
-}
+_NEEDED = {"convert": ("checkpoint",), "verify": ("checkpoint", "model"), "restore": ("model",)}
+_OF_RESTORE = ("dtype",)
+"""The only ones of _PLAIN that mean something to restore."""
 _CHECKS = ("auto", "all", "files")
 _DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -197,15 +195,18 @@ def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
             wrong.append(f"{name}: needed for {kind}")
     if family != "auto" and family not in families:
         wrong.append(f"family {family!r}: not one of auto, {', '.join(families)}")
-    if family == "auto" and kind in ("record", "restore"):
-        wrong.append(f"family: auto does not say which family to {kind}")
+    if family == "auto" and kind == "restore":
+        wrong.append("family: auto does not say which family to restore")
     options = values.get("options") or {}
     if not isinstance(options, dict):
         wrong.append(f"options: an object is needed, this is {options!r:.80}")
         options = {}
     known = families.get(family)
     if known is not None:
-        names = [option.name for option in known.options]
+        if kind == "restore":
+            names = [companion.option for companion in known.companions]
+        else:
+            names = [option.name for option in known.options]
         wrong += [
             f"options.{name}: {family} has no such option; it has {', '.join(names) or 'none'}"
             for name in options
@@ -213,7 +214,11 @@ def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
         ]
     settings = {name: values[name] for name in _PLAIN if values.get(name) is not None}
     wrong += _wrong_settings(settings)
-    wrong += [f"{name}: {why}" for name, why in _unreachable(checkpoint, model, families)]
+    if kind == "restore":
+        unused = [name for name in settings if name not in _OF_RESTORE]
+        wrong += [f"{name}: without effect on restore" for name in unused]
+    where = {"checkpoint": checkpoint, "model": model, "base": str(settings.get("base", ""))}
+    wrong += [f"{name}: {why}" for name, why in _unreachable(where, families)]
     name = str(texts["name"] or _default_name(kind, family, checkpoint or model))
     if not _NAME.fullmatch(name) or ".." in name:
         wrong.append(f"name {name!r}: letters, digits, . _ - and / between them")
@@ -235,11 +240,11 @@ def _wrong_settings(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _unreachable(
-    checkpoint: str, model: str, families: Mapping[str, Family]
+    where: Mapping[str, str], families: Mapping[str, Family]
 ) -> Iterator[tuple[str, str]]:
-    """Locations that cannot be read, as far as that can be said without reading them."""
+    """Fields whose location cannot be read, as far as that can be said without reading it."""
     published = {p.name for family in families.values() for p in family.published}
-    for field_name, location in (("checkpoint", checkpoint), ("model", model)):
+    for field_name, location in where.items():
         if not location or location in published or location == "tiny":
             continue
         why = storage.unsupported(location)

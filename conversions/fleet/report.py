@@ -63,6 +63,7 @@ def _summary(outcome: Outcome) -> str:
         f"{counts}. {outcome.workers} workers, {outcome.seconds:.1f} s: "
         f"{60 * len(done) / seconds:.1f} jobs a minute, {size / seconds / 1e6:.1f} MB a second. "
         f"Folders lie below {outcome.output}. "
+        + "".join(f"{note}. " for note in outcome.notes)
         + ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
     )
 

@@ -167,11 +167,14 @@ def files(location: str) -> dict[str, int]:
     }
 
 
-def publish(folder: Path, location: str) -> dict[str, int]:
+def publish(folder: Path, location: str, *, move: bool = False) -> dict[str, int]:
     """Upload a finished folder, what makes it a model last; returns name -> bytes.
 
     What an earlier upload left there and this folder has not is removed first, its config.json
-    before everything else, so that no reader meets a mixture.
+    before everything else, so that no reader meets a mixture; so are uploads that never ended.
+
+    Args:
+        move: remove each file here once it is up, so that the disk is free again soon.
 
     Raises:
         ConversionError: refused or not reachable; without config.json nothing there is a model.
@@ -179,13 +182,18 @@ def publish(folder: Path, location: str) -> dict[str, int]:
     fs, root = filesystem(location)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     names.sort(key=lambda name: LAST.index(name) if name in LAST else -1)
+    sizes = {name: (folder / name).stat().st_size for name in names}
     withdraw(location)
+    with contextlib.suppress(ConversionError):  # not everyone may list uploads: the run tells
+        abort_uploads(location)
     with explained(location, "uploading"):
         if is_local(fs):
             fs.makedirs(root, exist_ok=True)
         for name in names:
             fs.put_file(str(folder / name), f"{root}/{name}", chunksize=_PART)
-    return {name: (folder / name).stat().st_size for name in names}
+            if move:
+                (folder / name).unlink()
+    return sizes
 
 
 def withdraw(location: str) -> None:
@@ -201,18 +209,22 @@ def withdraw(location: str) -> None:
 
 
 def unfinished_uploads(location: str) -> list[dict[str, str]]:
-    """Key and id of multipart uploads below a location that began and never ended (S3)."""
+    """Key and id of multipart uploads below a location that began and never ended (S3).
+
+    The first thousand, as many as one answer of the store holds.
+    """
     fs, root = filesystem(location)
     if not hasattr(fs, "list_multipart_uploads"):
         return []
     bucket, _, prefix = root.rstrip("/").partition("/")
     below = f"{prefix}/" if prefix else ""
     with explained(location, "listing unfinished uploads"):
-        return [
-            {"Key": str(upload["Key"]), "UploadId": str(upload["UploadId"])}
-            for upload in fs.list_multipart_uploads(bucket)
-            if str(upload["Key"]).startswith(below)
-        ]
+        answer = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=below)
+    return [
+        {"Key": str(upload["Key"]), "UploadId": str(upload["UploadId"])}
+        for upload in answer.get("Uploads", ())
+        if str(upload["Key"]).startswith(below)
+    ]
 
 
 def abort_uploads(location: str) -> int:

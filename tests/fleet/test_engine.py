@@ -135,6 +135,14 @@ def test_workers_that_differ_are_named() -> None:
         engine.check_versions(Workers({}))  # type: ignore[arg-type]
 
 
+def test_a_worker_that_comes_late_with_another_version_does_no_job(tmp_path: Path) -> None:
+    """A job fails, and writes nothing, where the versions are not those that the run began with."""
+    job = fleet.Job("convert", FAMILY, "tiny", "a").to_json()
+    ended = jobs.run(job, str(tmp_path), {**jobs.versions(), "torch": "1.0"})
+    assert "versions" in ended["cause"] and "not 1.0" in ended["error"]
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_report_names_what_failed(tmp_path: Path) -> None:
     """report.jsonl has a line a job; the page has causes, and shows text as text."""
     results = (
@@ -157,3 +165,19 @@ def test_a_refused_manifest_is_exit_1_and_starts_nothing(
     assert cli.main(["batch", str(listed), "--output", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith("error: ")
     assert os.listdir(tmp_path) == ["m.jsonl"]
+
+
+def test_what_was_converted_is_restored_and_verified_by_jobs(tmp_path: Path) -> None:
+    """restore and verify take a folder that convert made, and what they did is recorded alike."""
+    output = str(tmp_path)
+    made = jobs.run(fleet.Job("convert", FAMILY, "tiny", "made").to_json(), output)
+    assert made["status"] == "done"
+    companions = {one.option: one.option for one in conversions.family(FAMILY).companions}
+    back = fleet.Job(
+        "restore", FAMILY, "", "back", model=str(tmp_path / "made"), options=companions
+    )
+    assert jobs.run(back.to_json(), output)["checks"] == {"round-trip": "passed"}
+    held = fleet.Job("verify", FAMILY, "tiny", "held", model=str(tmp_path / "made"))
+    assert jobs.run(held.to_json(), output)["status"] == "done"
+    assert not (tmp_path / "held").exists()
+    assert jobs.run(back.to_json(), output)["status"] == "done before"

@@ -89,6 +89,8 @@ def test_columns_of_csv_beyond_the_fields_are_the_familys_options(tmp_path: Path
         ({"family": FAMILY, "checkpoint": "tiny", "name": "../up"}, "name '../up'"),
         ({"family": FAMILY, "checkpoint": ["tiny"]}, "checkpoint: a text is needed"),
         ({"family": FAMILY, "checkpoint": "tiny", "options": 3}, "options: an object"),
+        ({"family": FAMILY, "checkpoint": "tiny", "base": "/no/base"}, "base: /no/base: no such"),
+        ({"kind": "restore", "family": FAMILY, "model": ".", "weights": "x"}, "weights: without"),
         (7, "not an object"),
     ],
 )

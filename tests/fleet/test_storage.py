@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,32 +17,15 @@ from conversions.core.errors import ConversionError
 
 pytest.importorskip("fsspec", reason="pip install 'checkpoint-conversions[fleet]'")
 
-from conversions.fleet import storage
+from conversions.fleet import engine, storage
+from tests.fleet import servers
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """A bucket on a real S3 server of this machine."""
-    server_module = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
-    s3fs = pytest.importorskip("s3fs", reason="pip install 'checkpoint-conversions[fleet]'")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    import requests
-
-    requests.post(f"http://{host}:{port}/moto-api/reset", timeout=10)
-    s3fs.S3FileSystem().mkdir("models")
-    yield "s3://models"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    with servers.s3() as location:
+        yield location
 
 
 def folder(path: Path, **files: bytes) -> Path:
@@ -85,6 +72,39 @@ def test_an_upload_that_breaks_is_no_model(tmp_path: Path, bucket: str) -> None:
     finally:
         del fs.put_file
     assert "config.json" not in storage.files(f"{bucket}/run")
+
+
+PUBLISHES = """
+import sys
+from pathlib import Path
+from conversions.fleet import storage
+storage.publish(Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_a_killed_upload_is_no_model_and_the_next_one_clears_it_away(
+    tmp_path: Path, bucket: str
+) -> None:
+    """Killed amid the parts of a file, a folder has no config.json; done again, no parts stay."""
+    location = f"{bucket}/run"
+    large = {**CONTENT, "model__safetensors": b"x" * (160 << 20)}
+    made = folder(tmp_path / "m", **large)
+    child = subprocess.Popen([sys.executable, "-c", PUBLISHES, str(made), location])
+    try:
+        deadline = time.monotonic() + 60
+        while not storage.unfinished_uploads(location):
+            assert child.poll() is None and time.monotonic() < deadline, "nothing to be killed"
+            time.sleep(0.005)
+        os.kill(child.pid, signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+    assert storage.unfinished_uploads(location)
+    assert "config.json" not in storage.files(location)
+    assert "uploads below s3://models are unfinished" in engine.unfinished(bucket)[0]
+    sizes = storage.publish(made, location, move=True)
+    assert storage.files(location) == sizes and not any(made.iterdir())
+    assert engine.unfinished(bucket) == ()
 
 
 def test_what_an_earlier_folder_had_goes(tmp_path: Path, bucket: str) -> None:
