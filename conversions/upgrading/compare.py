@@ -1,246 +1,258 @@
-"""What changed between two records, and what of it matters. Pure: records in, Comparison out."""
+"""Two records compared: what is broken, changed, new and deprecated, each told once."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 from ..core.manifest import Json
-from . import differences as compared
-from .differences import Difference, Divergence, counted
-from .records import Record
+from .differences import LEVELS, SHARED, Fact, Level, facts
+from .records import Record, newest_first
 
-Level = Literal["broken", "changed", "same"]
+Verdict = Literal["broken", "changed", "same"]
 
-STATUSES = ("failed", "known_defect", "passed", "skipped")
+TITLES: Mapping[Level, str] = {
+    "broken": "Broken",
+    "changed": "Changed",
+    "new": "New",
+    "deprecated": "Deprecated",
+}
+_ADVICE = {
+    "truth": "stay below {release}, or take the workaround of the known defect",
+    "output": "read another field, or stay below {release}",
+    "loads": "do not use this class in {release}: weights are at random",
+    "position": "read outputs by name",
+    "parameter": "pass it under its new name",
+    "default": "write the field into config.json and the processor's file",
+    "class default": "write the field into config.json and the processor's file",
+    "config": "write the field into config.json",
+    "words": "move to what the message names",
+    "pixels": "pin the processor's backend and fields",
+    "ids": "pin the tokenizer",
+    "saved": "convert, or load and save once more, for other releases",
+}
 
 
 @dataclass(frozen=True)
-class CheckRow:
-    """One family and check: its status and worst difference on both sides."""
+class Change:
+    """One change, told once with all families that have it.
 
-    family: str
-    check: str
-    left: str
-    right: str
-    left_worst: float | None
-    right_worst: float | None
-    messages: tuple[str, ...] = ()
+    first: the first recorded release that has it. names: of all that came or went together.
+    todo: what to do.
+    """
+
+    level: Level
+    part: str
+    what: str
+    families: tuple[str, ...]
+    where: tuple[str, ...]
+    first: str = ""
+    names: tuple[str, ...] = ()
 
     @property
-    def level(self) -> Level:
-        if self.left == self.right:
-            return "same"
-        return "broken" if self.right == "failed" else "changed"
+    def todo(self) -> str:
+        advice = _ADVICE.get(self.part, "") if self.level in ("broken", "changed") else ""
+        if self.level == "deprecated":
+            advice = _ADVICE["words"]
+        return advice.format(release=self.first or "it")
 
-
-@dataclass(frozen=True)
-class Defect:
-    """A recorded defect met by one of the two releases."""
-
-    family: str
-    check: str
-    where: str
-    what: str
-    workaround: str
-    versions: str
-    in_left: bool
-    in_right: bool
+    @property
+    def line(self) -> str:
+        """`Kosmos-2, ViP-LLaVA: what (where)`, for people."""
+        places = [place for place in self.where if place]
+        more = f" … {len(places)} in all" if len(places) > 4 else ""
+        shown = f" ({', '.join(places[:4])}{more})" if places else ""
+        more = f" … {len(self.names)} in all" if len(self.names) > 12 else ""
+        listed = f": {', '.join(self.names[:12])}{more}" if self.names else ""
+        return f"{', '.join(self.families)}: {self.what}{listed}{shown}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that tells two releases apart, in the order people ask for it."""
+    """Everything that tells two releases apart. defects: known ones that come or go."""
 
     left: str
     right: str
-    checks: tuple[CheckRow, ...]
-    divergences: tuple[Divergence, ...]
-    differences: tuple[Difference, ...]
-    defects: tuple[Defect, ...]
-    drifts: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    changes: tuple[Change, ...]
+    came: tuple[Json, ...] = ()
+    went: tuple[Json, ...] = ()
 
     @property
-    def broken(self) -> list[CheckRow]:
-        return [row for row in self.checks if row.level == "broken"]
-
-    @property
-    def level(self) -> Level:
-        if self.broken:
+    def level(self) -> Verdict:
+        levels = {change.level for change in self.changes}
+        if "broken" in levels:
             return "broken"
-        changed = any(row.level != "same" for row in self.checks)
-        moved = any(defect.in_left != defect.in_right for defect in self.defects)
-        return "changed" if changed or moved or self.differences or self.divergences else "same"
+        return "changed" if levels or self.came or self.went else "same"
+
+    def of(self, family: str) -> Comparison:
+        """Only what one family meets, what all families share included."""
+        own = tuple(c for c in self.changes if family in c.families or SHARED in c.families)
+        came, went = (
+            tuple(d for d in ds if d["family"] == family) for ds in (self.came, self.went)
+        )
+        return Comparison(self.left, self.right, own, came, went)
+
+    def at(self, level: Level) -> list[Change]:
+        return [change for change in self.changes if change.level == level]
 
     @property
     def verdict(self) -> str:
         """One sentence that decides."""
         if self.level == "same":
-            return f"Nothing changed that matters between {self.left} and {self.right}."
-        counts = Counter(row.family for row in self.broken)
-        if counts:
-            where = ", ".join(f"{family} ({count})" for family, count in counts.items())
-            return f"{self.right} breaks what {self.left} did: failing checks in {where}."
-        came = sum(d.in_right and not d.in_left for d in self.defects)
-        went = sum(d.in_left and not d.in_right for d in self.defects)
-        return (
-            f"No check fails in {self.right} that passed in {self.left}. To know before moving: "
-            f"{counted(len(self.differences), 'difference')}, "
-            f"{counted(came, 'new defect')}, {counted(went, 'defect')} mended."
-        )
-
-    @property
-    def actions(self) -> list[str]:
-        """What to do, most urgent first."""
-        ends = f"--good {self.left} --bad {self.right}"
-        done = [
-            f"{row.family}: find the release that broke {row.check}: "
-            f"conversions bisect -k {row.family} --check {row.check} {ends}"
-            for row in self.broken
+            return f"Nothing differs between {self.left} and {self.right}."
+        counts = [
+            f"{len(self.at(level))} {TITLES[level].lower()}" for level in LEVELS if self.at(level)
         ]
-        done += [
-            f"{d.family}: {d.what}{_advice(d.workaround)}"
-            for d in self.defects
-            if d.in_right and not d.in_left
-        ]
-        done += [
-            f"{d.family}: no longer so in {self.right}, workarounds can go: {d.what}"
-            for d in self.defects
-            if d.in_left and not d.in_right
-        ]
-        kinds = {(d.family, d.kind) for d in self.differences}
-        for kind, advice in ADVICE.items():
-            families = sorted(family for family, name in kinds if name == kind)
-            if families:
-                done.append(f"{', '.join(families)}: {advice}")
-        return done
+        if self.level == "broken":
+            names = sorted({family for change in self.at("broken") for family in change.families})
+            return f"{self.right} breaks what {self.left} did for {', '.join(names)}: {', '.join(counts)}."
+        return f"Nothing that worked in {self.left} fails in {self.right}: {', '.join(counts)}."
 
-    def to_json(self) -> Json:
-        """Plain values; JSON knows no infinity, so that one becomes text."""
-        return _finite(self._entries())  # type: ignore[no-any-return]
-
-    def _entries(self) -> Json:
+    def to_json(self) -> dict[str, Any]:
         return {
             "left": self.left,
             "right": self.right,
             "level": self.level,
             "verdict": self.verdict,
-            "checks": [{**asdict(row), "level": row.level} for row in self.checks],
-            "divergences": [asdict(d) for d in self.divergences],
-            "differences": [asdict(d) for d in self.differences],
-            "defects": [asdict(d) for d in self.defects],
-            "actions": self.actions,
-            "drifts": {k: dict(v) for k, v in self.drifts.items()},
+            "changes": [{**asdict(c), "todo": c.todo, "line": c.line} for c in self.changes],
+            "defects": {"came": list(self.came), "went": list(self.went)},
         }
-
-
-ADVICE = {
-    "key layout": "code that addresses parameters or modules by name needs the other names; "
-    "the folder's keys stay and load in both",
-    "config": "these fields do not read alike: set them by hand where your code relies on them",
-    "loading": "from_pretrained reports other keys: see the differences",
-    "values in memory": "weights are not in memory as they are in the file",
-    "outputs": "results move by more than the tolerance: see the first diverging module",
-    "pixels": "the image processor gives other pixels: features move with them",
-    "tokens": "the tokenizer gives other ids",
-    "folder": "the converter writes other bytes: convert again, or ask why",
-}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _advice(workaround: str) -> str:
-    return "" if workaround == "none" else f"; {workaround}"
 
 
 def compare(
     left: Record,
     right: Record,
-    known: Mapping[str, Sequence[Json]],
+    known: Mapping[str, Sequence[Json]] | None = None,
     recorded: Sequence[Record] = (),
+    titles: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """Hold two records together.
+    """What a user of left meets in right.
 
-    known: family -> recorded defects (golden's known_defects). recorded: all records there
-    are, for the drift over releases.
+    known: family -> golden's known_defects. recorded: all records there are; those between the two
+    say in which release each change came first. titles: family -> the name people know.
     """
-    families = sorted({*left.families, *right.families})
-    both = (left, right)
-    found: list[Difference] = []
-    divergences: list[Divergence] = []
-    for family in families:
-        if family not in left.families or family not in right.families:
-            sides = ["recorded" if family in s.families else "not recorded" for s in both]
-            found.append(Difference(family, "record", "the family itself", *sides))
+    merged = _merged(facts(left, right))
+    firsts = _firsts(merged, left, right, recorded)
+    named = titles or {}
+    families = sorted(left.families.keys() | right.families.keys())
+    changes = [
+        Change(
+            key.level,
+            key.part,
+            key.what,
+            _who(having, families, named),
+            _where(having),
+            firsts.get(key, ""),
+        )
+        for key, having in merged.items()
+        if not key.name
+    ] + list(_together(merged, firsts, families, named))
+    changes.sort(key=lambda change: (LEVELS.index(change.level), change.part, change.families))
+    came, went = _defects(left.release, right.release, known or {})
+    return Comparison(left.release, right.release, tuple(changes), tuple(came), tuple(went))
+
+
+class Key(NamedTuple):
+    """What makes facts of several families one change. common: of transformers' common classes."""
+
+    level: Level
+    part: str
+    what: str
+    common: bool
+    name: str
+
+
+def _merged(found: Sequence[Fact]) -> dict[Key, dict[str, tuple[str, ...]]]:
+    """Facts that say the same, with each family that has them and where."""
+    merged: dict[Key, dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for fact in found:
+        key = Key(fact.level, fact.part, fact.what, fact.family == SHARED, fact.name)
+        places = (*merged[key].get(fact.family, ()), *fact.where)
+        merged[key][fact.family] = tuple(dict.fromkeys(places))
+    return merged
+
+
+def _who(
+    having: Iterable[str], families: Sequence[str], named: Mapping[str, str]
+) -> tuple[str, ...]:
+    who = [family for family in having if family != SHARED]
+    if SHARED in having or len(who) == len(families) > 1:
+        return (SHARED,)
+    return tuple(named.get(family, family) for family in who)
+
+
+def _where(having: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(place for places in having.values() for place in places))
+
+
+def _together(
+    merged: Mapping[Key, Mapping[str, tuple[str, ...]]],
+    firsts: Mapping[Key, str],
+    families: Sequence[str],
+    named: Mapping[str, str],
+) -> Iterator[Change]:
+    """What came or went in the same families and the same release, as one change with all names."""
+    groups: dict[tuple[Any, ...], list[Key]] = defaultdict(list)
+    for key, having in merged.items():
+        if key.name:
+            same = (key.level, key.part, key.what, key.common, tuple(having), firsts.get(key, ""))
+            groups[same].append(key)
+    for (level, part, what, _, having, first), keys in groups.items():
+        names = tuple(sorted(key.name for key in keys))
+        places = tuple(dict.fromkeys(p for key in keys for p in _where(merged[key])))
+        yield Change(level, part, what, _who(having, families, named), places, first, names)
+
+
+def _firsts(
+    wanted: Mapping[Key, Any], left: Record, right: Record, recorded: Sequence[Record]
+) -> dict[Key, str]:
+    """The first release after left, towards right, whose comparison with left has a fact."""
+    order = newest_first([*{r.release for r in recorded}, left.release, right.release])[::-1]
+    places = (order.index(left.release), order.index(right.release))
+    low, high = min(places), max(places)
+    steps = [name for name in order[low + 1 : high + 1]]
+    if places[0] > places[1]:
+        steps = order[low:high][::-1]
+    by_name = {record.release: record for record in recorded} | {right.release: right}
+    firsts: dict[Key, str] = {}
+    for name in dict.fromkeys(steps):
+        if len(firsts) == len(wanted):
+            break
+        if name == right.release:
+            for key in wanted:
+                firsts.setdefault(key, name)
             continue
-        found += compared.differences(family, left, right)
-        divergences += compared.divergences(family, left, right)
-    return Comparison(
-        left.release,
-        right.release,
-        tuple(_checks(families, left, right)),
-        tuple(divergences),
-        tuple(found),
-        tuple(_defects(families, left, right, known)),
-        compared.drifts_of((*recorded, left, right)),
-    )
-
-
-# ---- checks ----
-
-
-def _checks(families: Iterable[str], left: Record, right: Record) -> Iterable[CheckRow]:
-    for family in families:
-        sides = [side.section(family, "checks") for side in (left, right)]
-        for check in sorted({*sides[0], *sides[1]}):
-            found = [side.get(check, {}) for side in sides]
-            before = {problem["test"] for problem in found[0].get("problems", ())}
-            messages = [
-                f"{problem['test'].rpartition('::')[2]}: {problem['message']}"
-                for problem in found[1].get("problems", ())
-                if problem["test"] not in before
-            ]
-            yield CheckRow(
-                family,
-                check,
-                status(found[0]),
-                status(found[1]),
-                found[0].get("worst"),
-                found[1].get("worst"),
-                tuple(messages),
-            )
-
-
-def status(entry: Json) -> str:
-    """The gravest outcome of a check's tests, in words."""
-    worst = next((name for name in STATUSES if entry.get(name)), "not run")
-    return worst.replace("_", " ")
-
-
-# ---- defects ----
+        for key in _merged(facts(left, by_name[name])):
+            if key in wanted:
+                firsts.setdefault(key, name)
+    return firsts
 
 
 def _defects(
-    families: Iterable[str], left: Record, right: Record, known: Mapping[str, Sequence[Json]]
-) -> Iterable[Defect]:
-    from packaging.specifiers import SpecifierSet
-    from packaging.version import Version
+    left: str, right: str, known: Mapping[str, Sequence[Json]]
+) -> tuple[list[Json], list[Json]]:
+    """Recorded defects that are in right alone, and in left alone."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion, Version
 
-    releases = [Version(Version(side.release).base_version) for side in (left, right)]
-    for family in families:
-        for entry in known.get(family, ()):
-            inside = [release in SpecifierSet(entry["versions"]) for release in releases]
-            if any(inside):
-                texts = (
-                    entry[name] for name in ("check", "where", "what", "workaround", "versions")
-                )
-                yield Defect(family, *texts, *inside)
+    came: list[Json] = []
+    went: list[Json] = []
+    for family, entries in known.items():
+        for entry in entries:
+            try:
+                inside = SpecifierSet(entry["versions"])
+                sides = [Version(Version(name).base_version) in inside for name in (left, right)]
+            except (InvalidSpecifier, InvalidVersion):
+                continue
+            told = {"family": family, **{k: entry.get(k, "") for k in
+                    ("check", "where", "what", "workaround", "versions")}}  # fmt: skip
+            if sides == [False, True]:
+                came.append(told)
+            elif sides == [True, False]:
+                went.append(told)
+    return came, went
+
+
+__all__ = ["LEVELS", "SHARED", "TITLES", "Change", "Comparison", "compare"]

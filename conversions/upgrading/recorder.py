@@ -1,0 +1,89 @@
+"""Makes the record of the installed release: each family in a process of its own, two at a time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any
+
+from ..core.errors import ConversionError
+from .records import FORMAT
+
+Told = Callable[[str, int, int], None]
+"""Called with the family that is done, how many are, and how many there are."""
+PARTS = ("signatures", "defaults", "documents", "outputs")
+
+
+def record(
+    names: Iterable[str], parts: tuple[str, ...] = PARTS, told: Told | None = None
+) -> dict[str, Any]:
+    """The document of a record; see records.
+
+    Raises:
+        ConversionError: a family could not be recorded at all; each that could not, with why.
+    """
+    names = list(names)
+    families: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
+    wrong: list[str] = []
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ |= environment
+    try:
+        for name, found in _each(names, parts):
+            if isinstance(found, str):
+                wrong.append(f"{name}: {found}")
+                continue
+            families[name] = found[0]
+            shared |= found[1]
+            if told is not None:
+                told(name, len(families), len(names))
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    if wrong:
+        raise ConversionError("the release cannot be recorded", wrong)
+    return {"format": FORMAT, "versions": versions(), "families": families, "shared": shared}
+
+
+def _each(names: list[str], parts: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
+    import multiprocessing
+
+    if len(names) == 1 and "torch" in sys.modules:  # already paid for, and tests can look inside
+        yield names[0], one(names[0], parts)
+        return
+    context = multiprocessing.get_context("spawn")
+    workers = min(len(names), max(2, (os.cpu_count() or 2)))
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+        waiting = {pool.submit(one, name, parts): name for name in names}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+def one(name: str, parts: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]] | str:
+    """One family's findings and the shared ones; a text says why there are none."""
+    import torch
+
+    from .. import family
+    from .surface import record_family
+
+    torch.set_num_threads(1)
+    try:
+        own, shared = record_family(family(name), parts)
+    except ConversionError as error:
+        return str(error)
+    return dict(sorted(own.found.items())), dict(sorted(shared.found.items()))
+
+
+def versions() -> dict[str, str]:
+    """What the findings depend on."""
+    from ..core.report import versions as every
+
+    wanted = ("python", "torch", "transformers", "tokenizers", "numpy", "pillow")
+    found = {name: version for name, version in every().items() if name in wanted}
+    import transformers
+
+    return {**found, "transformers": transformers.__version__, "machine": platform.machine()}

@@ -1,0 +1,218 @@
+"""Configs, processors, saving and pipelines: every field as read, as written back, and by default."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...core.checking.pictures import pictures
+from ...core.mapping.keys import collapse
+from . import classes
+from .probing import Probes
+
+_OWN = ("transformers_version", "_name_or_path", "name_or_path", "image_processor_type")
+"""What says where a thing comes from, not what it is."""
+
+
+def config_defaults(probes: Probes, cls: type) -> None:
+    """Every field of a config class made of nothing, and its class attributes."""
+    made = probes.attempt("default", cls.__name__, of=cls)
+    if made is None:
+        return
+    for name, entry in classes.flat(made).items():
+        if name not in _OWN:
+            probes.put("default", cls.__name__, name, entry=entry)
+    for name, entry in sorted(_read_attributes(made).items()):
+        probes.put("default", cls.__name__, f".{name}", entry=entry)
+
+
+def _read_attributes(made: Any) -> dict[str, Any]:
+    """Public attributes that reading gives, properties and aliases too, but no nested configs."""
+    found: dict[str, Any] = {}
+    for name in dir(made):
+        if name.startswith("_") or name in _OWN:
+            continue
+        with contextlib.suppress(Exception):
+            entry = getattr(made, name)
+            if not callable(entry) and not hasattr(entry, "to_dict"):
+                found[name] = entry
+    return found
+
+
+def config_as_read(probes: Probes, folder: Path, form: str) -> Any:
+    """Every field as AutoConfig reads it from a folder, and as it is written back."""
+    from transformers import AutoConfig
+
+    config = probes.attempt("config", form, of=lambda: AutoConfig.from_pretrained(folder))
+    if config is None:
+        return None
+    probes.put("config", form, "class", entry=type(config).__name__)
+    for name, entry in classes.flat(config).items():
+        if name.rpartition(".")[2] not in _OWN:
+            probes.put("config", form, name, entry=entry)
+
+    def written() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as place:
+            config.save_pretrained(place)
+            return dict(json.loads((Path(place) / "config.json").read_text(encoding="utf-8")))
+
+    for name, entry in (probes.attempt("written", form, of=written) or {}).items():
+        if name not in _OWN:
+            probes.put("written", form, name, entry=entry)
+    return config
+
+
+def processor_defaults(probes: Probes, cls: type) -> None:
+    """What an image processor or tokenizer class has when nothing is said."""
+    for owner in cls.__mro__:
+        if not owner.__module__.startswith("transformers.models"):
+            continue
+        for name, entry in vars(owner).items():
+            if name.startswith("_") or callable(entry) or inspect.isdatadescriptor(entry):
+                continue
+            if not isinstance(entry, (classmethod, staticmethod)):
+                probes.put("class default", cls.__name__, name, entry=entry)
+    required = [
+        p for p in inspect.signature(cls.__init__).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]  # fmt: skip
+    if len(required) > 1:  # more than self: it is made of files
+        return
+    made = probes.attempt("default", cls.__name__, of=cls)
+    if made is not None and hasattr(made, "to_dict"):
+        fields = probes.attempt("default", cls.__name__, "to_dict()", of=made.to_dict)
+        for name, entry in (fields or {}).items():
+            if name not in _OWN:
+                probes.put("default", cls.__name__, name, entry=entry)
+
+
+AUTO = ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor")
+
+
+def processors(
+    probes: Probes, folder: Path, form: str, texts: Iterable[str], edge: int, whole: bool
+) -> None:
+    """What each Auto class gives for the folder: its class, fields, pixels and ids."""
+    texts = list(texts)
+    for name, cls in _autos():
+        made = probes.attempt("processor", form, name, of=lambda c=cls: c.from_pretrained(folder))
+        if made is None:
+            continue
+        probes.put("processor", form, name, "class", entry=type(made).__name__)
+        if name == "AutoTokenizer":
+            _tokenizer(probes, made, form, texts, whole)
+        elif name == "AutoImageProcessor":
+            _images(probes, made, form, edge, whole)
+        else:
+            _processor(probes, made, form, texts, edge)
+
+
+def _autos() -> Iterator[tuple[str, Any]]:
+    import transformers
+    from transformers.models.auto import image_processing_auto
+
+    for name in AUTO:
+        # between 5.4 and 5.17 the top-level name is a placeholder without torchvision
+        module = image_processing_auto if name == "AutoImageProcessor" else transformers
+        yield name, getattr(module, name)
+
+
+def _tokenizer(probes: Probes, made: Any, form: str, texts: list[str], whole: bool) -> None:
+    for name, entry in sorted(_read_attributes(made).items()):
+        if isinstance(entry, (str, bool, int, float, list, tuple, dict, type(None))):
+            probes.put("tokenizer", form, name, entry=entry if _small(entry) else len(entry))
+    for text in texts[: None if whole else 3]:
+        ids = probes.ask("ids", form, text, of=lambda t=text: list(made(t)["input_ids"]))
+        if ids is not None and whole:
+            probes.ask("decoded", form, text, of=lambda i=ids: made.decode(i))
+            probes.ask("tokens", form, text, of=lambda t=text: list(made.tokenize(t)))
+    if whole and texts:
+        probes.ask("padded", form, of=lambda: dict(made(texts[:3], padding=True)))
+        probes.ask("cut", form, of=lambda: dict(made(texts[:3], truncation=True, max_length=5)))
+
+
+def _small(entry: Any) -> bool:
+    return not isinstance(entry, (list, tuple, dict)) or len(entry) <= 40
+
+
+def _images(probes: Probes, made: Any, form: str, edge: int, whole: bool) -> None:
+    for name, entry in sorted(made.to_dict().items()):
+        if name not in _OWN:
+            probes.put("image processor", form, name, entry=entry)
+    for kind, picture in pictures(edge).items():
+        if whole or kind in ("landscape", "alpha", "grey"):
+            answer = probes.attempt(
+                "pixels", form, kind, of=lambda p=picture: made(p, return_tensors="pt")
+            )
+            for name, tensor in (answer or {}).items():
+                probes.put("pixels", form, kind, name, entry=tensor)
+
+
+def _processor(probes: Probes, made: Any, form: str, texts: list[str], edge: int) -> None:
+    for name in sorted(vars(made)):
+        entry = getattr(made, name)
+        if not name.startswith("_") and isinstance(entry, (str, bool, int, float, type(None))):
+            probes.put("processor", form, "AutoProcessor", name, entry=entry)
+    picture = pictures(edge)["landscape"]
+    for text in texts[:2]:
+        answer = probes.attempt(
+            "processed",
+            form,
+            text,
+            of=lambda t=text: made(text=t, images=picture, return_tensors="pt"),
+        )
+        for name, tensor in (answer or {}).items():
+            probes.put("processed", form, text, name, entry=tensor)
+
+
+def saving(probes: Probes, model: Any, form: str) -> None:
+    """Files, keys and dtypes that save_pretrained writes, and whether they load as the same."""
+    import torch
+
+    cls = type(model)
+
+    def saved() -> None:
+        from ...core.reading.written import open_tensors
+
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            model.save_pretrained(folder)
+            names = sorted(path.name for path in folder.iterdir())
+            probes.put("saved", form, "files", entry=names)
+            specs = {
+                key: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+                for key, tensor in open_tensors(folder).items()
+            }
+            for key, spec in collapse(specs).items():
+                probes.put("saved", form, "tensor", key, entry=spec)
+            again = cls.from_pretrained(folder).state_dict()
+            before = model.state_dict()
+            alike = {
+                key
+                for key, tensor in before.items()
+                if key in again and torch.equal(tensor, again[key].to(tensor.dtype))
+            }
+            probes.put("saved", form, "reload differs", entry=sorted(before.keys() - alike))
+
+    probes.attempt("saved", form, of=saved)
+
+
+def pipelines(probes: Probes) -> None:
+    """Tasks whose pipelines load through an Auto class that takes the folder."""
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    taking = {
+        path.split("|")[1]: made
+        for path, made in probes.found.items()
+        if path.startswith("auto|") and isinstance(made, str)
+    }
+    for task in PIPELINE_REGISTRY.get_supported_tasks():
+        targeted = next((x for x in PIPELINE_REGISTRY.check_task(task) if isinstance(x, dict)), {})
+        for auto in targeted.get("pt", ()) or ():
+            if auto.__name__ in taking:
+                probes.put("pipeline", task, auto.__name__, entry=taking[auto.__name__])

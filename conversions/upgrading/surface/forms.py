@@ -1,0 +1,106 @@
+"""Folder forms: fresh from the converter, and sparse as published, which relies on defaults."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ...core.checking import golden, parity
+from ...core.family import Family
+
+FRESH = "fresh"
+
+
+@contextmanager
+def folders(family: Family) -> Iterator[dict[str, Path]]:
+    """Form -> folder, of the tiny checkpoint; gone afterwards.
+
+    Fresh: as this converter writes it. The others are the recipes of golden/: documents without
+    the fields that a published folder of that kind does not state, files left out or renamed.
+    """
+    from ...core import pipeline
+    from ...core.writing.folder import ModelFolder
+
+    with TemporaryDirectory(prefix="surface-") as place:
+        root = Path(place)
+        (root / "source").mkdir()
+        location, options, config = parity.write_tiny(family, str(root / "source"))
+        known = {option.name: option.default for option in family.options}
+        request = pipeline.Request(
+            family, location, config, {**known, **options}, checks="files", families=(family,)
+        )
+        made = {FRESH: root / FRESH}
+        with pipeline.opened(request) as source, ModelFolder(made[FRESH]) as folder:
+            pipeline.write_documents(folder, source)
+            folder.write_tensors(pipeline.pieces(source), request.max_shard_size)
+            folder.commit()
+        for name, recipe in recipes(family).items():
+            made[name] = shape(made[FRESH], root / name, recipe)
+        yield made
+
+
+def recipes(family: Family) -> dict[str, Any]:
+    """Form -> recipe, as golden/ has them."""
+    file = golden.golden_root() / family.name / "folders" / "published.json"
+    if not file.is_file():
+        return {}
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return dict(document["forms"])
+
+
+def shape(fresh: Path, target: Path, recipe: Mapping[str, Any]) -> Path:
+    """A copy of the fresh folder in a recipe's form.
+
+    recipe: {"without": {document: [dotted fields]}, "with": {document: {dotted field: value}},
+    "files": {name: new name, or null to leave it out}}.
+    """
+    shutil.copytree(fresh, target)
+    for name in {*recipe.get("without", {}), *recipe.get("with", {})}:
+        file = target / name
+        if not file.exists():
+            continue
+        document = json.loads(file.read_text(encoding="utf-8"))
+        for field in recipe.get("without", {}).get(name, ()):
+            _remove(document, field.split("."))
+        for field, value in recipe.get("with", {}).get(name, {}).items():
+            _set(document, field.split("."), value)
+        file.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    for name, called in recipe.get("files", {}).items():
+        file = target / name
+        if not file.exists():
+            continue
+        if called is None:
+            file.unlink()
+        elif called == "pytorch_model.bin":
+            _as_bin(file, target / called)
+        else:
+            file.rename(target / called)
+    return target
+
+
+def _remove(document: dict[str, Any], path: list[str]) -> None:
+    for name in path[:-1]:
+        document = document.get(name, {})
+        if not isinstance(document, dict):
+            return
+    document.pop(path[-1], None)
+
+
+def _set(document: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        document = document.setdefault(name, {})
+    document[path[-1]] = value
+
+
+def _as_bin(file: Path, target: Path) -> None:
+    import torch
+
+    from ...core.reading.written import open_tensors
+
+    torch.save({k: t.clone() for k, t in open_tensors(file.parent).items()}, target)
+    file.unlink()

@@ -1,0 +1,202 @@
+"""One family's surface, and what all families share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.checking import checks, golden, loading, parity
+from ...core.errors import ConversionError
+from ...core.family import Family
+from . import classes, documents, forms, outputs, signatures
+from .probing import Probes
+
+PARTS = ("signatures", "defaults", "documents", "outputs")
+"""What a record may be limited to; all of them by default."""
+
+
+def record_family(family: Family, parts: tuple[str, ...] = PARTS) -> tuple[Probes, Probes]:
+    """Everything of one family that users can reach; and what its classes share with all others."""
+    own, shared = Probes(), Probes()
+    torch.manual_seed(0)
+    with own.heard(), forms.folders(family) as folders:
+        own.words.clear()  # what the making of folders says is ours
+        config = documents.config_as_read(own, folders[forms.FRESH], forms.FRESH)
+        roots = _roots(family, config)
+        known = {n: c for root in roots for n, c in classes.public_classes(root).items()}
+        if "signatures" in parts:
+            for name, cls in known.items():
+                own.put("class", name, entry=[base.__name__ for base in cls.__mro__[1:4]])
+                signatures.record(own, shared, cls, classes.root_of(cls))
+        if "defaults" in parts:
+            _defaults(own, known)
+        if "documents" in parts:
+            _documents(own, family, folders, known)
+        if "outputs" in parts:
+            _outputs(own, family, folders, known, config)
+    for word in sorted(own.words):
+        own.put("words", word, entry=True)
+    return own, shared
+
+
+def record_shared(shared: Mapping[str, Any]) -> dict[str, Any]:
+    """What is recorded once for all families."""
+    return dict(sorted(shared.items()))
+
+
+def _roots(family: Family, config: Any) -> list[str]:
+    """The packages of transformers that a family's folder leads to: its own, its towers'."""
+    found = [classes.root_of(loading.model_class(family.model_class))]
+    if config is not None:
+        inner = classes.sub_configs(config).values()
+        found += [classes.root_of(type(one)) for one in (config, *inner)]
+    return list(dict.fromkeys(root for root in found if root.count(".") == 2))
+
+
+def _defaults(own: Probes, known: Mapping[str, type]) -> None:
+    for name, cls in known.items():
+        if classes.is_config(cls):
+            documents.config_defaults(own, cls)
+        elif "Processor" in name or "Tokenizer" in name or "FeatureExtractor" in name:
+            documents.processor_defaults(own, cls)
+
+
+def _documents(
+    own: Probes, family: Family, folders: Mapping[str, Path], known: Mapping[str, type]
+) -> None:
+    reference = golden.load_reference(family.name)
+    texts = [*getattr(reference, "EXAMPLE_TEXTS", ()), *TEXTS]
+    edge = _edge(reference)
+    for form, folder in folders.items():
+        if form != forms.FRESH:
+            documents.config_as_read(own, folder, form)
+        documents.processors(own, folder, form, texts, edge, whole=form == forms.FRESH)
+
+
+TEXTS = (
+    "A photo of 2 cats.",
+    "",
+    "  spaces \t and\nlines ",
+    "naïve café 北京 🙂",
+    "[MASK] <s> </s>",
+)
+"""What any tokenizer may be given."""
+
+
+def _edge(reference: Any) -> int:
+    edge = reference.TINY.get("image_size")
+    return edge if isinstance(edge, int) else 32
+
+
+def _outputs(
+    own: Probes, family: Family, folders: Mapping[str, Path], known: Mapping[str, type], config: Any
+) -> None:
+    reference = golden.load_reference(family.name)
+    inputs = reference.inputs(reference.TINY)
+    for form, folder in folders.items():
+        fresh = form == forms.FRESH
+        loaded: set[str] = set()
+        for name, cls in classes.auto_classes().items() if fresh else ():
+            _auto(own, name, cls, folder, loaded)
+        wanted = _models(known, config, family, fresh)
+        for cls in wanted:
+            outputs.record(own, cls, _loader(folder), inputs, form, whole=fresh)
+        _truth(own, family, reference, folder, form, inputs)
+        if fresh:
+            own.attempt("pipeline", of=lambda: documents.pipelines(own))
+            main = own.attempt(
+                "saved", form, of=lambda f=folder: loading.load_model(f, family.model_class).model
+            )
+            if main is not None:
+                documents.saving(own, main, form)
+
+
+def _auto(own: Probes, name: str, cls: Any, folder: Path, loaded: set[str]) -> None:
+    """What an Auto class makes of the folder: a class, or why not."""
+    if name in (*documents.AUTO, "AutoConfig"):
+        return
+
+    def given() -> str:
+        made = cls.from_pretrained(folder)
+        loaded.add(type(made).__name__)
+        return type(made).__name__
+
+    try:
+        with own.heard():
+            own.put("auto", name, entry=given())
+    except Exception as error:
+        # that it does not take the config at all is so for most of them, and said by absence
+        if "Unrecognized" not in str(error) and "nrecognized" not in str(error):
+            own.put("auto", name, entry={"raises": type(error).__name__})
+
+
+def _models(known: Mapping[str, type], config: Any, family: Family, fresh: bool) -> list[type]:
+    """Model classes whose config the folder has: its own, and its towers'."""
+    if config is None:
+        return []
+    kinds = (type(config), *(type(one) for one in classes.sub_configs(config).values()))
+    own_root = classes.root_of(loading.model_class(family.model_class))
+    found = []
+    for cls in known.values():
+        wanted = getattr(cls, "config_class", None)
+        concrete = classes.is_model(cls) and not cls.__name__.endswith("PreTrainedModel")
+        if not concrete or wanted not in kinds:
+            continue
+        if not fresh and cls.__name__ != family.model_class:
+            continue
+        # the towers' other heads (a text classifier of a vision-language model) load nothing of it
+        if classes.root_of(cls) == own_root or cls.__name__.endswith("Model"):
+            found.append(cls)
+    return found
+
+
+def _loader(folder: Path) -> Any:
+    def load(cls: Any, attention: str | None = None) -> Any:
+        more = {"attn_implementation": attention} if attention else {}
+        torch.manual_seed(0)
+        return cls.from_pretrained(folder, output_loading_info=True, **more)
+
+    return load
+
+
+def _truth(
+    own: Probes,
+    family: Family,
+    reference: Any,
+    folder: Path,
+    form: str,
+    inputs: Mapping[str, Tensor],
+) -> None:
+    """Whether the folder's model computes what the original computes, output by output."""
+    state = reference.state_dict(reference.TINY)
+    with torch.no_grad():
+        right = parity.masked(
+            reference.forward(parity.as_float32(state), reference.TINY, inputs), inputs
+        )
+    for attention in loading.attentions(family.model_class):
+
+        def computed(attention: str = attention) -> dict[str, Tensor]:
+            model = loading.load_model(folder, family.model_class, attention).model
+            with torch.no_grad():
+                return parity.masked(family.outputs(model, inputs), inputs)
+
+        made = own.attempt("truth", form, attention, of=computed)
+        for name in right if made is not None else ():
+            own.put("truth", form, attention, name, entry=_agreement(right[name], made.get(name)))
+
+
+def _agreement(right: Tensor, made: Tensor | None) -> str:
+    if made is None:
+        return "absent"
+    check = checks.outputs("logits", {"": right}, {"": made})
+    if check.passed:
+        return "as the original"
+    worst = "" if check.worst is None else f" by {check.worst:.1g}"
+    return f"differs from the original{worst}"
+
+
+__all__ = ["PARTS", "ConversionError", "record_family", "record_shared"]
