@@ -20,13 +20,9 @@ COMMANDS = (
     "inspect",
     "convert",
     "verify",
-<<<<<<< HEAD
     "restore",
     "batch",
-=======
-    "batch",
     "record",
->>>>>>> 429377f (The surface of a release is recorded by enumeration, and two records are compared by what users meet)
     "compare",
     "releases",
     "upgrade",

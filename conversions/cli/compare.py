@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .. import families
 from ..core.errors import ConversionError
 from . import arguments, terminal
 
@@ -14,9 +15,9 @@ from . import arguments, terminal
 def add(commands: Any) -> None:
     command = commands.add_parser(
         "compare",
-        help="what changes between two transformers releases, from records of the suite",
-        description="Compare two records of `pytest --record FILE`. Exit 0: nothing changed that "
-        "matters; 1: something changed or fails; 2: a record is not there or none.",
+        help="what changes between two transformers releases, from their records",
+        description="Compare two records that `conversions record` made. Exit 0: nothing differs; "
+        "1: something is broken, changed, new or deprecated; 2: a record is not there or none.",
     )
     flag = command.add_argument
     flag("left", metavar="A", help="a recorded release (4.57.6), or a record file")
@@ -39,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
         # not 1, which says that something changed
         terminal.complain(str(error))
         return 2
-    found = compare.compare(left, right, arguments.known_defects(), records.every(places))
+    titles = {name: family.title for name, family in families().items()}
+    known = arguments.known_defects()
+    found = compare.compare(left, right, known, records.every(places), titles)
     for file, render in ((args.markdown, markdown.to_markdown), (args.html, comparison.to_html)):
         if file:
             Path(file).write_text(render(found), encoding="utf-8")

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from ..core.inspection import Inspection
     from ..core.report import Report
     from ..upgrading.bisect import Progress as BisectProgress
-    from ..upgrading.compare import Comparison
-    from ..upgrading.pages.sections import Section
+    from ..upgrading.compare import Change, Comparison
 
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim", "known-defect": "yellow"}
 LEVELS = {"broken": "bold red", "changed": "yellow", "mended": "green", "same": "dim"}
@@ -206,25 +205,39 @@ def inspection(to: Console, found: Inspection) -> None:
 # --- releases -----------------------------------------------------------------------------
 
 
+MOST = 6
+"""Changes of one kind that a terminal shows; the rest is counted, and whole in --json."""
+
+
 def comparison(to: Console, found: Comparison) -> None:
-    """The verdict, what to do, and every section that has something to say."""
+    """The verdict, then what is broken, changed, new and deprecated, a line each."""
     from rich.text import Text
 
-    from ..upgrading.pages.sections import in_text
+    from ..upgrading.compare import LEVELS as ORDER, TITLES
 
     to.print(Text(found.verdict, LEVELS["mended" if found.level == "same" else found.level]))
-    if found.actions:
-        to.print(Text("\nWhat to do", "bold"))
-        _listing(to, [(" -", action) for action in found.actions])
-    for row in found.broken:
-        for message in row.messages:
-            to.print(Text(message, "red"))
-    for section in in_text(found):
-        to.print(Text(f"\n{section.title}", "bold"))
-        compact = section.title == "Checks" or to.width >= 100
-        (_section if compact else _stacked)(to, section)
-        if section.note:
-            to.print(Text(section.note, "dim"))
+    for level in ORDER:
+        changes = found.at(level)
+        if changes:
+            to.print(Text(f"\n{TITLES[level]}", f"bold {LEVELS.get(level, '')}".strip()))
+        for part in dict.fromkeys(change.part for change in changes):
+            own = [change for change in changes if change.part == part]
+            for change in own if level == "broken" else own[:MOST]:
+                _change(to, change)
+            if level != "broken" and len(own) > MOST:
+                to.print(Text(f"  … {len(own) - MOST} more of {part}: --json", "dim"))
+    for title, defects in (("come with it", found.came), ("are mended", found.went)):
+        if defects:
+            to.print(Text(f"\nKnown defects that {title}", "bold"))
+        for defect in defects:
+            _listing(to, [(" -", f"{defect['family']}: {defect['what']}; {defect['workaround']}")])
+
+
+def _change(to: Console, change: Change) -> None:
+    first = f" [first in {change.first}]" if change.first else ""
+    _listing(to, [(" -", _one_line(f"{change.line}{first}"))])
+    if change.todo and change.level == "broken":
+        _listing(to, [("  ", f"what to do: {change.todo}")])
 
 
 def _listing(to: Console, rows: Sequence[Sequence[str]]) -> None:
@@ -235,30 +248,6 @@ def _listing(to: Console, rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         listing.add_row(*map(Text, row))
     to.print(listing)
-
-
-def _section(to: Console, section: Section) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, pad_edge=False)
-    for column in section.columns:
-        grid.add_column(Text(column), overflow="fold")
-    for row, level in zip(section.rows, section.levels, strict=True):
-        style = "" if level == "changed" else LEVELS[level]
-        grid.add_row(*(Text(cell, style if i in (1, 2) else "") for i, cell in enumerate(row)))
-    to.print(grid)
-
-
-def _stacked(to: Console, section: Section) -> None:
-    """Rows as paragraphs: six columns do not fit into eighty characters."""
-    from rich.text import Text
-
-    for row, level in zip(section.rows, section.levels, strict=True):
-        head = ", ".join(cell for cell in row[:2] if cell)
-        to.print(Text(head, "" if level == "changed" else LEVELS[level]))
-        named = zip(section.columns[2:], row[2:], strict=True)
-        _listing(to, [("", f"{name}: {cell}") for name, cell in named if cell])
 
 
 def bisect_step(step: BisectProgress) -> None:

@@ -107,7 +107,8 @@ class Comparison:
         ]
         if self.level == "broken":
             names = sorted({family for change in self.at("broken") for family in change.families})
-            return f"{self.right} breaks what {self.left} did for {', '.join(names)}: {', '.join(counts)}."
+            broke = f"{self.right} breaks what {self.left} did for {', '.join(names)}"
+            return f"{broke}: {', '.join(counts)}."
         return f"Nothing that worked in {self.left} fails in {self.right}: {', '.join(counts)}."
 
     def to_json(self) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def _firsts(
     order = newest_first([*{r.release for r in recorded}, left.release, right.release])[::-1]
     places = (order.index(left.release), order.index(right.release))
     low, high = min(places), max(places)
-    steps = [name for name in order[low + 1 : high + 1]]
+    steps = order[low + 1 : high + 1]
     if places[0] > places[1]:
         steps = order[low:high][::-1]
     by_name = {record.release: record for record in recorded} | {right.release: right}

@@ -64,8 +64,20 @@ def facts(left: Record, right: Record) -> list[Fact]:
     for family in sorted(left.families.keys() | right.families.keys()):
         sides = (left.families.get(family), right.families.get(family))
         found += _lacking(family, sides) or _of_family(family, sides[0] or {}, sides[1] or {})
-    found += _of_family(SHARED, left.shared, right.shared)
+    ours, theirs = left.shared, right.shared
+    if left.families.keys() != right.families.keys():
+        # other families lead to other common classes: only those that both met can be compared
+        met = _owners(ours) & _owners(theirs)
+        ours, theirs = (
+            {key: value for key, value in side.items() if key.split("|")[1] in met}
+            for side in (ours, theirs)
+        )
+    found += _of_family(SHARED, ours, theirs)
     return found
+
+
+def _owners(shared: Mapping[str, Any]) -> set[str]:
+    return {key.split("|")[1] for key in shared}
 
 
 def _lacking(family: str, sides: tuple[Any, Any]) -> list[Fact]:
@@ -220,7 +232,8 @@ def _moved(family: str, part: str, findings: Iterable[Finding]) -> Iterator[Fact
     label = _LABELS.get(part, part)
     for finding in findings:
         came = finding.left is _ABSENT
-        what = f"{label}s that came" if came else f"{label}s that went"
+        plural = _PLURALS.get(label, f"{label}s")
+        what = f"{plural} that {'came' if came else 'went'}"
         name = finding.path[-1].rpartition(".")[2] or finding.path[-1]
         where = " ".join(finding.path[1:-1])
         yield Fact("new" if came else "changed", part, what, family, (where,), name)
@@ -610,8 +623,8 @@ def _texts(family: str, part: str, differing: _Differing) -> list[Fact]:
     if rest:
         first = rest[0]
         what = (
-            f"{_LABELS.get(part, part)} of {len(rest)} differ, first {' '.join(first.path[2:])!r:.60}: "
-            f"{_from_to(first.left, first.right)}"
+            f"{_LABELS.get(part, part)} of {len(rest)} differ, first "
+            f"{' '.join(first.path[2:])!r:.60}: {_from_to(first.left, first.right)}"
         )
         found.append(Fact("changed", part, what, family, tuple(sorted({f.path[1] for f in rest}))))
     return found
@@ -634,6 +647,14 @@ _LABELS = {
     "tokens": "tokens",
     "decoded": "decoded texts",
     "pixels": "pixels",
+}
+
+_PLURALS = {
+    "Auto class": "Auto classes",
+    "field of config.json": "fields of config.json",
+    "property of models": "properties of models",
+    "gradient of": "gradients of",
+    "generate()": "ways to generate()",
 }
 
 _PARTS: Mapping[str, Callable[[str, str, _Differing], list[Fact]]] = {

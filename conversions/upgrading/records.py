@@ -49,7 +49,7 @@ class Record:
 
 def folders() -> list[Path]:
     """Where records are looked for: here, then in the checkout this package is in."""
-    checkout = Path(__file__).resolve().parents[3]
+    checkout = Path(__file__).resolve().parents[2]
     return list(dict.fromkeys(root / name for root in (Path.cwd(), checkout) for name in FOLDERS))
 
 
@@ -150,7 +150,9 @@ def stem(path: Path) -> str:
 
 def _files(place: Path) -> Iterator[Path]:
     if place.is_dir():
-        yield from sorted(path for suffix in SUFFIXES for path in place.glob(f"*{suffix}"))
+        found = {path for suffix in SUFFIXES for path in place.glob(f"*{suffix}")}
+        # a list of releases lies beside the records
+        yield from sorted(path for path in found if path.name[:1].isdigit())
 
 
 def newest_first(names: Iterable[str]) -> list[str]:

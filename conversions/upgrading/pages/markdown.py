@@ -1,46 +1,38 @@
-"""A comparison as Markdown, for a pull request or a CI summary."""
+"""A comparison as Markdown, for a pull request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 
-from ..compare import Comparison
-from .sections import Section, sections
+from ..compare import LEVELS, TITLES, Change, Comparison
 
-MARKS = {"broken": "❌", "changed": "🔶", "same": "✅"}
+MOST = 40
+"""Changes of one level that a pull request shows; the rest is counted."""
 
 
 def to_markdown(found: Comparison) -> str:
-    """Verdict, what to do, then every section; long ones folded."""
-    title = f"## {MARKS[found.level]} transformers {found.left} → {found.right}"
-    lines = [title, "", found.verdict, ""]
-    if found.actions:
-        lines += ["### What to do", "", *(f"- {escaped(action)}" for action in found.actions), ""]
-    for row in found.broken:
-        for message in row.messages:
-            quoted = message.replace("```", "'''")
-            lines += [f"**{row.family} {row.check}**", "", "```", quoted, "```", ""]
-    for section in sections(found):
-        lines += _section(section)
-    return "\n".join(lines).rstrip() + "\n"
+    """Verdict, then what is broken, changed, new and deprecated; a line each."""
+    lines = [f"## transformers {found.left} → {found.right}", "", f"**{escaped(found.verdict)}**"]
+    for level in LEVELS:
+        changes = found.at(level)
+        if changes:
+            lines += ["", f"### {TITLES[level]}", "", *map(_line, changes[:MOST])]
+        if len(changes) > MOST:
+            lines.append(f"- … {len(changes) - MOST} more: `conversions compare --json`")
+    for title, defects in (("come with it", found.came), ("are mended", found.went)):
+        if defects:
+            lines += ["", f"### Known defects that {title}", ""]
+            lines += [f"- {d['family']}: {escaped(d['what'])}; {escaped(d['workaround'])}"
+                      for d in defects]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
-def _section(section: Section) -> list[str]:
-    table = [_line(section.columns), _line(["---"] * len(section.columns))]
-    table += [_line(row) for row in section.rows]
-    note = [section.note, ""] if section.note else []
-    if len(section.rows) <= 12:
-        return [f"### {section.title}", "", *note, *table, ""]
-    summary = f"<summary><b>{section.title}</b> ({len(section.rows)} rows)</summary>"
-    return ["<details>", summary, "", *note, *table, "", "</details>", ""]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(escaped(cell) for cell in cells)} |"
+def _line(change: Change) -> str:
+    first = f" *(first in {change.first})*" if change.first else ""
+    todo = f" — {change.todo}" if change.todo else ""
+    return f"- {escaped(change.line)}{first}{escaped(todo)}"
 
 
 def escaped(text: str) -> str:
-    """Text that stays text in a table: no bars, line breaks or HTML; underscores as they are."""
-    for plain, safe in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("\n", " ")):
-        text = text.replace(plain, safe)
-    return text
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", text)

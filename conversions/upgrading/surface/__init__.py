@@ -1,4 +1,4 @@
-"""The surface of a transformers release: all that a user of some families can reach, by introspection.
+"""The surface of a transformers release: all that users of some families can reach.
 
 Nothing here knows what a release should have. Classes come from the release's own modules and Auto
 mappings, fields from outputs, properties and positions from the objects, parameters from

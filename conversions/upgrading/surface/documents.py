@@ -1,4 +1,4 @@
-"""Configs, processors, saving and pipelines: every field as read, as written back, and by default."""
+"""Configs, processors, saving, pipelines: every field as read, written back, and by default."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ def config_defaults(probes: Probes, cls: type) -> None:
     for name, entry in classes.flat(made).items():
         if name not in _OWN:
             probes.put("default", cls.__name__, name, entry=entry)
+    told = {name.partition(".")[0] for name in classes.flat(made)}
     for name, entry in sorted(_read_attributes(made).items()):
-        probes.put("default", cls.__name__, f".{name}", entry=entry)
+        if name not in told:
+            probes.put("default", cls.__name__, name, entry=entry)
 
 
 def _read_attributes(made: Any) -> dict[str, Any]:
@@ -77,11 +80,7 @@ def processor_defaults(probes: Probes, cls: type) -> None:
                 continue
             if not isinstance(entry, (classmethod, staticmethod)):
                 probes.put("class default", cls.__name__, name, entry=entry)
-    required = [
-        p for p in inspect.signature(cls.__init__).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]  # fmt: skip
-    if len(required) > 1:  # more than self: it is made of files
+    if not hasattr(cls, "from_pretrained") or _is_made_of_files(cls):
         return
     made = probes.attempt("default", cls.__name__, of=cls)
     if made is not None and hasattr(made, "to_dict"):
@@ -89,6 +88,16 @@ def processor_defaults(probes: Probes, cls: type) -> None:
         for name, entry in (fields or {}).items():
             if name not in _OWN:
                 probes.put("default", cls.__name__, name, entry=entry)
+
+
+def _is_made_of_files(cls: type) -> bool:
+    """Whether a class needs something to be made of, as tokenizers and processors do."""
+    try:
+        needed = inspect.signature(cls).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.default is p.empty and p.kind in kinds for p in needed)
 
 
 AUTO = ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor")
@@ -99,8 +108,8 @@ def processors(
 ) -> None:
     """What each Auto class gives for the folder: its class, fields, pixels and ids."""
     texts = list(texts)
-    for name, cls in _autos():
-        made = probes.attempt("processor", form, name, of=lambda c=cls: c.from_pretrained(folder))
+    for name, cls in autos():
+        made = probes.attempt("processor", form, name, of=partial(cls.from_pretrained, folder))
         if made is None:
             continue
         probes.put("processor", form, name, "class", entry=type(made).__name__)
@@ -112,7 +121,7 @@ def processors(
             _processor(probes, made, form, texts, edge)
 
 
-def _autos() -> Iterator[tuple[str, Any]]:
+def autos() -> Iterator[tuple[str, Any]]:
     import transformers
     from transformers.models.auto import image_processing_auto
 
@@ -125,19 +134,20 @@ def _autos() -> Iterator[tuple[str, Any]]:
 def _tokenizer(probes: Probes, made: Any, form: str, texts: list[str], whole: bool) -> None:
     for name, entry in sorted(_read_attributes(made).items()):
         if isinstance(entry, (str, bool, int, float, list, tuple, dict, type(None))):
-            probes.put("tokenizer", form, name, entry=entry if _small(entry) else len(entry))
+            size = len(entry) if isinstance(entry, (list, tuple, dict)) else 0
+            probes.put("tokenizer", form, name, entry=entry if size <= 40 else f"{size} entries")
     for text in texts[: None if whole else 3]:
-        ids = probes.ask("ids", form, text, of=lambda t=text: list(made(t)["input_ids"]))
+        ids = probes.ask("ids", form, text, of=partial(_ids, made, text))
         if ids is not None and whole:
-            probes.ask("decoded", form, text, of=lambda i=ids: made.decode(i))
-            probes.ask("tokens", form, text, of=lambda t=text: list(made.tokenize(t)))
+            probes.ask("decoded", form, text, of=partial(made.decode, ids))
+            probes.ask("tokens", form, text, of=partial(made.tokenize, text))
     if whole and texts:
         probes.ask("padded", form, of=lambda: dict(made(texts[:3], padding=True)))
         probes.ask("cut", form, of=lambda: dict(made(texts[:3], truncation=True, max_length=5)))
 
 
-def _small(entry: Any) -> bool:
-    return not isinstance(entry, (list, tuple, dict)) or len(entry) <= 40
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text)["input_ids"])
 
 
 def _images(probes: Probes, made: Any, form: str, edge: int, whole: bool) -> None:
@@ -147,7 +157,7 @@ def _images(probes: Probes, made: Any, form: str, edge: int, whole: bool) -> Non
     for kind, picture in pictures(edge).items():
         if whole or kind in ("landscape", "alpha", "grey"):
             answer = probes.attempt(
-                "pixels", form, kind, of=lambda p=picture: made(p, return_tensors="pt")
+                "pixels", form, kind, of=partial(made, picture, return_tensors="pt")
             )
             for name, tensor in (answer or {}).items():
                 probes.put("pixels", form, kind, name, entry=tensor)
@@ -164,7 +174,7 @@ def _processor(probes: Probes, made: Any, form: str, texts: list[str], edge: int
             "processed",
             form,
             text,
-            of=lambda t=text: made(text=t, images=picture, return_tensors="pt"),
+            of=partial(made, text=text, images=picture, return_tensors="pt"),
         )
         for name, tensor in (answer or {}).items():
             probes.put("processed", form, text, name, entry=tensor)

@@ -57,7 +57,7 @@ def shape(fresh: Path, target: Path, recipe: Mapping[str, Any]) -> Path:
     """A copy of the fresh folder in a recipe's form.
 
     recipe: {"without": {document: [dotted fields]}, "with": {document: {dotted field: value}},
-    "files": {name: new name, or null to leave it out}}.
+    "dtype": of the weights, "files": {name: new name, or null to leave it out}}.
     """
     shutil.copytree(fresh, target)
     for name in {*recipe.get("without", {}), *recipe.get("with", {})}:
@@ -70,6 +70,8 @@ def shape(fresh: Path, target: Path, recipe: Mapping[str, Any]) -> Path:
         for field, value in recipe.get("with", {}).get(name, {}).items():
             _set(document, field.split("."), value)
         file.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    if "dtype" in recipe:
+        _cast(target, recipe["dtype"])
     for name, called in recipe.get("files", {}).items():
         file = target / name
         if not file.exists():
@@ -84,17 +86,32 @@ def shape(fresh: Path, target: Path, recipe: Mapping[str, Any]) -> Path:
 
 
 def _remove(document: dict[str, Any], path: list[str]) -> None:
+    inner: Any = document
     for name in path[:-1]:
-        document = document.get(name, {})
-        if not isinstance(document, dict):
-            return
-    document.pop(path[-1], None)
+        inner = inner.get(name) if isinstance(inner, dict) else None
+    if isinstance(inner, dict):
+        inner.pop(path[-1], None)
 
 
 def _set(document: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
         document = document.setdefault(name, {})
     document[path[-1]] = value
+
+
+def _cast(folder: Path, dtype: str) -> None:
+    """Weights in another floating dtype, as a folder that was saved so has them."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ...core.reading.written import open_tensors
+
+    wanted = getattr(torch, dtype)
+    tensors = {
+        key: tensor.to(wanted) if tensor.is_floating_point() else tensor.clone()
+        for key, tensor in open_tensors(folder).items()
+    }
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 def _as_bin(file: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,17 +32,17 @@ def record(
     the plain one, which is enough to see what another form's defaults lead to.
     """
     name = cls.__name__
-    loaded = probes.attempt("loads", form, name, of=lambda: load(cls))
+    loaded = probes.attempt("loads", form, name, of=partial(load, cls))
     if loaded is None:
         return
     model, report = loaded
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         probes.put("loads", form, name, key, entry=_keys(report.get(key, ())))
+    probes.put("loads", form, name, "dtype", entry=str(model.dtype))
     if not whole:
         if not report.get("missing_keys"):  # what starts at random has no values to compare
             _called(probes, model.float(), inputs, (form, name, "eager"), {"plain": {}})
         return
-    probes.put("loads", form, name, "dtype", entry=str(model.dtype))
     probes.put("loads", form, name, "training", entry=model.training)
     probes.put("names", form, name, entry=_names(model))
     if report.get("missing_keys"):
@@ -51,7 +52,7 @@ def record(
     _properties(probes, model, (form, name))
     for attention in ("eager", "sdpa"):
         other = probes.attempt(
-            "attention", form, name, attention, of=lambda a=attention: load(cls, attention=a)
+            "attention", form, name, attention, of=partial(load, cls, attention=attention)
         )
         if other is not None and not other[1].get("missing_keys"):
             _called(probes, other[0].float(), inputs, (form, name, attention), {"plain": {}})
@@ -142,7 +143,7 @@ def _fields(probes: Probes, made: Any, where: tuple[str, ...], values: bool) -> 
         return
     names = list(made.keys()) if hasattr(made, "keys") else []
     for name in _public(made):
-        found = probes.attempt("output", *where, name, of=lambda n=name: getattr(made, n))
+        found = probes.attempt("output", *where, name, of=partial(getattr, made, name))
         if found is not None or f"output|{'|'.join((*where, name))}" not in probes.found:
             _leaf(probes, found, (*where, name), values)
     probes.put("order", *where, entry=names)
@@ -162,7 +163,7 @@ def _public(made: Any) -> list[str]:
 
 
 def _leaf(probes: Probes, found: Any, where: tuple[str, ...], values: bool) -> None:
-    if hasattr(found, "keys") and not isinstance(found, dict):
+    if hasattr(found, "keys") and hasattr(found, "to_tuple"):
         _fields(probes, found, where, values)
     elif isinstance(found, (tuple, list)) and any(isinstance(one, Tensor) for one in found):
         probes.put("output", *where, entry=[kind(found), *_shapes(found)])
@@ -186,9 +187,7 @@ def _properties(probes: Probes, model: Any, where: tuple[str, ...]) -> None:
             continue
         for name, found in vars(cls).items():
             if isinstance(found, property) and not name.startswith("_"):
-                answer = probes.attempt(
-                    "property", *where, name, of=lambda n=name: getattr(model, n)
-                )
+                answer = probes.attempt("property", *where, name, of=partial(getattr, model, name))
                 if answer is not None:
                     probes.put("property", *where, name, entry=answer)
 
@@ -217,7 +216,7 @@ def _gradients(
 
 def _first_output(made: Any) -> Tensor:
     """Logits, hidden states, or whatever tensor comes first and depends on weights."""
-    names = [name for name in made.keys() if "logits" in name] if hasattr(made, "keys") else []
+    names = [name for name in list(made) if "logits" in name] if hasattr(made, "keys") else []
     for name in (*names, "last_hidden_state", "pooler_output"):
         found = getattr(made, name, None)
         if isinstance(found, Tensor) and found.requires_grad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def record_family(family: Family, parts: tuple[str, ...] = PARTS) -> tuple[Probe
         config = documents.config_as_read(own, folders[forms.FRESH], forms.FRESH)
         roots = _roots(family, config)
         known = {n: c for root in roots for n, c in classes.public_classes(root).items()}
+        known |= _processor_classes(folders[forms.FRESH])
         if "signatures" in parts:
             for name, cls in known.items():
                 own.put("class", name, entry=[base.__name__ for base in cls.__mro__[1:4]])
@@ -55,6 +57,25 @@ def _roots(family: Family, config: Any) -> list[str]:
         inner = classes.sub_configs(config).values()
         found += [classes.root_of(type(one)) for one in (config, *inner)]
     return list(dict.fromkeys(root for root in found if root.count(".") == 2))
+
+
+def _processor_classes(folder: Path) -> dict[str, type]:
+    """Classes of the processors that Auto classes give for a folder, and what those come from.
+
+    They may lie in other families' packages: CLIP's image processor, BERT's tokenizer.
+    """
+    found: dict[str, type] = {}
+    for _, auto in documents.autos():
+        try:
+            made = auto.from_pretrained(folder)
+        except Exception:
+            # told where the Auto class itself is asked
+            continue
+        parts = [made, *(getattr(made, name, None) for name in ("image_processor", "tokenizer"))]
+        for cls in (owner for part in parts for owner in type(part).__mro__):
+            if cls.__module__.startswith("transformers.models."):
+                found[cls.__name__] = cls
+    return found
 
 
 def _defaults(own: Probes, known: Mapping[str, type]) -> None:
@@ -108,11 +129,13 @@ def _outputs(
         _truth(own, family, reference, folder, form, inputs)
         if fresh:
             own.attempt("pipeline", of=lambda: documents.pipelines(own))
-            main = own.attempt(
-                "saved", form, of=lambda f=folder: loading.load_model(f, family.model_class).model
-            )
+            main = own.attempt("saved", form, of=partial(_main, folder, family.model_class))
             if main is not None:
                 documents.saving(own, main, form)
+
+
+def _main(folder: Path, name: str) -> Any:
+    return loading.load_model(folder, name).model
 
 
 def _auto(own: Probes, name: str, cls: Any, folder: Path, loaded: set[str]) -> None:
@@ -173,6 +196,9 @@ def _truth(
 ) -> None:
     """Whether the folder's model computes what the original computes, output by output."""
     state = reference.state_dict(reference.TINY)
+    if dtype := forms.recipes(family).get(form, {}).get("dtype"):
+        rounded = getattr(torch, dtype)
+        state = {k: t.to(rounded) if t.is_floating_point() else t for k, t in state.items()}
     with torch.no_grad():
         right = parity.masked(
             reference.forward(parity.as_float32(state), reference.TINY, inputs), inputs

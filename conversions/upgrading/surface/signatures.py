@@ -36,7 +36,7 @@ def _members(cls: type) -> Iterator[tuple[type, str, Any]]:
         if not owner.__module__.startswith("transformers"):
             continue
         # fields of outputs and configs are recorded as what they hold
-        fields = owner.__dict__.get("__annotations__", {})
+        fields = inspect.get_annotations(owner)
         for name, found in vars(owner).items():
             if not name.startswith("_") and name not in seen:
                 seen.add(name)
