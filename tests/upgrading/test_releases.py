@@ -13,11 +13,11 @@ from packaging.specifiers import SpecifierSet
 
 from conversions import cli
 from conversions.core.errors import ConversionError
-from conversions.upgrading import releases, specifiers
+from conversions.upgrading import records, releases, specifiers
 from conversions.upgrading.environments import Environments, Offer
 from conversions.upgrading.history import Event, History, Trouble
 from conversions.upgrading.pages import history as page
-from tests import browser, made_up
+from tests import browser
 from tests.upgrading.test_environments import Installer
 
 KNOWN = ("4.49.0", "4.50.0", "4.50.1", "4.51.0", "4.51.1", "5.0.0", "5.1.0", "5.1.2", "5.10.0")
@@ -101,7 +101,10 @@ def recorded(folder: Path) -> Path:
     """A folder with the records of three releases, and a list of five."""
     releases.keep(Offer(("4.49.0", "4.57.6", "5.0.0", "5.23.0", "5.24.0"), {"4.57.0": "x"}), folder)
     for name in ("4.49.0", "4.57.6", "5.23.0"):
-        (folder / f"{name}.json").write_text(json.dumps(made_up.document(name)), encoding="utf-8")
+        found = {"kosmos2": {"class|Model": ["Base"]}}
+        document = {"format": records.FORMAT, "versions": {"transformers": name},
+                    "families": found, "shared": {}}  # fmt: skip
+        records.write(folder / f"{name}.json.gz", document)
     return folder
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from ..compare import LEVELS, TITLES, Change, Comparison
 
 MOST = 40
@@ -34,5 +32,8 @@ def _line(change: Change) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", text)
+    """Text that stays text: no bars, line breaks or HTML; underscores as they are."""
+    pairs = (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`"), ("\n", " "))
+    for plain, safe in pairs:
+        text = text.replace(plain, safe)
+    return text
