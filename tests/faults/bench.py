@@ -16,7 +16,7 @@ from unittest import mock
 from packaging.specifiers import SpecifierSet
 
 from conversions.core import pipeline
-from conversions.core.checking import checks, golden, loading, parity, release
+from conversions.core.checking import checks, golden, loading, parity, pixels, release
 from conversions.core.checking.checks import Check
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.mapping.key_mapping import KeyMapping, Plan
@@ -119,7 +119,7 @@ COSTLY = {
     "config": (release, "config_read_back"),
     "strict-load": (release, "strict_load"),  # of a model on meta, where none is built
     "logits": (parity, "logits"),
-    "pixels": (parity, "pixels"),
+    "pixels": (pixels, "check"),
     "tokens": (parity, "tokens"),
 }
 """Where the product's code calls for each check that takes time."""
