@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime, timezone
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +33,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from conversions.core import plugins
 from conversions.core.checking import golden
 from conversions.core.mapping.keys import collapse
 
@@ -316,9 +317,25 @@ def typed_in(path: Path) -> tuple[str, Json]:
     return text, document
 
 
+def file_of(family: str) -> Path:
+    """A family's golden file: here, or in the package of a distribution that declares it.
+
+    Raises:
+        SystemExit: it is declared and lies in no folder that can be written to.
+    """
+    plugin = plugins.installed().working.get(family)
+    if plugin is None or not plugin.family.golden:
+        return golden.golden_root() / f"{family}.json"
+    package, _, inside = plugin.family.golden.partition(":")
+    place = resources.files(package).joinpath(inside)
+    if not isinstance(place, Path):
+        raise SystemExit(f"{family}: {place} is no file; install its distribution with -e")
+    return place
+
+
 def rewrite(family: str, check: bool, show: Any) -> bool:
     """Record one family, or with `check` only compare; whether its file was right before."""
-    path = golden.golden_root() / f"{family}.json"
+    path = file_of(family)
     before, document = typed_in(path)
     fresh = renewed(document, golden.load_reference(family))
     if layout(fresh) == before:
@@ -359,10 +376,16 @@ def main() -> int:
         description="Record golden values from the reference forwards."
     )
     known = golden.referenced_families()
-    parser.add_argument("family", nargs="*", metavar="FAMILY", help=", ".join(known))
+    parser.add_argument(
+        "family",
+        nargs="*",
+        metavar="FAMILY",
+        help=", ".join(known) + ", or that of an installed distribution",
+    )
     parser.add_argument("--check", action="store_true", help="only compare; exit 1 on a difference")
     args = parser.parse_args()
-    if unknown := set(args.family) - set(known):
+    declared = {n for n, plugin in plugins.installed().working.items() if plugin.family.golden}
+    if unknown := set(args.family) - {*known, *declared}:
         parser.error(f"no reference for {', '.join(sorted(unknown))}")
     right = [rewrite(family, args.check, Console()) for family in args.family or known]
     return 1 if args.check and not all(right) else 0
