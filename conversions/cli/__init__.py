@@ -21,6 +21,7 @@ COMMANDS = (
     "convert",
     "verify",
     "restore",
+    "new",
     "batch",
     "record",
     "compare",

@@ -1,0 +1,1 @@
+"""DINOv2 with registers: converter, reference forward and golden data of one family."""
