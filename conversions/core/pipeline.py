@@ -226,8 +226,11 @@ def _with_tiny(request: Request) -> Iterator[Request]:
     if request.checkpoint != "tiny" or Path("tiny").exists():
         yield request
         return
-    with tempfile.TemporaryDirectory() as directory:
-        location, extra, config = parity.write_tiny(request.family, directory)
+    with tempfile.TemporaryDirectory() as parent:
+        # a fixed name: conversion.json has an option's last part, equal in equal conversions
+        directory = Path(parent, "tiny")
+        directory.mkdir()
+        location, extra, config = parity.write_tiny(request.family, str(directory))
         options = {name: value for name, value in request.options.items() if value is not None}
         if {"vocab", "tokenizer"} & options.keys():  # the user's own instead
             extra = {k: v for k, v in extra.items() if k not in ("vocab", "tokenizer")}

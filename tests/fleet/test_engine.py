@@ -87,6 +87,14 @@ def test_a_run_ends_with_every_outcome_and_goes_on_where_it_stopped(
     assert contents(output)["a/model.safetensors"] == before["a/model.safetensors"]
 
 
+def test_equal_jobs_give_equal_bytes(tmp_path: Path) -> None:
+    """Every family's tiny checkpoint, converted twice, gives the same files to the last byte."""
+    for family in conversions.families():
+        for name in ("one", "two"):
+            conversions.convert(family, "tiny", tmp_path / name / family, checks="files")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
 def test_another_option_is_another_job(tmp_path: Path) -> None:
     """What was done with other options, or from another file, is done again."""
     source = tmp_path / "model.pt"
