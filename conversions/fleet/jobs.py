@@ -61,6 +61,15 @@ class _Done:
         return [check for check in self.checks if check.status == "failed"]
 
 
+def warm_up() -> None:
+    """Import what conversions need, once in a worker's life.
+
+    A single conversion of large weights has another process import transformers beside it; for a
+    worker that would be an import a job.
+    """
+    import transformers.modeling_utils  # noqa: F401
+
+
 def run(
     entry: Mapping[str, Any], output: str, alike: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
@@ -79,6 +88,7 @@ def run(
     begun = time.monotonic()
     try:
         _refuse_other_versions(alike)
+        warm_up()
         outcome = _run(job, output)
     except ConversionError as error:
         outcome = _failure(type(error).__name__, error.summary, str(error))
