@@ -8,6 +8,7 @@ path differs on plain RGB, or where anything differs that golden/ does not recor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping as MappingABC
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +60,26 @@ class Prepared:
     faithful: bool
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What was looked at: kind -> picture, kind -> name -> the original's pixels, the paths."""
+
+    kinds: MappingABC[str, Any]
+    expected: MappingABC[str, MappingABC[str, Tensor]]
+    paths: list[Prepared]
+    differences: list[Difference]
+
+    def moves(self, difference: Difference, forward: Forward) -> dict[str, float]:
+        """By how much a difference moves each floating output; {} where nothing was prepared."""
+        path = next(path for path in self.paths if path.path == difference.path)
+        made = path.made[difference.kind]
+        if difference.error or isinstance(made, Exception):
+            return {}
+        right, other = forward(self.expected[difference.kind]), forward(made)
+        floating = [name for name, value in right.items() if value.is_floating_point()]
+        return {name: float((right[name] - other[name]).abs().max()) for name in floating}
+
+
 def check(found: Truth, folder: Path, forward: Forward | None = None) -> Check:
     """The folder's image processor against the original's preprocessing.
 
@@ -79,18 +100,28 @@ def check(found: Truth, folder: Path, forward: Forward | None = None) -> Check:
             details=("the reference has pixels(image, arch) and no image_edge(arch)",),
             advice="image_edge(arch) says the edge in pixels of the square that the model sees",
         )
+    try:
+        seen = survey(found, folder)
+    except Exception as error:
+        # whatever the release raises is a finding about the processor's files
+        return _unusable(found, error)
+    return _judged(found, seen, forward)
+
+
+def survey(found: Truth, folder: Path) -> Survey:
+    """Every kind of picture on every path of the installed release, beside the original's pixels.
+
+    Raises:
+        Exception: whatever the release raises that cannot use the folder's processor files.
+    """
     kinds = pictures(found.reference.image_edge(found.architecture))
     expected = {
         kind: _float64(found.reference.pixels(image, found.architecture))
         for kind, image in kinds.items()
     }
-    try:
-        paths = prepared_by_each_path(folder, kinds, next(iter(expected.values())))
-    except Exception as error:
-        # whatever the release raises is a finding about the processor's files
-        return _unusable(found, error)
+    paths = prepared_by_each_path(folder, kinds, next(iter(expected.values())))
     differences = [difference for path in paths for difference in _differences(path, expected)]
-    return _judged(found, kinds, paths, differences, expected, forward)
+    return Survey(kinds, expected, paths, differences)
 
 
 def prepared_by_each_path(
@@ -187,14 +218,8 @@ def _levels(processor: Any, name: str, difference: Tensor) -> float:
     return float((difference * scale).abs().max() * 255)
 
 
-def _judged(
-    found: Truth,
-    kinds: MappingABC[str, Any],
-    paths: list[Prepared],
-    differences: list[Difference],
-    expected: MappingABC[str, MappingABC[str, Tensor]],
-    forward: Forward | None,
-) -> Check:
+def _judged(found: Truth, seen: Survey, forward: Forward | None) -> Check:
+    kinds, paths, differences = seen.kinds, seen.paths, seen.differences
     accepted = _accepted(found, kinds, paths)
     records = known_defects.recorded(found.family, "pixels")
     explained = {
@@ -205,7 +230,7 @@ def _judged(
         path.path: {d.kind: round(d.levels, 3) for d in differences if d.path == path.path}
         for path in paths
     }
-    moved = _moved(differences, paths, expected, forward)
+    moved = _moved(seen, forward)
     made = Check(
         "pixels",
         "failed" if unexplained else "known-defect" if differences else "passed",
@@ -272,7 +297,7 @@ def _as_recorded(difference: Difference, record: Json) -> bool:
     """Whether it raises what the record says, or differs by no more than the record says."""
     if difference.error:
         return bool(record.get("picture_raises")) and record["picture_raises"] in difference.error
-    return "picture_raises" not in record and difference.levels <= record.get("levels", 255.0)
+    return "picture_raises" not in record and difference.levels <= record.get("levels", math.inf)
 
 
 def _torchvision_as(record: Json) -> bool:
@@ -283,22 +308,13 @@ def _torchvision_as(record: Json) -> bool:
     return wanted is None or wanted == (find_spec("torchvision") is not None)
 
 
-def _moved(
-    differences: list[Difference],
-    paths: list[Prepared],
-    expected: MappingABC[str, MappingABC[str, Tensor]],
-    forward: Forward | None,
-) -> dict[str, float]:
+def _moved(seen: Survey, forward: Forward | None) -> dict[str, float]:
     """By how much the default path's worst picture moves the model's outputs."""
-    here = [d for d in differences if d.path == "default" and not d.error]
+    here = [d for d in seen.differences if d.path == "default" and not d.error]
     if forward is None or not here:
         return {}
     worst = max(here, key=lambda difference: difference.pixels)
-    made = paths[0].made[worst.kind]
-    assert not isinstance(made, Exception)
-    right, other = forward(expected[worst.kind]), forward(made)
-    floating = [name for name, value in right.items() if value.is_floating_point()]
-    return {"outputs_move": max(float((right[n] - other[n]).abs().max()) for n in floating)}
+    return {"outputs_move": max(seen.moves(worst, forward).values())}
 
 
 def _figure(
