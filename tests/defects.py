@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from conversions.core.checking import golden, loading, pixels, readings
 from conversions.core.checking.pictures import sample_image
 from conversions.core.checking.pixels import load as load_image_processor
 from conversions.core.pipeline import Request
+from conversions.core.reading.sentencepiece import read_model
 from conversions.core.reading.written import open_tensors
+from conversions.core.writing.tokenizers import sentencepiece
 from tests import behaviour, snapshot, tiny
 
 Defect = dict[str, Any]
@@ -207,6 +209,52 @@ def tokens_differ(on: Stage, defect: Defect) -> bool:
     return found != on.reference.tokenize(defect["texts"], file)
 
 
+def special_is_read(token: str) -> Callable[[Stage, Defect], bool]:
+    """The special token, written in its texts, is that token and no text."""
+
+    def shows(on: Stage, defect: Defect) -> bool:
+        from transformers import AutoTokenizer
+
+        with loading.quiet():
+            tokenizer = AutoTokenizer.from_pretrained(on.folder, local_files_only=True)
+            rows = [
+                tokenizer(text, add_special_tokens=False)["input_ids"] for text in defect["texts"]
+            ]
+        return all(tokenizer.convert_tokens_to_ids(token) in row for row in rows)
+
+    return shows
+
+
+def marks_stay_apart(on: Stage, defect: Defect) -> bool:
+    """A tokenizer made of a model that sentencepiece trained here has other ids than the model."""
+    from transformers import PreTrainedTokenizerFast
+
+    spelled = trained(on.place, [*defect["texts"], "がぎぐげご かきくけこ"])
+    model = read_model(spelled)
+    settings = sentencepiece.Settings(len(model.pieces) + 2, 100, "Kosmos2Processor")
+    files = sentencepiece.tokenizer_files({"tokenizer": str(spelled)}, settings)
+    (on.place / "tokenizer.json").write_bytes(cast(bytes, files["tokenizer.json"]))
+    with loading.quiet():
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(on.place / "tokenizer.json"))
+        found = [list(tokenizer(text)["input_ids"]) for text in defect["texts"]]
+    return found != on.reference.tokenize(defect["texts"], spelled)
+
+
+def trained(place: Path, texts: list[str]) -> Path:
+    """A small unigram model with sentencepiece's usual rewriting of characters."""
+    from sentencepiece import SentencePieceTrainer
+
+    (place / "texts").write_text("\n".join(texts * 20), encoding="utf-8")
+    SentencePieceTrainer.train(
+        input=str(place / "texts"),
+        model_prefix=str(place / "sentencepiece.bpe"),
+        vocab_size=30,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return place / "sentencepiece.bpe.model"
+
+
 # ---- Kosmos-2 ----
 
 
@@ -357,6 +405,10 @@ DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] =
     ("chinese_clip", "tokens", "removed_characters"): tokens_differ,
     ("chinese_clip", "tokens", "final_sigma"): tokens_differ,
     ("chinese_clip", "tokens", "long_word"): tokens_differ,
+    ("flava", "tokens", "final_sigma"): tokens_differ,
+    ("kosmos2", "tokens", "special_text"): special_is_read("</s>"),
+    ("kosmos2", "tokens", "combining_marks"): marks_stay_apart,
+    ("vipllava", "tokens", "pad_text"): special_is_read("<pad>"),
     ("chinese_clip", "pixels", "torchvision_resampling"): pictures_differ,
     ("convnextv2", "pixels", "torchvision_resampling"): pictures_differ,
     ("flava", "pixels", "torchvision_resampling"): pictures_differ,

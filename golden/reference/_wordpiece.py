@@ -5,26 +5,44 @@ Source: google-research/bert tokenization.py (BasicTokenizer, WordpieceTokenizer
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_SPECIAL = re.compile("(" + "|".join(map(re.escape, SPECIAL)) + ")")
+_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U0010ffff]")
 
 
 def tokenize(
-    texts: Iterable[str], vocabulary: Path, longest_word: int, longest_text: int | None = None
+    texts: Iterable[str],
+    vocabulary: Path,
+    longest_word: int,
+    longest_text: int | None = None,
+    as_transformers: bool = False,
 ) -> list[list[int]]:
     """[CLS] pieces [SEP] of each text, cut to `longest_text` ids.
 
-    vocabulary: one token a line, its id is the number of the line.
+    vocabulary: one token a line, its id is the number of the line. as_transformers: as
+    transformers' BertTokenizer has it, where "[MASK]" in a text is the token and private-use
+    characters are dropped; to Google's the former is text, and the latter make a word [UNK].
     """
     with open(vocabulary, encoding="utf-8") as lines:
         table = {line.strip(): index for index, line in enumerate(lines)}
     room = None if longest_text is None else longest_text - 2
     rows = []
     for text in texts:
-        found = [piece for word in words(text) for piece in pieces(word, table, longest_word)]
+        parts = _SPECIAL.split(_PRIVATE.sub("", text)) if as_transformers else [text]
+        found = [
+            piece
+            for part in parts
+            for piece in (
+                [part]
+                if as_transformers and part in SPECIAL
+                else [p for word in words(part) for p in pieces(word, table, longest_word)]
+            )
+        ]
         rows.append([table[piece] for piece in ("[CLS]", *found[:room], "[SEP]")])
     return rows
 

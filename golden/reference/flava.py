@@ -697,8 +697,8 @@ def _resized(image: Image.Image, edge: int, filter: Image.Resampling) -> np.ndar
 
 
 def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
-    """BERT's uncased tokenizer: [CLS] pieces [SEP]."""
-    return _wordpiece.tokenize(texts, vocabulary, LONGEST_WORD)
+    """BERT's uncased tokenizer: [CLS] pieces [SEP]; the original takes transformers' own."""
+    return _wordpiece.tokenize(texts, vocabulary, LONGEST_WORD, as_transformers=True)
 
 
 def example_vocabulary(folder: Path, arch: Architecture = TINY) -> Path:

@@ -20,6 +20,7 @@ An architecture holds, in the original's names:
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -546,18 +547,32 @@ EXAMPLE_TEXTS = [
 ]
 
 
+_SPECIAL = ("<unk>", "<s>", "</s>")
+
+
 def tokenize(texts: list[str], vocabulary: Path) -> list[list[int]]:
     """Ids of each text; vocabulary: tokenizer.model, the id after its last stands for an image.
 
     mm_utils.py, tokenizer_image_token: the texts around images are tokenized on their own, so
-    that each of them starts with sentencepiece's blank; one <s> stands before everything.
+    that each of them starts with sentencepiece's blank; one <s> stands before everything. The
+    original takes transformers' slow LlamaTokenizer, to which <unk>, <s> and </s> in a text are
+    the tokens, and which tokenizes the texts around those on their own, too.
     """
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
+
+    def encoded(text: str) -> list[int]:
+        parts = filter(None, re.split("(<unk>|</?s>)", text))
+        return [
+            index
+            for part in parts
+            for index in ([model.piece_to_id(part)] if part in _SPECIAL else model.encode(part))
+        ]
+
     ids = []
     for text in texts:
-        first, *others = (model.encode(part) for part in text.split("<image>"))
+        first, *others = (encoded(part) for part in text.split("<image>"))
         ids.append([model.bos_id(), *first])
         for part in others:
             ids[-1] += [model.vocab_size(), *part]

@@ -9,8 +9,7 @@ What no setting reaches, measured on 4.49.0 to 5.23.0 against the original:
 
 - "<s>", "<pad>", "</s>" and "<unk>" written in a text are the special tokens (processors write
   "<s>" before a prompt); to the original they are text
-- a combining mark after a character that the model's charsmap rewrites is lost: the
-  `tokenizers` library rewrites both together
+- a mark that is a character of its own (a voiced sound mark) is not joined to the kana before it
 """
 
 from __future__ import annotations
@@ -166,15 +165,20 @@ def _files(model: Model, settings: Settings) -> dict[str, Json | bytes]:
 
 def _fast(model: Model, further: Sequence[str]) -> bytes:
     """tokenizer.json."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
     tokenizer = Tokenizer(models.Unigram(_vocabulary(model), unk_id=3, byte_fallback=False))
-    if model.charsmap:
-        tokenizer.normalizer = normalizers.Precompiled(model.charsmap)
-    blank = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    # plain blanks only: what else is a blank, the model's own charsmap says
-    words = pre_tokenizers.Split(" ", "removed")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, blank])
+    # plain blanks only: what else is a blank, the model's own charsmap says. A Metaspace in their
+    # place would give no blank to a word that begins with a ▁ of its own
+    charsmap = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            *charsmap,
+            normalizers.Replace(Regex(r"\A +| +\z"), ""),
+            normalizers.Replace(Regex(" +"), "▁"),
+            normalizers.Prepend("▁"),
+        ]
+    )
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.post_processor = _begin_and_end()
     tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in SPECIAL])
