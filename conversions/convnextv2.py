@@ -210,10 +210,7 @@ def processor(config: Json, source: Source) -> Processor:
         "image_mean": [0.485, 0.456, 0.406] if usual else [0.5] * 3,
         "image_std": [0.229, 0.224, 0.225] if usual else [0.5] * 3,
     }
-    notes = [
-        "pixels equal the original's on the PIL path, which transformers 5 takes only without "
-        'torchvision or when loaded with backend="pil" (or use_fast=False)'
-    ]
+    notes = []
     if 32 < size < 384:
         notes.append(
             "the crop sits one pixel off the original's where the resized edge exceeds "

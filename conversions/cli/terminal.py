@@ -175,10 +175,13 @@ def checks(to: Console, report: Report) -> None:
     say(to, f"{report.family}: {report.checkpoint} ({report.container}, {held})")
     rows = []
     for check in report.checks:
-        judged = check.status in ("passed", "failed")
-        why = check.figure if judged else "; ".join(filter(None, (check.figure, check.advice)))
+        skipped = check.status == "skipped"
+        why = "; ".join(filter(None, (check.figure, check.advice if skipped else "")))
         rows.append((Text(check.name), Text(check.status, STYLES[check.status]), Text(why)))
     table(to, rows)
+    for check in report.checks:
+        for line in check.advice.splitlines() if check.status == "known-defect" else ():
+            say(to, f"known defect, {check.name}: {line}")
 
 
 def inspection(to: Console, found: Inspection) -> None:

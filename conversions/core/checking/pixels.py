@@ -323,7 +323,7 @@ def _figure(
     differences: MappingABC[Difference, bool],
     moved: MappingABC[str, float],
 ) -> str:
-    """`default path (…): RGB pictures equal, 3 of 9 other kinds differ: alpha 228 of 255 levels`.
+    """`default path: RGB pictures equal, 3 of 9 other kinds not (alpha 228 of 255 levels)`.
 
     differences: each, and whether it is what no processor does better.
     """
@@ -335,13 +335,13 @@ def _figure(
         near = [d.kind for d, nearest in here.items() if nearest]
         plain = _worst([own[kind] for kind in PLAIN if kind in own], "equal", "differ: ")
         other = [own[kind] for kind in others if kind in own]
-        text = f"{path.path} path ({type(path.processor).__name__}): RGB pictures {plain}"
+        text = f"{path.path} path: RGB pictures {plain}"
         if near:
             text += f" ({', '.join(near)}: as near as a processor comes)"
         if other:
-            text += f", {len(other)} of {len(others)} other kinds {_worst(other, '', 'differ: ')}"
+            text += f", {len(other)} of {len(others)} other kinds not ({_worst(other, '', '')})"
         parts.append(text)
-    effect = f"; outputs move by up to {moved['outputs_move']:.2g}" if moved else ""
+    effect = f", outputs by up to {moved['outputs_move']:.2g}" if moved else ""
     return "; ".join(parts) + effect
 
 
@@ -353,8 +353,8 @@ def _worst(differences: list[Difference], none: str, some: str) -> str:
 
 
 def _ways_round(records: Iterable[Json | None]) -> str:
-    lines = [f"{r['what']}; {r['workaround']}" for r in records if r is not None]
-    return "; ".join(dict.fromkeys(lines))
+    lines = [f"{r['what']}: {r['workaround']}" for r in records if r is not None]
+    return "\n".join(dict.fromkeys(lines))
 
 
 def _unusable(found: Truth, error: Exception) -> Check:
