@@ -22,6 +22,7 @@ from .core.family import Family
 from .core.manifest import Json
 
 if TYPE_CHECKING:
+    from .conformance import Result
     from .core.inspection import Inspection
     from .core.pipeline import Request
     from .core.reading.checkpoint import Progress
@@ -33,6 +34,7 @@ __all__ = [
     "CheckFailed",
     "ConversionError",
     "broken_families",
+    "check_family",
     "convert",
     "families",
     "family",
@@ -261,6 +263,19 @@ def restore(
 
     folder = fetch_folder(model)
     return restoring.restore(chosen, folder, Path(output), files, dtype, overwrite, progress)
+
+
+def check_family(family: str | Family, *, select: str = "") -> Result:
+    """Prove one installed family by the conformance suite; what passed, failed and was skipped.
+
+    select: an expression of pytest's -k, for a part of the suite.
+
+    Raises:
+        ConversionError: no such family is installed, or pytest and hypothesis are missing.
+    """
+    from .conformance import check_family as prove
+
+    return prove(family, select=select)
 
 
 def inspect(checkpoint: str | Path, *, progress: Progress | None = None) -> Inspection:

@@ -1,0 +1,95 @@
+"""Fixtures, what each test runs for, and the closing table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from conversions import family as family_named
+from conversions.conformance.bench import Bench, bench as bench_of
+from conversions.conformance.requirements import lacking
+from conversions.conformance.running import name_of
+from conversions.core import plugins
+from conversions.core.checking import golden
+from conversions.core.checking.checks import NAMES
+from conversions.core.errors import ConversionError
+
+OUTCOMES = {"passed": "passed", "failed": "failed", "skipped": "skipped", "xfailed": "known"}
+NOT_HERE = "portability"
+"""A check of the vocabulary that needs two releases of transformers."""
+
+
+def chosen(config: pytest.Config) -> list[str]:
+    """The families that were asked for; without --family all that are installed."""
+    asked = config.getoption("--family", default=None)
+    try:
+        return [family_named(name).name for name in asked or plugins.installed().working]
+    except ConversionError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Once for each family, and for each check, size or architecture of it; ids start with it."""
+    names = [name for name in ("check", "size", "arch", "fault") if name in metafunc.fixturenames]
+    pairs = []
+    for family in chosen(metafunc.config):
+        values = _values(names[0], family) if names else [""]
+        pairs += [(family, value) for value in values]
+    ids = ["-".join(filter(None, pair)) for pair in pairs]
+    if names:
+        metafunc.parametrize(("bench", names[0]), pairs, ids=ids, indirect=["bench"])
+    elif "bench" in metafunc.fixturenames:
+        metafunc.parametrize("bench", [family for family, _ in pairs], ids=ids, indirect=True)
+
+
+def _values(what: str, family: str) -> list[str]:
+    if what == "check":
+        return [name for name in NAMES if name != NOT_HERE]
+    if what == "size":
+        return list(golden.load_golden(family).get("manifests", {})) or ["none"]
+    if what == "fault":
+        from conversions.conformance.faults import FAULTS
+
+        return list(FAULTS)
+    return list(golden.load_specimen(family).architectures) or ["none"]
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, record_property: Any) -> Bench:
+    """A family, its reference, its tiny checkpoint; skipped where it lacks what the test needs."""
+    found = bench_of(request.param)
+    record_property("conformance", (request.param, name_of(request.node.name)))
+    for mark in request.node.iter_markers("conversions_needs"):
+        if why := lacking(found.family, mark.args[0]):
+            pytest.skip(f"{mark.args[0]}: {why}")
+    return found
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """family x test: passed, failed, skipped, known defects; then what was skipped, counted."""
+    rows: dict[tuple[str, str], Counter[str]] = {}
+    skips: Counter[tuple[str, str]] = Counter()
+    for outcome in (*OUTCOMES, "error"):
+        for report in terminalreporter.stats.get(outcome, []):
+            where = dict(getattr(report, "user_properties", ())).get("conformance")
+            if where is None:
+                continue
+            counted = rows.setdefault(tuple(where), Counter())
+            counted[OUTCOMES.get(outcome, "failed")] += 1
+            if outcome == "skipped" and isinstance(report.longrepr, tuple):
+                skips[where[0], report.longrepr[2].removeprefix("Skipped: ")] += 1
+    if not rows:
+        return
+    write = terminalreporter.write_line
+    columns = list(OUTCOMES.values())
+    wide = max(len(family) for family, _ in rows) + 2
+    long = max(len(name) for _, name in rows) + 2
+    write("")
+    write(f"{'family':{wide}}{'proved':{long}}{''.join(f'{name:>9}' for name in columns)}")
+    for (family, name), counted in sorted(rows.items()):
+        figures = "".join(f"{counted[column] or '':>9}" for column in columns)
+        write(f"{family:{wide}}{name:{long}}{figures}".rstrip())
+    for (family, why), count in sorted(skips.items()):
+        write(f"{family:{wide}}skipped {count}: {why}")

@@ -1,0 +1,240 @@
+"""What is broken on purpose is seen by the check that should see it; what is harmless is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import conversions
+from conversions.conformance.bench import Bench, State
+from conversions.conformance.faults import FAULTS, edited, failed, failed_of, leaves, with_another
+from conversions.conformance.sizes import published_manifest
+from conversions.core import pipeline
+from conversions.core.checking import release
+from conversions.core.errors import ConversionError
+from conversions.core.manifest import Manifest, Spec
+from conversions.core.reading.written import open_tensors
+
+pytestmark = pytest.mark.conversions_needs("reference")
+
+
+def test_fault(bench: Bench, fault: str) -> None:
+    """The fault fails the checks that should see it, and their messages name the tensors."""
+    folder, named = edited(bench, FAULTS[fault].change)
+    with folder as path:
+        names, said = failed(bench.weight_checks(path))
+    missed = {*FAULTS[fault].seen_by} - names
+    assert not missed, f"{fault} is not seen by {', '.join(sorted(missed))}\n{said}"
+    assert all(key in said for key in named), said
+
+
+def test_nothing_is_seen_where_nothing_is_wrong(bench: Bench) -> None:
+    """The folder as it was written passes what the faults fail."""
+    found = bench.weight_checks(bench.converted.folder)
+    assert {check.name for check in found} == {n for f in FAULTS.values() for n in f.seen_by}
+    assert {check.status for check in found} == {"passed"}, failed(found)
+
+
+def test_outputs_see_a_tensor_swapped_or_turned(bench: Bench) -> None:
+    """With the model built, logits see two tensors exchanged, and say where the models part."""
+    folder, _ = edited(bench, FAULTS["tensors-swapped"].change)
+    with folder as path:
+        names, said = failed_of(lambda: bench.verify(path, "all"))
+    hidden = bench.listed("tensors", bench.converted.written)
+    assert "logits" in names or hidden, said
+
+
+def test_every_config_field_is_checked(bench: Bench) -> None:
+    """Each field of config.json, changed alone, fails `config` by its name."""
+    written = json.loads((bench.converted.folder / "config.json").read_text(encoding="utf-8"))
+    with bench.scratch() as folder:
+        subject = bench.subject(folder, {})
+        for path in leaves(written):
+            changed = json.dumps(with_another(written, path))
+            (folder / "config.json").write_text(changed, encoding="utf-8")
+            check = release.config_read_back(subject)
+            assert not check.passed and path[-1] in "\n".join(check.details), ".".join(path)
+
+
+def documents(bench: Bench) -> list[str]:
+    """The folder's JSON files that are settings: not the weights' index, nor the vocabulary."""
+    apart = ("config.json", "conversion.json", "tokenizer.json", "vocab.json")
+    found = (path.name for path in bench.converted.folder.glob("*.json"))
+    return sorted(n for n in found if n not in apart and not n.endswith(".index.json"))
+
+
+@pytest.mark.conversions_needs("processor")
+def test_every_processor_field_is_checked(bench: Bench) -> None:
+    """Each field of each document of the processor, changed, fails `config` or `tokens` by name."""
+    for name in documents(bench):
+        document = json.loads((bench.converted.folder / name).read_text(encoding="utf-8"))
+        paths = list(leaves(document))
+        changed = document
+        for path in paths:
+            changed = with_another(changed, path)
+
+        def write(folder: Path, name: str = name, changed: Any = changed) -> None:
+            (folder / name).write_text(json.dumps(changed), encoding="utf-8")
+
+        with bench.harmed(write) as folder:
+            names, said = failed_of(lambda folder=folder: bench.verify(folder))  # type: ignore[misc]
+        assert names & {"config", "tokens", "refused"}, f"{name}: {said}"
+        unnamed = [path for path in paths if path[-1] not in said]
+        assert not unnamed, f"{name}: {unnamed} changed and not named\n{said}"
+
+
+@pytest.mark.conversions_needs("tokenizer")
+def test_vocabulary_is_checked(bench: Bench) -> None:
+    """A vocabulary of which one bit is turned, or one token moved, fails `tokens`."""
+    folder = bench.converted.folder
+    files = [p.name for p in folder.iterdir() if p.suffix in (".txt", ".model")]
+    files += [n for n in ("tokenizer.json",) if (folder / n).exists()]
+    assert files, "the tiny folder has no vocabulary"
+    for name in files:
+
+        def write(folder: Path, name: str = name) -> None:
+            content = bytearray((folder / name).read_bytes())
+            content[len(content) // 2] ^= 1
+            (folder / name).write_bytes(content)
+
+        with bench.harmed(write) as harmed:
+            names, said = failed_of(lambda harmed=harmed: bench.verify(harmed))  # type: ignore[misc]
+        assert names & {"tokens", "refused"}, f"{name}: {said}"
+
+
+# --- the checkpoint -----------------------------------------------------------------------
+
+
+def converted(bench: Bench, state: State, **changes: Any) -> tuple[set[str], str, bool]:
+    """What is said of a changed checkpoint, and whether anything was left behind."""
+    with bench.scratch() as work:
+        request = bench.request(state, bench.reference.TINY, work / "source", **changes)
+        names, said = failed_of(lambda: pipeline.convert(request, work / "out"))
+        return names, said, (work / "out").exists()
+
+
+def test_a_key_too_many_is_refused(bench: Bench) -> None:
+    """A tensor that no rule claims is named, and nothing is written."""
+    key = f"{next(iter(bench.parts(bench.state)[0]))}_too_many"
+    names, said, left = converted(bench, {**bench.state, key: torch.ones(3)})
+    assert "refused" in names and key in said and not left
+
+
+def test_a_key_too_few_is_refused(bench: Bench) -> None:
+    """Each rule's first tensor, taken out of the checkpoint alone, is missed by its name."""
+    plan = bench.family.mapping.plan(bench.state)
+    firsts: dict[int, str] = {}
+    for move in plan.moves:
+        firsts.setdefault(id(move.rule), move.sources[0])
+    for key in firsts.values():
+        left = {name: tensor for name, tensor in bench.state.items() if name != key}
+        found = bench.family.mapping.plan(left)
+        rule = bench.family.mapping.match(key)
+        optional = rule is not None and (rule[0].optional or not rule[0].targets)
+        assert found.coverage or optional, f"{key} is not missed"
+
+
+def test_a_truncated_file_is_refused(bench: Bench) -> None:
+    """Half of a checkpoint is refused, and nothing is written."""
+    with bench.scratch() as work:
+        request = bench.request(bench.state, bench.reference.TINY, work / "source")
+        file = Path(request.checkpoint)
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        with pytest.raises(ConversionError):
+            pipeline.convert(request, work / "out")
+        assert not (work / "out").exists()
+
+
+def test_an_empty_checkpoint_is_refused(bench: Bench) -> None:
+    """A file without tensors is refused in words."""
+    with bench.scratch() as work:
+        torch.save({}, work / "empty.pt")
+        request = replace(bench.converted.request, checkpoint=str(work / "empty.pt"))
+        with pytest.raises(ConversionError, match=r"\w"):
+            pipeline.convert(request, work / "out")
+
+
+def test_another_familys_checkpoint_is_refused(bench: Bench) -> None:
+    """Keys of any other installed family are not taken for this one's."""
+    for other in conversions.families().values():
+        if other.name == bench.family.name or other.mapping is bench.family.mapping:
+            continue
+        patterns = [rule.sources[0] for rule in other.mapping.rules]
+        keys = [pattern.partition("{")[0].rstrip(".") or "weight" for pattern in patterns]
+        with bench.scratch() as work:
+            torch.save({key: torch.ones(2) for key in dict.fromkeys(keys)}, work / "other.pt")
+            request = replace(bench.converted.request, checkpoint=str(work / "other.pt"))
+            with pytest.raises(ConversionError):
+                pipeline.convert(request, work / "out")
+            assert not (work / "out").exists()
+
+
+@pytest.mark.conversions_needs("refusals")
+def test_refusals_know_what_they_refuse(bench: Bench) -> None:
+    """Each refusal applies to the keys it describes, and to no checkpoint of the family."""
+    sizes = [published_manifest(bench, size) for size in bench.golden.get("manifests", {})]
+    own = [bench.source.manifest, *sizes]
+    for refusal in bench.family.refusals:
+        described = {p.replace("*", "0"): Spec("F32", (1,)) for p in refusal.any_of}
+        assert refusal.applies(Manifest(described)), refusal
+        assert not any(refusal.applies(manifest) for manifest in own), refusal
+
+
+# --- what changes nothing -----------------------------------------------------------------
+
+
+def _same(bench: Bench, **written: Any) -> Callable[[Path], pipeline.Request]:
+    """The same checkpoint written in another way."""
+    change = written.pop("change", dict)
+
+    def request(work: Path) -> pipeline.Request:
+        state = change(bench.state)
+        return bench.request(state, bench.reference.TINY, work, save=written)
+
+    return request
+
+
+def _flat(bench: Bench, name: str, prefix: str = "") -> Callable[[Path], pipeline.Request]:
+    """The main file's tensors alone, under a prefix, in a container of another kind."""
+
+    def request(work: Path) -> pipeline.Request:
+        main, _ = bench.parts(bench.state)
+        state = {f"{prefix}{key}": tensor.clone() for key, tensor in main.items()}
+        file = work / name
+        save_file(state, file) if name.endswith("safetensors") else torch.save(state, file)
+        return replace(bench.converted.request, checkpoint=str(file))
+
+    return request
+
+
+HARMLESS: dict[str, Callable[[Bench], Callable[[Path], pipeline.Request]]] = {
+    "order": lambda b: _same(b, change=lambda s: {key: s[key] for key in reversed(list(s))}),
+    "legacy container": lambda b: _same(b, _use_new_zipfile_serialization=False),
+    "float64": lambda b: _same(
+        b, change=lambda s: {k: t.double() if t.is_floating_point() else t for k, t in s.items()}
+    ),
+    "safetensors": lambda b: _flat(b, "flat.safetensors"),
+    "prefix": lambda b: _flat(b, "flat.pt", "module."),
+}
+
+
+def test_harmless_changes_are_not_flagged(bench: Bench) -> None:
+    """Another order, container, prefix or wider dtype: every check passes, values are the same."""
+    first = bench.converted.written
+    for name, make in HARMLESS.items():
+        with bench.scratch() as work:
+            request = replace(make(bench)(work), checks="files")
+            names, said = failed_of(lambda r=request, w=work: pipeline.convert(r, w / "out"))  # type: ignore[misc]
+            own = {check.name for check in bench.converted.report.failures}
+            assert names <= own, f"{name}: {said}"
+            if not names:
+                again = open_tensors(work / "out")
+                assert again.keys() == first.keys(), name
+                assert all(torch.equal(again[k].to(first[k].dtype), first[k]) for k in first), name

@@ -1,0 +1,130 @@
+"""The laws of a family's rules, over its tiny checkpoint and its published sizes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from conversions.conformance.bench import Bench, State
+from conversions.conformance.sizes import planned, published_manifest
+from conversions.core.errors import MappingError
+from conversions.core.mapping.key_mapping import KeyMapping, Plan
+from conversions.core.mapping.moves import Move
+from conversions.core.reading.tensors import same_bits, sum64
+
+pytestmark = pytest.mark.conversions_needs("reference")
+
+
+def plan_of(bench: Bench) -> Plan:
+    return bench.family.mapping.plan(bench.state)
+
+
+def made_by(move: Move, state: State) -> list[torch.Tensor]:
+    """The target tensors of a move, their blocks joined."""
+    every = move.forward(state, {})
+    return [torch.cat(blocks) if len(blocks) > 1 else blocks[0] for blocks in every]
+
+
+def any_bits(state: State) -> State:
+    """The same shapes with any bits at all: NaN, denormals and signs of zero among them."""
+    draw = torch.Generator().manual_seed(7)
+    made = {}
+    for key, tensor in state.items():
+        raw = torch.randint(
+            0, 256, (tensor.numel() * tensor.element_size(),), dtype=torch.uint8, generator=draw
+        )
+        made[key] = raw.view(tensor.dtype).view(tensor.shape) if raw.numel() else tensor
+    return made if all(t.dtype != torch.bool for t in state.values()) else state
+
+
+def test_every_key_has_its_place(bench: Bench) -> None:
+    """Every key of the tiny checkpoint is converted or dropped for a reason; no rule is idle."""
+    plan = plan_of(bench)
+    assert not plan.coverage, plan.coverage
+    assert all(move.targets or move.dropped for move in plan.moves)
+
+
+def test_order_of_rules_does_not_matter(bench: Bench) -> None:
+    """Rules in any order make the same of every key."""
+    rules = list(bench.family.mapping.rules)
+    places = {move.sources: move.targets for move in plan_of(bench).moves}
+    for seed in range(3):
+        random.Random(seed).shuffle(rules)
+        moves = KeyMapping(rules).plan(bench.state).moves
+        assert {move.sources: move.targets for move in moves} == places
+
+
+def test_every_rule_is_missed(bench: Bench) -> None:
+    """Without any one rule that fires, source keys match no rule, and are named."""
+    rules, plan = bench.family.mapping.rules, plan_of(bench)
+    for rule in rules:
+        own = {key for move in plan.moves if move.rule is rule for key in move.sources}
+        gaps = KeyMapping(r for r in rules if r is not rule).plan(bench.state).coverage
+        assert own <= set(gaps.unmatched), rule
+
+
+def test_every_rule_stands_once(bench: Bench) -> None:
+    """A rule given twice is refused when the rules are put together."""
+    for rule in bench.family.mapping.rules:
+        with pytest.raises(MappingError):
+            KeyMapping((*bench.family.mapping.rules, rule))
+
+
+def test_names_are_taken_both_ways(bench: Bench) -> None:
+    """Source key -> target keys -> source keys leads back."""
+    mapping = bench.family.mapping
+    for move in plan_of(bench).moves:
+        for key in move.sources:
+            assert mapping.rename_key(key) == move.targets
+        for target in move.targets:
+            assert mapping.source_keys(target) == move.sources
+
+
+def test_shapes_are_those_promised(bench: Bench) -> None:
+    """The shapes that the rules promise are those of the tensors they make."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in bench.state.items()}
+    for move in plan_of(bench).moves:
+        made = made_by(move, bench.state)
+        assert [tuple(tensor.shape) for tensor in made] == move.shapes(shapes), move
+
+
+def test_sums_are_kept(bench: Bench) -> None:
+    """What a rule counts on either side has one sum."""
+    for move in plan_of(bench).moves:
+        if not move.targets:
+            continue
+        made = dict(zip(move.targets, made_by(move, bench.state), strict=True))
+        sources, parts = move.counted(bench.state, made)
+        left, right = sum(map(sum64, sources)), sum(map(sum64, parts))
+        assert abs(left - right) <= 1e-9 * max(1.0, abs(left)), move
+
+
+def test_inverse_restores_any_bits(bench: Bench) -> None:
+    """What the rules make of any bits leads back to them."""
+    state = any_bits(bench.state)
+    for move in plan_of(bench).moves:
+        for first, second in move.must_agree():
+            state[second] = state[first]
+    for move in plan_of(bench).moves:
+        if not move.rule.has_inverse or not move.targets or move.drawn(state):
+            continue
+        made = dict(zip(move.targets, made_by(move, state), strict=True))
+        for key, tensor in zip(move.sources, move.backward(made, state), strict=True):
+            assert same_bits(state[key], tensor.contiguous()), key
+
+
+@pytest.mark.conversions_needs("published sizes")
+def test_published_size_is_covered(bench: Bench, size: str) -> None:
+    """Every key of a published size has its rule and no rule is idle."""
+    plan = bench.family.mapping.plan(published_manifest(bench, size))
+    assert not plan.coverage, plan.coverage
+
+
+@pytest.mark.conversions_needs("published sizes")
+def test_published_size_fits_the_model_class(bench: Bench, size: str) -> None:
+    """At a published size every name and shape is what the model class builds from the config."""
+    with bench.scratch() as folder:
+        check = planned(bench, size, folder)
+    assert check.passed, check.details

@@ -1,0 +1,105 @@
+"""Every tensor matters: changed alone, some check or output sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import Tensor
+
+from conversions.conformance.bench import Bench
+from conversions.core.checking import checks, loading, parity
+from conversions.core.mapping.rules import Tie
+
+pytestmark = pytest.mark.conversions_needs("reference")
+
+
+def noisy(tensor: Tensor, size: float = 1e-3) -> Tensor:
+    """Every number changed by about this part of itself, alternately up and down."""
+    places = torch.arange(tensor.numel()).reshape(tensor.shape)
+    return tensor * (1 + size * (1 - 2 * (places * 7 % 3 % 2)))
+
+
+def permuted(tensor: Tensor) -> Tensor:
+    """The same numbers in the opposite order."""
+    return tensor.flatten().flip(0).view(tensor.shape)
+
+
+class Watch:
+    """The converted model's outputs while one tensor after the other is changed."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.written = bench, bench.converted.written
+        reference = bench.reference
+        self.inputs = reference.inputs(reference.TINY)
+        folder, family = bench.converted.folder, bench.family
+        self.model = loading.load_model(folder, family.model_class, "eager").model
+        self.memory = loading.memory_names(self.model)
+        self.layout = loading.layout_of(self.written, self.memory)
+        for key, name in self.layout.items():  # some releases change values while loading
+            self.memory[name].copy_(self.written[key])
+        self.expected = self.outputs()
+
+    def outputs(self) -> dict[str, Tensor]:
+        with loading.quiet():
+            made = self.bench.family.outputs(self.model, self.inputs)
+        return {k: t.clone() for k, t in parity.masked(made, self.inputs).items()}
+
+    def sees(self, changed: dict[str, Tensor]) -> bool:
+        """Whether any output moves when these tensors are changed."""
+        before = {key: self.memory[self.layout[key]].clone() for key in changed}
+        for key, tensor in changed.items():
+            self.memory[self.layout[key]].copy_(tensor)
+        try:
+            return not checks.outputs("logits", self.expected, self.outputs()).passed
+        finally:
+            for key, tensor in before.items():
+                self.memory[self.layout[key]].copy_(tensor)
+
+
+@torch.no_grad()
+def test_outputs_see_every_tensor(bench: Bench) -> None:
+    """Each tensor, with noise of 1e-3 or turned round, moves an output, unless it is listed with
+    a reason; and what is listed moves none."""
+    watch = Watch(bench)
+    some = next(iter(watch.written))
+    assert not watch.sees({some: watch.written[some]})
+    hidden = {
+        key
+        for key, tensor in watch.written.items()
+        if not watch.sees({key: noisy(tensor)}) and not watch.sees({key: permuted(tensor)})
+    }
+    # of two names for one tensor, given two values, some releases use one
+    ties = [m.targets for m in bench.source.plan.moves if isinstance(m.rule, Tie)]
+    idle = {k for k in hidden for names in ties if k in names and set(names) - hidden}
+    listed = bench.listed("tensors", watch.written)
+    assert not hidden - idle - listed, "no output sees these tensors"
+    assert not listed - hidden, "listed as unseen, and seen"
+
+
+def first_words(lines: Iterable[str]) -> set[str]:
+    return {line.partition(":")[0] for line in lines}
+
+
+def test_values_see_every_tensor(bench: Bench) -> None:
+    """Noise or another order in all tensors at once: exact-values names each, round-trip and
+    parameter-sums the sources."""
+    source, written = bench.source, bench.converted.written
+    options = source.request.options
+    for change in (noisy, permuted):
+        changed = {key: change(tensor) for key, tensor in written.items()}
+        moved = {key for key in written if not torch.equal(changed[key], written[key])}
+        check = checks.exact_values(source.plan, source.state, changed, options)
+        assert first_words(check.details) == moved
+        check = checks.round_trip(source.plan, source.state, changed)
+        touched = [m for m in source.plan.moves if moved & {*m.targets} and m.rule.has_inverse]
+        named = first_words(check.details)
+        assert all(named & {*move.sources} for move in touched)
+    changed = {key: noisy(tensor) for key, tensor in written.items()}
+    named = first_words(checks.parameter_sums(source.plan, source.state, changed).details)
+    assert named == {
+        move.sources[0]
+        for move in source.plan.moves
+        if any(not torch.equal(changed[key], written[key]) for key in move.targets)
+    }
