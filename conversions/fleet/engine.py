@@ -212,15 +212,20 @@ def check_versions(client: Client) -> dict[str, str]:
         raise ConversionError(
             "the scheduler has no workers", hint="start some with `dask worker ADDRESS`"
         )
-    try:
-        found = client.run(jobs.versions)
-    except Exception as error:
-        # whatever a worker raises here, it cannot import what it needs
+    asked = client.run(jobs.versions, on_error="return")
+    # one that is gone by now does no job; one that comes later is asked by each of its jobs
+    found = {where: said for where, said in asked.items() if not isinstance(said, OSError)}
+    unable = [
+        f"{where}: {type(said).__name__}: {str(said)[:300]}"
+        for where, said in sorted(found.items())
+        if isinstance(said, BaseException)
+    ]
+    if unable:
         raise ConversionError(
             "a worker cannot run conversions",
-            [f"{type(error).__name__}: {str(error)[:300]}"],
+            unable,
             "install the same checkpoint-conversions on every worker",
-        ) from None
+        )
     here = jobs.versions()
     lines = [
         f"{address}: {name} {theirs[name] or 'absent'}, here {here[name] or 'absent'}"

@@ -123,13 +123,13 @@ def test_no_scheduler_is_one_line(tmp_path: Path) -> None:
 class Workers:
     """As much of a client as the version check asks for."""
 
-    def __init__(self, found: dict[str, dict[str, str]]) -> None:
+    def __init__(self, found: dict[str, Any]) -> None:
         self.found = found
 
     def scheduler_info(self) -> dict[str, Any]:
         return {"workers": self.found}
 
-    def run(self, function: Any) -> dict[str, dict[str, str]]:
+    def run(self, function: Any, on_error: str) -> dict[str, Any]:
         return self.found
 
 
@@ -140,6 +140,12 @@ def test_workers_that_differ_are_named() -> None:
     with pytest.raises(ConversionError, match=r"tcp://2: torch 1\.0, here") as caught:
         engine.check_versions(odd)  # type: ignore[arg-type]
     assert "tcp://1" not in str(caught.value)
+    broken = Workers({"tcp://1": here, "tcp://2": ModuleNotFoundError("no conversions")})
+    with pytest.raises(ConversionError, match="cannot run conversions") as caught:
+        engine.check_versions(broken)  # type: ignore[arg-type]
+    assert "tcp://2: ModuleNotFoundError" in str(caught.value)
+    killed = Workers({"tcp://1": here, "tcp://2": ConnectionResetError("gone")})
+    assert engine.check_versions(killed) == here  # type: ignore[arg-type]
     with pytest.raises(ConversionError, match="no workers"):
         engine.check_versions(Workers({}))  # type: ignore[arg-type]
 
