@@ -21,6 +21,7 @@ from ..mapping.key_mapping import Plan
 from ..reading import tensors
 from . import checks, golden, known_defects, loading
 from .checks import Check
+from .texts import TEXTS
 
 NO_REFERENCE = "the family brings no reference: nothing says what the original computes"
 
@@ -333,7 +334,7 @@ def _raised(found: Truth, name: str, error: Exception) -> Check:
 
 
 def tokens(found: Truth, folder: Path, vocabularies: Path | None = None) -> Check:
-    """The folder's tokenizer against the original's, on the reference's example texts.
+    """The folder's tokenizer against the original's, on example texts and texts of every kind.
 
     vocabularies: a folder with the original's vocabulary, where this one may have none.
     """
@@ -355,8 +356,9 @@ def tokens(found: Truth, folder: Path, vocabularies: Path | None = None) -> Chec
         return checks.skipped("tokens", "no tokenizer in the folder: see the processor notes")
     from transformers import AutoTokenizer
 
+    asked = [*dict.fromkeys((*reference.EXAMPLE_TEXTS, *TEXTS))]
     try:
-        expected = reference.tokenize(reference.EXAMPLE_TEXTS, vocabulary)
+        expected = reference.tokenize(asked, vocabulary)
     except ModuleNotFoundError as error:
         why = f"the original's tokenizer is {error.name}: pip install {error.name}"
         return checks.skipped("tokens", why)
@@ -367,15 +369,13 @@ def tokens(found: Truth, folder: Path, vocabularies: Path | None = None) -> Chec
         with loading.quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             # cut where the original cuts: model_max_length is part of what is compared
-            actual = [
-                tokenizer(text, truncation=True)["input_ids"] for text in reference.EXAMPLE_TEXTS
-            ]
+            actual = [tokenizer(text, truncation=True)["input_ids"] for text in asked]
     except Exception as error:
         # whatever the release raises is a finding about the tokenizer's files
         return _raised(found, "tokens", error)
     offenders = [
         f"{text!r}: reference {left}, converted {right}"
-        for text, left, right in zip(reference.EXAMPLE_TEXTS, expected, actual, strict=True)
+        for text, left, right in zip(asked, expected, actual, strict=True)
         if list(left) != list(right)
     ]
     return checks.judge(
