@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import conversions
 from conversions import ConversionError, cli
 from conversions.core import pipeline
+from conversions.core.checking import golden
 from conversions.core.family import Family
 from conversions.core.mapping.key_mapping import KeyMapping
 from conversions.kit import Rename, Rule, Split
@@ -47,11 +49,11 @@ def test_it_imports_what_it_may(module: str) -> None:
     )
 
 
-def judged(family: Family, rules: list[Rule]) -> str:
+def judged(family: Family, rules: list[Rule], checks: str = "all") -> str:
     """What is said of the tiny checkpoint under other rules; "" when every check passes."""
     wrong = replace(family, mapping=KeyMapping(rules))
     try:
-        pipeline.convert(pipeline.Request(wrong, "tiny", {}, {}, checks="all"), None)
+        pipeline.convert(pipeline.Request(wrong, "tiny", {}, {}, checks=checks), None)
     except ConversionError as error:
         return str(error)
     return ""
@@ -60,6 +62,31 @@ def judged(family: Family, rules: list[Rule]) -> str:
 def test_it_converts(example: Family) -> None:
     """Every check passes on the example's tiny checkpoint, but for what golden data record."""
     assert judged(example, [*example.mapping.rules]) == ""
+
+
+@pytest.mark.parametrize("checks", ["all", "files"])
+def test_what_a_release_cuts_while_loading_is_followed(
+    example: Family, checks: str, tmp_path: Path
+) -> None:
+    """SwiGLU's matrix, two in memory as of transformers 5.22, is found there whole."""
+    reference = golden.load_reference(example.name)
+    arch = {**reference.TINY, "ffn": "swiglu", "depth": 1}
+    torch.save(reference.state_dict(arch), tmp_path / "swiglu.pt")
+    config = reference.config(arch)
+    asked = pipeline.Request(example, str(tmp_path / "swiglu.pt"), config, {}, checks=checks)
+    assert pipeline.convert(asked, None).passed
+
+
+def test_what_no_release_cuts_is_not_joined(example: Family) -> None:
+    """A fused matrix that its rule does not split is missed, with and without the weights."""
+    rules = [
+        Rename(r.sources[0], r.targets[0].replace(".query.", ".qkv."))
+        if isinstance(r, Split)
+        else r
+        for r in example.mapping.rules
+    ]
+    for checks in ("all", "files"):
+        assert "\n  strict-load: " in judged(example, rules, checks)
 
 
 def test_every_rule_is_needed(example: Family) -> None:

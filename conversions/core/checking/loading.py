@@ -177,8 +177,33 @@ def model_on_meta(folder: Path, class_name: str) -> Any:
 
 
 def memory_names(model: Any) -> dict[str, Tensor]:
-    """Name -> tensor in memory, tied names included."""
-    return dict(model.state_dict(keep_vars=True))
+    """Name -> tensor in memory, tied names included.
+
+    What this release declares to cut into equal parts as it loads it (weights_in -> gate_proj,
+    up_proj) is joined again, under the name that it has in folders.
+    """
+    memory: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
+    for whole, parts in _cut_while_loading(model):
+        for name in [name for name in memory if name.endswith(parts[0])]:
+            head = name.removesuffix(parts[0])
+            pieces = [head + part for part in parts]
+            if head[-1:] in ("", ".") and head + whole not in memory and {*pieces} <= {*memory}:
+                memory[head + whole] = torch.cat([memory.pop(piece) for piece in pieces])
+    return memory
+
+
+def _cut_while_loading(model: Any) -> Iterator[tuple[str, list[str]]]:
+    """The ends of names in folders that become several names in memory, cut along rows."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+    except ImportError:  # before 5.0 nothing is cut
+        return
+    for entry in get_model_conversion_mapping(model):
+        steps = getattr(entry, "operations", None) or []
+        sources, targets = ([*getattr(entry, f"{side}_patterns")] for side in ("source", "target"))
+        rows = [type(step).__name__ == "Chunk" and step.dim == 0 for step in steps]
+        if rows == [True] and len(sources) == 1 and len(targets) > 1:
+            yield sources[0], targets
 
 
 def match_layout(
