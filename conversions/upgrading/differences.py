@@ -113,6 +113,7 @@ class _Differing:
         self.came = _classes(right) - _classes(left)
         self.went = _classes(left) - _classes(right)
         self.by_part: dict[str, list[Finding]] = defaultdict(list)
+        self._whole = {prefix for key in left for prefix in _prefixes(key)}
         for key in sorted(left.keys() | right.keys()):
             one, other = left.get(key, _ABSENT), right.get(key, _ABSENT)
             path = tuple(key.split("|"))
@@ -120,12 +121,26 @@ class _Differing:
             if one is _ABSENT or other is _ABSENT or not same(one, other, coarse):
                 self.by_part[path[0]].append(Finding(path, one, other))
 
+    def had(self, path: tuple[str, ...]) -> bool:
+        """Whether left has findings below an id: an output within an output, taken apart."""
+        return "|".join(path) in self._whole
+
+    def raises_above(self, path: tuple[str, ...]) -> bool:
+        """Whether what a finding lies in raises on the right: that says it all."""
+        above = ("|".join(path[:length]) for length in range(2, len(path)))
+        return any(bool(raises(self.right.get(key))) for key in above)
+
     def of(self, part: str) -> Iterator[Finding]:
         """Those of a part, without what belongs to classes that came or went."""
         moved = self.came | self.went
         for finding in self.by_part[part]:
             if part == "class" or not moved.intersection(finding.path[1:4]):
                 yield finding
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    parts = key.split("|")
+    return ("|".join(parts[:length]) for length in range(6, len(parts)))
 
 
 def _classes(side: Mapping[str, Any]) -> set[str]:
@@ -305,6 +320,13 @@ def _outputs(family: str, part: str, differing: _Differing) -> list[Fact]:
             continue  # what stands where in a tuple is told by position
         else:
             name = ".".join(finding.path[5:])
+            if differing.raises_above(finding.path):
+                continue
+            if raises(finding.right) and finding.left is _ABSENT and differing.had(finding.path):
+                broken: tuple[Level, str] = ("broken", f"output {name} {shown(finding.right)}")
+                if finding.path[2] not in groups[broken]:
+                    groups[broken].append(finding.path[2])
+                continue
             if _came_or_went(finding):
                 came = finding.left is _ABSENT
                 what = f"fields of outputs that {'came' if came else 'went'}"

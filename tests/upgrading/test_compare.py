@@ -56,6 +56,16 @@ def test_what_raises_now_is_broken_and_what_never_was_is_not() -> None:
     assert not changes(record("1.0"), record("1.1", one={name: broken}))
 
 
+def test_an_output_within_an_output_that_raises_is_broken() -> None:
+    """What was taken apart field by field, and now raises as a whole, is one broken line."""
+    name = "output|fresh|Model|default|plain|inner"
+    before = record("1.0", one={f"{name}|first": TENSOR, f"{name}|second": None})
+    after = record("1.1", one={name: {"raises": "AttributeError: no"}})
+    assert changes(before, after) == [
+        ("broken", "One: output inner raises AttributeError: no (Model)")
+    ]
+
+
 def test_the_same_change_is_told_once() -> None:
     """Of two families that have it, by both names; of all, as all."""
     name = "default|Config|eps"
