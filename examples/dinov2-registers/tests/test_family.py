@@ -1,7 +1,8 @@
 """Everything that is known of the family is proved."""
 
-import conversions
+from conversions.conformance import check_family
 
 
 def test_dinov2_registers() -> None:
-    assert conversions.convert("dinov2_registers", "tiny", checks="all").passed
+    found = check_family("dinov2_registers")
+    assert found.passed, str(found)
