@@ -34,13 +34,17 @@ MAPPING = KeyMapping(
         Rename("pos_embed", "embeddings.position_embeddings"),
         Rename(f"patch_embed.proj.{_LEAF}", "embeddings.patch_embeddings.projection.{leaf}"),
         Rename(f"{_BLOCK}.norm{{n:1|2}}.{_LEAF}", f"{_LAYER}.norm{{n}}.{{leaf}}"),
-        # queries, keys and values are the rows of one matrix, in this order
-        Split(
-            f"{_BLOCK}.attn.qkv.{_LEAF}",
-            tuple(
-                f"{_LAYER}.attention.attention.{part}.{{leaf}}"
-                for part in ("query", "key", "value")
-            ),
+        # queries, keys and values are the rows of one matrix, in this order; qkv_bias may be off
+        *(
+            Split(
+                f"{_BLOCK}.attn.qkv.{leaf}",
+                tuple(
+                    f"{_LAYER}.attention.attention.{part}.{leaf}"
+                    for part in ("query", "key", "value")
+                ),
+                optional=leaf == "bias",
+            )
+            for leaf in ("weight", "bias")
         ),
         Rename(f"{_BLOCK}.attn.proj.{_LEAF}", f"{_LAYER}.attention.output.dense.{{leaf}}"),
         Rename(f"{_BLOCK}.ls{{n:1|2}}.gamma", f"{_LAYER}.layer_scale{{n}}.lambda1"),
