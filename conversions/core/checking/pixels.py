@@ -314,7 +314,11 @@ def _moved(seen: Survey, forward: Forward | None) -> dict[str, float]:
     if forward is None or not here:
         return {}
     worst = max(here, key=lambda difference: difference.pixels)
-    return {"outputs_move": max(seen.moves(worst, forward).values())}
+    try:
+        return {"outputs_move": max(seen.moves(worst, forward).values())}
+    except Exception:
+        # tensors that do not fit together: no outputs, which the check logits tells
+        return {}
 
 
 def _figure(
