@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from conversions.core.writing import configs
 from tests import command, tiny
 
 State = dict[str, Tensor]
@@ -270,7 +271,10 @@ def contents(folder: Path) -> dict[str, Any]:
         for key, tensor in tiny.open_tensors(folder).items()
     }
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in left_out}
-    return {**tensors, **files}
+    # what a training run says of its dropout is its own, and of no effect on what is computed
+    config = configs.flatten(json.loads(files["config.json"]))
+    told = {name: value for name, value in config.items() if "drop" not in name}
+    return {**tensors, **files, "config.json": told}
 
 
 @cache

@@ -37,11 +37,9 @@ def test_every_check_passes(size: str, tmp_path: Path, note: Any) -> None:
     )
     assert found.code == 0, found.err
     checks = found.report["checks"]
-    known = {
-        n for n in CHECKS if tiny.recorded_as_raised("convnextv2", str(checks[n].get("details")))
-    }
-    wanted = {name: "known-defect" if name in known else "passed" for name in CHECKS}
-    assert {name: checks[name]["status"] for name in CHECKS} == wanted
+    # what releases do to pictures is recorded, and test_processors holds it to the record
+    wanted = {name: {"passed", *(["known-defect"] if name == "pixels" else [])} for name in CHECKS}
+    assert not [name for name in CHECKS if checks[name]["status"] not in wanted[name]]
     assert arch["image_size"] == 224 and checks["logits"]["worst"] <= 1e-5
     note("logits", checks["logits"]["worst"])
 

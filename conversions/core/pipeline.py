@@ -158,7 +158,7 @@ def opened(request: Request) -> Iterator[Opened]:
             plan,
             source,
             given,
-            {**config, "torch_dtype": str(dtype).removeprefix("torch.")},
+            configs.ordered({**config, "torch_dtype": str(dtype).removeprefix("torch.")}),
             processor,
             family.generation(config, source),
             dtype,

@@ -248,3 +248,17 @@ def _agree(told: Any, fact: Any) -> bool:
     if isinstance(fact, dict) and isinstance(told, dict):
         return {str(k): v for k, v in told.items()} == {str(k): v for k, v in fact.items()}
     return bool(told == fact)
+
+
+def ordered(config: Json) -> Json:
+    """The fields by name, as transformers writes them: the bytes do not follow who gave them.
+
+    Objects that map numbers to names keep their order.
+    """
+    names = list(config)
+    if not any(name.isdigit() for name in names):
+        names.sort()
+    return {
+        name: ordered(config[name]) if isinstance(config[name], dict) else config[name]
+        for name in names
+    }

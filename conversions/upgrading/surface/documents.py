@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 
 from ...core.checking.pictures import pictures
 from ...core.mapping.keys import collapse
+from ...core.reading import json as untrusted_json
 from . import classes
 from .probing import Probes
 
@@ -62,7 +62,9 @@ def config_as_read(probes: Probes, folder: Path, form: str) -> Any:
     def written() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as place:
             config.save_pretrained(place)
-            return dict(json.loads((Path(place) / "config.json").read_text(encoding="utf-8")))
+            return dict(
+                untrusted_json.loads((Path(place) / "config.json").read_text(encoding="utf-8"))
+            )
 
     for name, entry in (probes.attempt("written", form, of=written) or {}).items():
         if name not in _OWN:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...core.checking import golden, parity
 from ...core.family import Family
+from ...core.reading import json as untrusted_json
 
 FRESH = "fresh"
 
@@ -49,7 +50,7 @@ def recipes(family: Family) -> dict[str, Any]:
     file = golden.golden_root() / family.name / "folders" / "published.json"
     if not file.is_file():
         return {}
-    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    document: dict[str, Any] = untrusted_json.loads(file.read_text(encoding="utf-8"))
     return dict(document["forms"])
 
 
@@ -64,7 +65,7 @@ def shape(fresh: Path, target: Path, recipe: Mapping[str, Any]) -> Path:
         file = target / name
         if not file.exists():
             continue
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = untrusted_json.loads(file.read_text(encoding="utf-8"))
         for field in recipe.get("without", {}).get(name, ()):
             _remove(document, field.split("."))
         for field, value in recipe.get("with", {}).get(name, {}).items():
@@ -102,7 +103,6 @@ def _set(document: dict[str, Any], path: list[str], value: Any) -> None:
 def _cast(folder: Path, dtype: str) -> None:
     """Weights in another floating dtype, as a folder that was saved so has them."""
     import torch
-    from safetensors.torch import save_file
 
     from ...core.reading.written import open_tensors
 
@@ -111,7 +111,8 @@ def _cast(folder: Path, dtype: str) -> None:
         key: tensor.to(wanted) if tensor.is_floating_point() else tensor.clone()
         for key, tensor in open_tensors(folder).items()
     }
-    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    torch.save(tensors, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
 
 
 def _as_bin(file: Path, target: Path) -> None:
