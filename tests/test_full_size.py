@@ -37,9 +37,11 @@ def test_every_check_passes(size: str, tmp_path: Path, note: Any) -> None:
     )
     assert found.code == 0, found.err
     checks = found.report["checks"]
-    # what releases do to pictures is recorded, and test_processors holds it to the record
-    wanted = {name: {"passed", *(["known-defect"] if name == "pixels" else [])} for name in CHECKS}
-    assert not [name for name in CHECKS if checks[name]["status"] not in wanted[name]]
+    # a known defect where a kind of picture differs on some path, and passed only where none does
+    differing = any(checks["pixels"].get("levels", {"": "raised"}).values())
+    wanted = {name: "passed" for name in CHECKS}
+    wanted["pixels"] = "known-defect" if differing else "passed"
+    assert {name: checks[name]["status"] for name in CHECKS} == wanted
     assert arch["image_size"] == 224 and checks["logits"]["worst"] <= 1e-5
     note("logits", checks["logits"]["worst"])
 

@@ -102,7 +102,17 @@ def _of_family(family: str, left: Mapping[str, Any], right: Mapping[str, Any]) -
     return found
 
 
-_WHOLE_PARTS = ("signature", "default", "config", "output", "loads", "saved", "truth", "ids")
+_WHOLE_PARTS = (
+    "module",
+    "signature",
+    "default",
+    "config",
+    "output",
+    "loads",
+    "saved",
+    "truth",
+    "ids",
+)
 
 
 class _Differing:

@@ -56,6 +56,15 @@ def test_what_raises_now_is_broken_and_what_never_was_is_not() -> None:
     assert not changes(record("1.0"), record("1.1", one={name: broken}))
 
 
+def test_a_module_that_cannot_be_imported_any_more_is_broken() -> None:
+    """It takes all its classes along, and the error says why."""
+    name = "module|transformers.models.one.modeling_one"
+    left = record("1.0", one={name: "imports"}, two={name: "imports"})
+    right = record("1.1", one={name: {"raises": "ImportError: x"}}, two={name: "imports"})
+    ((level, line),) = changes(left, right)
+    assert level == "broken" and "raises ImportError: x" in line
+
+
 def test_an_output_within_an_output_that_raises_is_broken() -> None:
     """What was taken apart field by field, and now raises as a whole, is one broken line."""
     name = "output|fresh|Model|default|plain|inner"

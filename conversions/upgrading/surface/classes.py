@@ -9,18 +9,23 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from .probing import Probes
+from .values import raised
 
-def modules(root: str) -> Iterator[ModuleType]:
-    """Every module of a family's package in transformers that can be imported here."""
+
+def modules(root: str) -> Iterator[tuple[str, ModuleType | Exception]]:
+    """Every module of a family's package in transformers, or what importing it raised."""
     package = importlib.import_module(root)
     for entry in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
         if entry.name.startswith(("convert_", "modular_")):
             continue
+        name = f"{root}.{entry.name}"
         try:
-            yield importlib.import_module(f"{root}.{entry.name}")
-        except Exception:
-            # needs a library that is not here; AutoX on the folder says what users get then
-            continue
+            found: ModuleType | Exception = importlib.import_module(name)
+        except Exception as error:
+            # a library that is not here, or a release that broke it: either is a finding
+            found = error
+        yield name, found
 
 
 def root_of(cls: type) -> str:
@@ -28,10 +33,17 @@ def root_of(cls: type) -> str:
     return ".".join(cls.__module__.split(".")[:3])
 
 
-def public_classes(root: str) -> dict[str, type]:
-    """Name -> class, of every public class that the family's modules define."""
+def public_classes(root: str, probes: Probes) -> dict[str, type]:
+    """Name -> class, of every public class that the family's modules define.
+
+    Whether each module can be imported is recorded: a broken one takes all its classes along.
+    """
     found: dict[str, type] = {}
-    for module in modules(root):
+    for place, module in modules(root):
+        if isinstance(module, Exception):
+            probes.found[f"module|{place}"] = raised(module)
+            continue
+        probes.put("module", place, entry="imports")
         for name, cls in vars(module).items():
             if inspect.isclass(cls) and cls.__module__ == module.__name__ and name[0] != "_":
                 found[name] = cls

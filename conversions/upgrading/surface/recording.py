@@ -28,7 +28,7 @@ def record_family(family: Family, parts: tuple[str, ...] = PARTS) -> tuple[Probe
         own.words.clear()  # what the making of folders says is ours
         config = documents.config_as_read(own, folders[forms.FRESH], forms.FRESH)
         roots = _roots(family, config)
-        known = {n: c for root in roots for n, c in classes.public_classes(root).items()}
+        known = {n: c for root in roots for n, c in classes.public_classes(root, own).items()}
         known |= _processor_classes(folders[forms.FRESH])
         if "signatures" in parts:
             for name, cls in known.items():
