@@ -106,13 +106,19 @@ def pixels_differ(on: Stage, image: Image.Image, folder: Path, arch: dict[str, A
 
 
 def pictures_differ(on: Stage, defect: Defect) -> bool:
-    """Pictures of the kinds it names are prepared otherwise on the paths it names."""
+    """Pictures of the kinds it names are prepared, and otherwise, on the paths it names.
+
+    A kind that raises is another defect's: grey_pictures.
+    """
     with tiny.opened(on.request) as source:
-        check = pixels.check(tiny.truth_of(source), on.folder)
-    paths = check.values.get("levels", {})
-    named = defect.get("paths") or (pixels.FAITHFUL if pixels.FAITHFUL in paths else "default",)
-    differing = {kind for path in named for kind in paths.get(path, {})}
-    return bool(differing) and differing.issuperset(defect.get("shows", defect["pictures"]))
+        truth = tiny.truth_of(source)
+    if unrecognised_image_processor(on, defect):
+        return False
+    seen = pixels.survey(truth, on.folder)
+    there = {path.path for path in seen.paths}
+    named = defect.get("paths") or (pixels.FAITHFUL if pixels.FAITHFUL in there else "default",)
+    differing = {d.kind for d in seen.differences if d.path in named and not d.error}
+    return differing.issuperset(defect.get("shows", defect["pictures"]))
 
 
 def saved_under_other_names(on: Stage, defect: Defect) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 
 from conversions.core.checking import classes, loading
-from tests import tiny
+from tests import behaviour, tiny
 
 
 def test_the_familys_own_class_is_whole(family: str, note: Any) -> None:
@@ -17,7 +18,9 @@ def test_the_familys_own_class_is_whole(family: str, note: Any) -> None:
     found = {one.name: one for one in classes.survey(converted.folder, name)}
     note("strict-load", classes=len(found))
     assert found[name].whole and found[name].through
-    assert len(found) > 1
+    # 4.49 has no VipLlavaModel: its one class is all there is to find
+    base = behaviour.BASES.get(family)
+    assert len(found) > 1 or (base is not None and not hasattr(transformers, base))
 
 
 def test_a_class_that_is_not_whole_is_counted_and_told(note: Any) -> None:
