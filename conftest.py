@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from tests import matrix, record, tiny
+from tests import record, tiny
+from tests.detection import matrix
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 settings.register_profile("dev", max_examples=6, deadline=None, suppress_health_check=_SLOW)

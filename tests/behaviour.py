@@ -1,7 +1,8 @@
 """What transformers itself does with our folders, in words: the differences that upgrades bring.
 
 Each probe is a question with a short answer, or a list of names. Nothing is judged here:
-`conversions compare` shows the answers that changed, tests/defects.py the ones that are defects.
+`conversions compare` shows the answers that changed, tests/checking/defects.py
+the ones that are defects.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def collect(stats: Mapping[str, list[Any]]) -> dict[tuple[str, str], Row]:
 
 
 def family_of(nodeid: str) -> str:
-    """`tests/test_logits.py::test_logits[convnextv2-tiny]` -> `convnextv2`; "" without one."""
+    """`….py::test_logits[convnextv2-tiny]` -> `convnextv2`; "" without one."""
     parameters = nodeid.partition("[")[2]
     return (
         parameters.partition("-")[0].rstrip("]")
@@ -101,7 +101,7 @@ def _merged(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _file_check(nodeid: str) -> str:
-    """`tests/test_key_coverage.py::…` -> `key-coverage`."""
+    """`tests/families/test_key_coverage.py::…` -> `key-coverage`."""
     return nodeid.partition("::")[0].rpartition("test_")[2].removesuffix(".py").replace("_", "-")
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from conversions.core.checking.checks import TOLERANCE
-from tests import command, serving, tiny
+from tests import command, http_server, tiny
 from tests.checking import harm
 
 COMMIT = "0" * 40
@@ -41,24 +41,24 @@ def test_a_folder_of_no_family_is_named(tmp_path: Path) -> None:
     assert outcome.code == 1 and "no such folder" in outcome.err
 
 
-def on_hub(server: serving.Server, folder: Path, revision: str) -> None:
+def on_hub(server: http_server.Server, folder: Path, revision: str) -> None:
     """The files of a folder as the hub serves a repository org/name."""
     files = [path for path in folder.iterdir() if path.is_file()]
     told = {"id": "org/name", "sha": COMMIT, "siblings": [{"rfilename": p.name} for p in files]}
-    listing = serving.Served(json.dumps(told).encode(), type="application/json")
+    listing = http_server.Served(json.dumps(told).encode(), type="application/json")
     tree = [
         {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": COMMIT} for p in files
     ]
     for name in (revision, COMMIT):
         # later releases of huggingface_hub ask for the tree
-        server.files[f"api/models/org/name/tree/{name}"] = serving.Served(
+        server.files[f"api/models/org/name/tree/{name}"] = http_server.Served(
             json.dumps(tree).encode(), type="application/json"
         )
         server.files[f"api/models/org/name/revision/{name}"] = listing
         for path in files:
             body = path.read_bytes()
             headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
-            served = serving.Served(body, etag=None, headers=headers)
+            served = http_server.Served(body, etag=None, headers=headers)
             server.files[f"org/name/resolve/{name}/{path.name}"] = served
 
 
@@ -73,7 +73,7 @@ except ConversionError as error:
 """
 
 
-def fetched(server: serving.Server, name: str, home: Path, **more: str) -> tuple[str, str]:
+def fetched(server: http_server.Server, name: str, home: Path, **more: str) -> tuple[str, str]:
     """Folder and complaint of a process that asks the hub that the local server plays."""
     settings = {
         "HF_ENDPOINT": server.url("").rstrip("/"),
@@ -95,7 +95,7 @@ def fetched(server: serving.Server, name: str, home: Path, **more: str) -> tuple
 def test_a_folder_on_the_hub_is_fetched_once_and_found_offline(tmp_path: Path) -> None:
     """ORG/NAME@REVISION and hf://: documents and weights come into the cache, and stay there."""
     folder = tiny.converted("convnextv2").folder
-    with serving.running() as server:
+    with http_server.running() as server:
         on_hub(server, folder, "v1")
         place, told = fetched(server, "org/name@v1", tmp_path)
         assert place, told

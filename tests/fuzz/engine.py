@@ -101,13 +101,13 @@ class Trier:
     """Tries cases in this process."""
 
     def __init__(self, folder: Path, limited: bool = True) -> None:
-        from tests import serving
+        from tests import http_server
         from tests.fuzz import targets
         from tests.fuzz.guard import Guard
 
         self.folder = folder
         self._stack = contextlib.ExitStack()
-        self.server = self._stack.enter_context(serving.running())
+        self.server = self._stack.enter_context(http_server.running())
         self._outcome = targets.outcome
         self.guard = Guard(folder)
         targets.watching = self.guard.watching

@@ -25,7 +25,7 @@ from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
 from tests.fuzz import corpus
 from tests.fuzz.cases import Case
-from tests.serving import Served, Server
+from tests.http_server import Served, Server
 from tests.tiny import make_request
 
 watching: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext

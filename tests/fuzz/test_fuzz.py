@@ -14,7 +14,7 @@ from conversions.core.errors import CheckpointError
 from conversions.core.reading import checkpoint
 from tests.fuzz import corpus, engine, targets
 from tests.fuzz.cases import Case
-from tests.serving import running
+from tests.http_server import running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches through /proc")
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from golden.reference import convnextv2 as reference
-from tests.originals import StandIns
+from tests.families.originals import StandIns
 
 
 def timm_model(linear: bool) -> Any:

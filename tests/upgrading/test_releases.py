@@ -17,7 +17,7 @@ from conversions.upgrading import records, releases, specifiers
 from conversions.upgrading.environments import Environments, Offer
 from conversions.upgrading.history import Event, History, Trouble
 from conversions.upgrading.pages import history as page
-from tests import browser
+from tests.upgrading import browser
 from tests.upgrading.test_environments import Installer
 
 KNOWN = ("4.49.0", "4.50.0", "4.50.1", "4.51.0", "4.51.1", "5.0.0", "5.1.0", "5.1.2", "5.10.0")
