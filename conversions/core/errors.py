@@ -18,6 +18,11 @@ def plain(text: str) -> str:
     return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 field`, `2 fields`; plural: where an s does not make it."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 class ConversionError(Exception):
     """Base of every error a user can cause or mend.
 

@@ -19,9 +19,17 @@ from . import adapted, neighbours, selection
 from .checking import checks, known_defects, loading, parity, release
 from .checking.checks import Check
 from .checking.worker import BUILD_LIMIT, Beside, imported_here
-from .errors import CheckFailed, ConfigError, ConversionError, CoverageError, WrongCheckpointError
+from .errors import (
+    CheckFailed,
+    ConfigError,
+    ConversionError,
+    CoverageError,
+    WrongCheckpointError,
+    counted,
+)
 from .family import Family, Processor, Published, Source
 from .manifest import Json, Manifest
+from .mapping import layouts
 from .mapping.coverage import Coverage, summarise
 from .mapping.key_mapping import Plan
 from .mapping.keys import in_order
@@ -301,12 +309,13 @@ def _plan(
             impossible.append(f"{move.sources[0]}: {error}")
     if impossible:
         raise WrongCheckpointError(
-            f"{family.name}: {len(impossible)} tensors have shapes no rule fits", impossible
+            f"{family.name}: {counted(len(impossible), *layouts.UNFIT)}", impossible
         )
     disagree = checks.agreement(plan, state)
     if disagree:
         raise WrongCheckpointError(
-            f"{family.name}: {len(disagree)} pairs of tensors that the original shares differ",
+            f"{family.name}: of tensors that the original shares "
+            f"{counted(len(disagree), 'pair differs', 'pairs differ')}",
             disagree,
             "the file is damaged or was edited; there is no right choice between them",
         )

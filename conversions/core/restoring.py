@@ -490,7 +490,7 @@ def _converted_again(
         "failed" if wrong else "passed",
         f"{count} tensors, converted again, are the folder's bit for bit"
         if not wrong
-        else f"of {count} tensors {len(wrong)} are not the folder's when converted again",
+        else f"{len(wrong)} of {count} tensors not the folder's when converted again",
         details=tuple(wrong),
         advice="this folder cannot be restored" if wrong else "",
     )

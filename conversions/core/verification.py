@@ -404,7 +404,7 @@ def _settled(subject: Subject, settings: Reading) -> Check:
     subject.notes += settings.notes
     figure = f"{settings.count} fields read as from a conversion's folder"
     if settings.wrong:
-        figure = f"of {settings.count} fields {len(settings.wrong)} are read differently"
+        figure = f"{len(settings.wrong)} of {settings.count} fields read differently"
     check = checks.judge(
         "config",
         settings.wrong,

@@ -461,7 +461,7 @@ def test_tensors_of_unusual_kinds_are_refused_only_where_they_are_wanted(
     with open_checkpoint(path) as checkpoint:
         assert_same(checkpoint.tree("model"), weights())
         assert "odd" not in checkpoint.trees["ema"]
-        with pytest.raises(CheckpointError, match="(?s)1 tensors are of a kind.*odd"):
+        with pytest.raises(CheckpointError, match="(?s)1 tensor is of a kind.*odd"):
             checkpoint.tree("ema")
         with pytest.raises(CheckpointError, match="(?s)'other'.*'model'"):
             checkpoint.tree("other")
@@ -1082,7 +1082,7 @@ def test_missing_shards_are_named(tmp_path: Path, given: str) -> None:
     path = {"index": index, "folder": index.parent}.get(given, shard)
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(path)
-    assert "1 of 2 shards are missing" in str(caught.value)
+    assert "1 of 2 shards is missing" in str(caught.value)
     assert "pytorch_model-00001-of-00002.bin" in str(caught.value)
 
 

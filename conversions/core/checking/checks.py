@@ -96,8 +96,8 @@ def judge(name: str, offenders: Iterable[str], figure: str, advice: str = "", **
 
 
 def _figure(what: str, good: str, bad: str, offenders: Sequence[str]) -> str:
-    """`130 tensors bit for bit`, or `of 130 tensors 2 differ`."""
-    return f"of {what} {len(offenders)} {bad}" if offenders else f"{what} {good}"
+    """`130 tensors bit for bit`, or `1 of 130 tensors not bit for bit`."""
+    return f"{len(offenders)} of {what} {bad}" if offenders else f"{what} {good}"
 
 
 def skipped(name: str, why: str) -> Check:
@@ -252,7 +252,7 @@ def exact_values(
     return judge(
         "exact-values",
         offenders,
-        _figure(f"{count} tensors", "bit for bit", "differ", offenders),
+        _figure(f"{count} tensors", "bit for bit", "not bit for bit", offenders),
         "these tensors are not what the rules make of the source; convert again",
     )
 
@@ -354,7 +354,9 @@ def reload(
     return judge(
         "reload",
         offenders,
-        _figure(f"{len(layout)} tensors", "in memory as in the folder", "not", offenders),
+        _figure(
+            f"{len(layout)} tensors", "in memory as in the folder", "otherwise in memory", offenders
+        ),
         "this release of transformers changes weights while loading them",
     )
 

@@ -194,7 +194,7 @@ def exact_values(found: Judgement, count: int, further: Iterable[str] = ()) -> C
     lines = [f"{target}: {where}" for target, where in found.wrong.items()]
     lines += [f"{key}: no rule writes it" for key in further]
     if lines:
-        figure = f"of {count} tensors {len(lines)} differ"
+        figure = f"{len(lines)} of {count} tensors not the source's"
     elif not rounded:
         figure = f"{count} tensors bit for bit"
     else:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import CoverageError, WrongCheckpointError
+from ..errors import CoverageError, WrongCheckpointError, counted
 from .coverage import explain, summarise
 from .key_mapping import KeyMapping
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+UNFIT = ("tensor has a shape that no rule fits", "tensors have shapes that no rule fits")
+"""What a mapping may say of tensors, of one and of several."""
 
 
 def translated(name: str, mapping: KeyMapping, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -46,6 +50,6 @@ def translated(name: str, mapping: KeyMapping, state: dict[str, Tensor]) -> dict
             found[target] = blocks[0] if len(blocks) == 1 else torch.cat(list(blocks))
     if impossible:
         raise WrongCheckpointError(
-            f"{name}'s names: {len(impossible)} tensors have shapes no rule fits", impossible
+            f"{name}'s names: {counted(len(impossible), *UNFIT)}", impossible
         )
     return found

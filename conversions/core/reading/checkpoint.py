@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, WrongCheckpointError
+from ..errors import CheckpointError, WrongCheckpointError, counted
 from . import quantised
 from .containers import read_file
 from .contents import Contents, Record, describe
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "Integrity", "Progress", "SourceFile", "fetch", "open_checkpoint"]
 
 _OWNERS = 3
+_UNCONVERTED = (
+    "tensor is of a kind that is not converted",
+    "tensors are of a kind that is not converted",
+)
 _LAYOUTS = {"'tf'": "TensorFlow", "'flax'": "Flax", "'mlx'": "MLX"}
 """What the header of a safetensors file may call its format, other than `pt`."""
 
@@ -115,7 +119,7 @@ class Checkpoint:
             )
         if unreadable := self.unreadable.get(name):
             raise CheckpointError(
-                f"{self.location}: {len(unreadable)} tensors are of a kind that is not converted",
+                f"{self.location}: {counted(len(unreadable), *_UNCONVERTED)}",
                 [f"{key}   {kind}" for key, kind in list(unreadable.items())[:200]],
                 "convert the checkpoint of plain floating-point tensors that this was made from",
             )

@@ -129,7 +129,8 @@ def _refuse_missing(path: Path, files: Sequence[Path]) -> None:
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise CheckpointError(
-            f"{path}: {len(missing)} of {len(files)} shards are missing",
+            f"{path}: {len(missing)} of {len(files)} shards {'is' if len(missing) == 1 else 'are'} "
+            "missing",
             missing[:200],
             f"put them into {path.parent}",
         )

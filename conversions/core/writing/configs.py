@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 from ..family import Config
 from ..manifest import Json
 from ..reading import json as untrusted_json
@@ -157,12 +157,14 @@ def build(name: str, parts: Config, given: Json | Given, fields: Fields = NO_FIE
     ]
     if lines:
         fault = "contradicts the checkpoint" if not given.problems and not problems else "is wrong"
-        raise ConfigError(f"{name}: the given config {fault} in {len(lines)} fields", lines)
+        raise ConfigError(
+            f"{name}: the given config {fault} in {counted(len(lines), 'field')}", lines
+        )
     known = {**flatten(parts.assumed), **flat}
     absent = [f"{field}: {why}" for field, why in parts.required.items() if field not in known]
     if absent:
         raise ConfigError(
-            f"{name}: {len(absent)} config fields cannot be read off the tensors",
+            f"{name}: {counted(len(absent), 'config field')} cannot be read off the tensors",
             absent,
             "give them with --config FILE (JSON, nested like config.json)",
         )
