@@ -143,13 +143,13 @@ def convert(
     """
     from dataclasses import replace
 
-    from .core.checking.worker import early
+    from .core.checking.worker import start_early
 
     target = Path(output) if output is not None else None
     with contextlib.ExitStack() as stack:
-        beside = early(family, checkpoint, checks)  # before torch is imported here
-        if beside is not None:
-            stack.enter_context(contextlib.closing(beside))
+        worker = start_early(family, checkpoint, checks)  # before torch is imported here
+        if worker is not None:
+            stack.enter_context(contextlib.closing(worker))
         from .core import pipeline
 
         request = _request(
@@ -165,11 +165,11 @@ def convert(
             options,
         )
         if push_to_hub is None:
-            return pipeline.convert(request, target, overwrite, beside)
+            return pipeline.convert(request, target, overwrite, worker)
         from .core.writing import hub
 
         folder = target or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
-        report = pipeline.convert(request, folder, overwrite, beside)
+        report = pipeline.convert(request, folder, overwrite, worker)
         try:
             url = hub.push(folder, push_to_hub)
         except ConversionError as error:

@@ -22,7 +22,7 @@ from conversions.core.checking import loading, parity
 from conversions.core.checking.pictures import sample_image
 from conversions.core.checking.pixels import load as load_image_processor
 from conversions.core.mapping.keys import collapse, collapse_keys, template
-from conversions.core.pipeline import Opened, Request
+from conversions.core.pipeline import PlannedSource, Request
 from conversions.core.reading import dtypes, tensors
 from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
@@ -46,7 +46,7 @@ def request_with_vocabulary(family: str, folder: Path) -> Request:
 
 def write_unchecked(request: Request, folder: Path) -> None:
     """The folder of a conversion without its checks: what fails in a release is observed too."""
-    with pipeline.opened(request) as source, ModelFolder(folder) as made:
+    with pipeline.open_source(request) as source, ModelFolder(folder) as made:
         made.write_tensors(pipeline.pieces(source), request.max_shard_size)
         pipeline.write_documents(made, source)
         made.commit()
@@ -55,7 +55,7 @@ def write_unchecked(request: Request, folder: Path) -> None:
 def snapshot(request: Request, folder: Path) -> Json:
     """Everything worth comparing between two releases, of a folder converted for `request`."""
     started = time.perf_counter()
-    with pipeline.opened(request) as source:
+    with pipeline.open_source(request) as source:
         found = tiny.truth_of(source)
         class_name = request.family.model_class
         models: Json = {}
@@ -107,7 +107,7 @@ def _target(key: str, name: str) -> str:
     return text if indices == template(key)[1] else name
 
 
-def config_of(source: Opened, folder: Path) -> Json:
+def config_of(source: PlannedSource, folder: Path) -> Json:
     """Every config field as written, and as this release reads it; absent fields left out."""
     written = {
         key: value
@@ -134,7 +134,9 @@ def fingerprint(tensor: Tensor) -> str:
     )
 
 
-def forward_of(source: Opened, found: parity.Truth, model: Any, folder: Path) -> tuple[Json, Json]:
+def forward_of(
+    source: PlannedSource, found: parity.Golden, model: Any, folder: Path
+) -> tuple[Json, Json]:
     """Outputs and traced modules, each with its difference to the reference."""
     inputs = found.reference.inputs(found.architecture)
     state = parity.as_float32(source.state)
@@ -205,7 +207,7 @@ def _rounded(value: float, digits: int = 9) -> float | str:
     return float(f"{value:.{digits}g}") if np.isfinite(value) else str(value)
 
 
-def pixels_of(found: parity.Truth, folder: Path) -> Json:
+def pixels_of(found: parity.Golden, folder: Path) -> Json:
     """The image processor's pixels for the sample picture; what it raises, as text."""
     if not (folder / "preprocessor_config.json").exists():
         return {}
@@ -221,7 +223,7 @@ def pixels_of(found: parity.Truth, folder: Path) -> Json:
     return {name: described(torch.from_numpy(np.asarray(v)), None, 16) for name, v in batch.items()}
 
 
-def tokens_of(found: parity.Truth, folder: Path) -> Json:
+def tokens_of(found: parity.Golden, folder: Path) -> Json:
     """Token ids of the reference's example texts, and the tokenizer's class."""
     if not any(folder.glob("tokenizer*.json")):
         return {}

@@ -21,7 +21,7 @@ from conversions.core import pipeline, plugins
 from conversions.core.checking import golden, known_defects, parity
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.family import Family
-from conversions.core.pipeline import Opened, Request
+from conversions.core.pipeline import PlannedSource, Request
 from conversions.core.reading.written import open_tensors
 from conversions.core.report import Report
 from conversions.core.writing.folder import ModelFolder
@@ -179,7 +179,7 @@ def converted_anyway(request: Request, output: Path) -> Report:
     try:
         return pipeline.convert(request, output)
     except CheckFailed as error:
-        with pipeline.opened(request) as source, ModelFolder(output) as folder:
+        with pipeline.open_source(request) as source, ModelFolder(output) as folder:
             pipeline.write_documents(folder, source)
             folder.write_tensors(pipeline.pieces(source), request.max_shard_size)
             folder.commit()
@@ -211,8 +211,8 @@ def _tried(family: str) -> Converted | ConversionError:
 
 def opened(request: Request) -> Any:
     """Context manager: the planned source of a request."""
-    return pipeline.opened(request)
+    return pipeline.open_source(request)
 
 
-def truth_of(source: Opened) -> parity.Truth:
-    return parity.find_truth(source.request.family.name, source.manifest, source.hints)
+def truth_of(source: PlannedSource) -> parity.Golden:
+    return parity.find_golden(source.request.family.name, source.manifest, source.hints)

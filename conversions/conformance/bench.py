@@ -25,7 +25,7 @@ from ..core.checking.specimen import Specimen
 from ..core.errors import CheckFailed, ConversionError
 from ..core.family import Family
 from ..core.manifest import Json
-from ..core.pipeline import Opened, Request
+from ..core.pipeline import PlannedSource, Request
 from ..core.reading.written import open_tensors
 from ..core.report import Report
 from ..core.writing import configs
@@ -103,9 +103,9 @@ class Bench:
         return self._tried
 
     @cached_property
-    def source(self) -> Opened:
+    def source(self) -> PlannedSource:
         """The tiny checkpoint, planned."""
-        return self._open.enter_context(pipeline.opened(self.converted.request))
+        return self._open.enter_context(pipeline.open_source(self.converted.request))
 
     def request(
         self, state: State, arch: Json, folder: Path, *, save: Json | None = None, **changes: Any
@@ -151,7 +151,7 @@ class Bench:
         try:
             return Converted(request, pipeline.convert(request, output), output)
         except CheckFailed as error:
-            with pipeline.opened(request) as source, ModelFolder(output) as folder:
+            with pipeline.open_source(request) as source, ModelFolder(output) as folder:
                 pipeline.write_documents(folder, source)
                 folder.write_tensors(pipeline.pieces(source), request.max_shard_size)
                 folder.commit()

@@ -86,8 +86,8 @@ def test_random_models_agree(bench: Bench) -> None:
         with bench.scratch() as work:
             request = bench.request(state, arch, work / "source", checks="files")
             report = pipeline.convert(request, work / "model")
-            with pipeline.opened(request) as source:
-                found = parity.find_truth(bench.family.name, source.manifest, source.hints)
+            with pipeline.open_source(request) as source:
+                found = parity.find_golden(bench.family.name, source.manifest, source.hints)
                 assert found.architecture == arch, "architecture() reads another than was written"
                 inputs = bench.reference.inputs(arch, batch, seed)
                 folder = work / "model"

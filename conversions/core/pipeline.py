@@ -18,7 +18,7 @@ from torch import Tensor
 from . import adapted, neighbours, selection
 from .checking import checks, known_defects, loading, parity, release
 from .checking.checks import Check
-from .checking.worker import BUILD_LIMIT, Beside, imported_here
+from .checking.worker import BUILD_LIMIT, Worker, imported_here
 from .errors import (
     CheckFailed,
     ConfigError,
@@ -63,7 +63,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Opened:
+class PlannedSource:
     """A source ready to convert: its tensors under original keys, planned and described."""
 
     request: Request
@@ -126,7 +126,7 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(request: Request) -> Iterator[Opened]:
+def open_source(request: Request) -> Iterator[PlannedSource]:
     """Open, select, refuse, plan and describe; everything short of writing.
 
     Raises:
@@ -155,7 +155,7 @@ def opened(request: Request) -> Iterator[Opened]:
         processor = family.processor(parts, source)
         config = _finished(family, parts, processor, source)
         dtype, note = _dtype(request.dtype, _written_sources(plan, state))
-        yield Opened(
+        yield PlannedSource(
             request,
             (*checkpoints, *companions),
             location,
@@ -372,29 +372,29 @@ def _dtype(asked: str | None, sources: Sequence[Tensor]) -> tuple[torch.dtype, l
     ]
 
 
-def pieces(opened: Opened) -> list[Piece]:
+def pieces(source: PlannedSource) -> list[Piece]:
     """Every target tensor as a lazily read piece.
 
     By name: the bytes written are the same in whatever order a file has its keys.
     """
-    shapes = {key: spec.shape for key, spec in opened.manifest.items()}
+    shapes = {key: spec.shape for key, spec in source.manifest.items()}
     found = [
-        Piece(target, _written_dtype(opened, move), shape, partial(_blocks_of, opened, move, index))
-        for move in opened.plan.moves
+        Piece(target, _written_dtype(source, move), shape, partial(_blocks_of, source, move, index))
+        for move in source.plan.moves
         for index, (target, shape) in enumerate(zip(move.targets, move.shapes(shapes), strict=True))
     ]
     return sorted(found, key=lambda piece: in_order(piece.name))
 
 
-def _blocks_of(opened: Opened, move: Move, index: int) -> tuple[Tensor, ...]:
-    return move.forward(opened.state, opened.request.options)[index]
+def _blocks_of(source: PlannedSource, move: Move, index: int) -> tuple[Tensor, ...]:
+    return move.forward(source.state, source.request.options)[index]
 
 
-def _written_dtype(opened: Opened, move: Move) -> torch.dtype:
+def _written_dtype(source: PlannedSource, move: Move) -> torch.dtype:
     """The one floating dtype; whole, boolean and complex numbers keep theirs."""
-    kept = [opened.state[key].dtype for key in move.sources]
+    kept = [source.state[key].dtype for key in move.sources]
     if any(dtype.is_floating_point for dtype in kept):
-        return opened.dtype
+        return source.dtype
     return tensors.widest(kept)
 
 
@@ -404,11 +404,11 @@ def _written_sources(plan: Plan, state: MappingABC[str, Tensor]) -> list[Tensor]
 
 
 def convert(
-    request: Request, output: Path | None, overwrite: bool = False, beside: Beside | None = None
+    request: Request, output: Path | None, overwrite: bool = False, worker: Worker | None = None
 ) -> Report:
     """Convert, check everything on the temporary folder, then rename it into place.
 
-    output None converts and checks, and writes nothing that stays. beside: a process that was
+    output None converts and checks, and writes nothing that stays. worker: a process that was
     started already for what needs transformers.
 
     Raises:
@@ -417,7 +417,7 @@ def convert(
     """
     ModelFolder(output, overwrite=overwrite)  # refuses an existing folder before any download
     with (
-        opened(request) as source,
+        open_source(request) as source,
         ModelFolder(output, overwrite=overwrite, keep=source.files) as folder,
         contextlib.ExitStack() as stack,
     ):
@@ -425,7 +425,7 @@ def convert(
         planned = pieces(source)
         shapes = {piece.name: piece.shape for piece in planned}
         release_checks = stack.enter_context(
-            begun_release_checks(source, folder.path, shapes, beside)
+            begun_release_checks(source, folder.path, shapes, worker)
         )
         ledger = Ledger(source.state)
         with tensors.one_thread():
@@ -442,7 +442,7 @@ def convert(
     return report
 
 
-def write_documents(folder: ModelFolder, source: Opened) -> None:
+def write_documents(folder: ModelFolder, source: PlannedSource) -> None:
     """config.json, generation_config.json and the processor's files."""
     folder.write_json("config.json", source.config)
     if source.generation is not None:
@@ -456,7 +456,7 @@ def write_documents(folder: ModelFolder, source: Opened) -> None:
 
 def verify(request: Request, folder: Path) -> Report:
     """Whether an existing folder is, bit for bit, what a conversion writes; writes nothing."""
-    with opened(request) as source:
+    with open_source(request) as source:
         integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
         shapes = {key: tuple(tensor.shape) for key, tensor in open_tensors(folder).items()}
         with begun_release_checks(source, folder, shapes) as release_checks:
@@ -466,7 +466,7 @@ def verify(request: Request, folder: Path) -> Report:
         return make_report(source, folder, results, files)
 
 
-def _with_dtypes(source: Opened, folder: Path, check: Check) -> Check:
+def _with_dtypes(source: PlannedSource, folder: Path, check: Check) -> Check:
     """exact-values takes a rounding for what it rounds; a conversion writes one dtype."""
     if check.name != "exact-values":
         return check
@@ -500,10 +500,10 @@ def failure(report: Report) -> CheckFailed:
 
 @contextlib.contextmanager
 def begun_release_checks(
-    source: Opened,
+    source: PlannedSource,
     folder: Path,
     shapes: MappingABC[str, tuple[int, ...]],
-    beside: Beside | None = None,
+    worker: Worker | None = None,
 ) -> Iterator[Callable[[], list[Check]]]:
     """What transformers can say without the weights, begun; the function waits for the results.
 
@@ -513,22 +513,22 @@ def begun_release_checks(
     if source.builds_model:  # strict-load is judged by the model itself
         yield lambda: [
             release.config_read_back(subject),
-            *release.processor(subject, parity.of_pixels(source.as_written, _truth(source))),
+            *release.processor(subject, parity.of_pixels(source.as_written, _golden(source))),
         ]
     elif imported_here():
         yield lambda: release.weightless(subject)
     else:
-        with contextlib.closing(beside or Beside(subject.family)) as other:
+        with contextlib.closing(worker or Worker(subject.family)) as other:
             other.ask(asdict(subject))
             yield lambda: [Check.from_json(entry) for entry in other.answer()]
 
 
-def _truth(source: Opened) -> parity.Truth:
-    return parity.find_truth(source.request.family.name, source.manifest, source.hints)
+def _golden(source: PlannedSource) -> parity.Golden:
+    return parity.find_golden(source.request.family.name, source.manifest, source.hints)
 
 
 def _subject(
-    source: Opened, folder: Path, shapes: MappingABC[str, tuple[int, ...]]
+    source: PlannedSource, folder: Path, shapes: MappingABC[str, tuple[int, ...]]
 ) -> release.Subject:
     family = source.request.family
     return release.Subject(
@@ -544,7 +544,7 @@ def _subject(
 
 
 def run_checks(
-    source: Opened,
+    source: PlannedSource,
     folder: Path,
     release_checks: Callable[[], list[Check]],
     ledger: Ledger | None = None,
@@ -568,7 +568,7 @@ def run_checks(
     return sorted(results, key=lambda check: checks.NAMES.index(check.name))
 
 
-def _value_checks(source: Opened, written: dict[str, Tensor], same: Ledger) -> list[Check]:
+def _value_checks(source: PlannedSource, written: dict[str, Tensor], same: Ledger) -> list[Check]:
     """exact-values, round-trip and parameter-sums: many of the pairs they ask for are the same."""
     plan, state = source.plan, source.state
     same.read_back(written)
@@ -580,7 +580,7 @@ def _value_checks(source: Opened, written: dict[str, Tensor], same: Ledger) -> l
     ]
 
 
-def _with_documents(source: Opened, folder: Path, check: Check) -> Check:
+def _with_documents(source: PlannedSource, folder: Path, check: Check) -> Check:
     """config and tokens also hold the folder's other documents against those written."""
     if check.name not in ("config", "tokens"):
         return check
@@ -608,13 +608,13 @@ def _differences(file: Path, content: Json | bytes) -> list[str]:
     return checks.documents(wanted, stored, file.name)
 
 
-def _known(source: Opened, written: dict[str, Tensor]) -> dict[str, Tensor]:
+def _known(source: PlannedSource, written: dict[str, Tensor]) -> dict[str, Tensor]:
     """The written tensors, with empty stand-ins for absent ones: exact-values names those."""
     absent = {key: torch.zeros(0) for move in source.plan.moves for key in move.targets}
     return {**absent, **written}
 
 
-def _model_checks(source: Opened, folder: Path, written: dict[str, Tensor]) -> list[Check]:
+def _model_checks(source: PlannedSource, folder: Path, written: dict[str, Tensor]) -> list[Check]:
     """strict-load, reload and logits on the model as from_pretrained builds it."""
     family = source.request.family
     try:
@@ -626,7 +626,7 @@ def _model_checks(source: Opened, folder: Path, written: dict[str, Tensor]) -> l
     layout = loading.layout_of(written, memory)
     kinds = loading.other_kinds(layout, source.unfloating, memory)
     how = f"{len(written)} tensors through from_pretrained"
-    found = _truth(source)
+    found = _golden(source)
     return [
         checks.strict_load(loaded.missing, loaded.unexpected, [*loaded.mismatched, *kinds], how),
         _reload(source, layout, memory, written),
@@ -634,7 +634,7 @@ def _model_checks(source: Opened, folder: Path, written: dict[str, Tensor]) -> l
     ]
 
 
-def _refuse_to_build(source: Opened, folder: Path, written: dict[str, Tensor]) -> None:
+def _refuse_to_build(source: PlannedSource, folder: Path, written: dict[str, Tensor]) -> None:
     """Refuse folders whose model would be another, perhaps a far larger one, than the source's.
 
     Raises:
@@ -651,14 +651,17 @@ def _refuse_to_build(source: Opened, folder: Path, written: dict[str, Tensor]) -
             raise ConversionError("the model is not built", check.details, check.advice)
 
 
-def _not_built(source: Opened) -> list[Check]:
+def _not_built(source: PlannedSource) -> list[Check]:
     size = f"{source.written_bytes / 1e9:.1f} GB"
     why = f"{size} of weights are not built into a model; --checks all does it (memory: twice that)"
     return [checks.skipped(name, why) for name in ("reload", "logits")]
 
 
 def _reload(
-    source: Opened, layout: dict[str, str], memory: dict[str, Tensor], written: dict[str, Tensor]
+    source: PlannedSource,
+    layout: dict[str, str],
+    memory: dict[str, Tensor],
+    written: dict[str, Tensor],
 ) -> Check:
     family = source.request.family
     empty = loading.unfilled(layout, memory)
@@ -690,7 +693,7 @@ def _rows_restored(
 
 
 def make_report(
-    source: Opened, output: Path | None, results: Sequence[Check], files: Sequence[Any]
+    source: PlannedSource, output: Path | None, results: Sequence[Check], files: Sequence[Any]
 ) -> Report:
     """Everything a reader of conversion.json wants to know, without paths of this machine."""
     fired: dict[str, int] = {}
@@ -714,7 +717,7 @@ def make_report(
     )
 
 
-def _recorded(source: Opened) -> MappingABC[str, Any]:
+def _recorded(source: PlannedSource) -> MappingABC[str, Any]:
     """Options as given (file names without their folders), and those that rules used."""
     options = {
         key: Path(str(value)).name if value is not None and Path(str(value)).exists() else value

@@ -38,7 +38,7 @@ from .checking.worker import BUILD_LIMIT
 from .errors import ConversionError
 from .family import Family, Source
 from .manifest import Json
-from .pipeline import Opened, Request, make_report, opened, write_documents
+from .pipeline import PlannedSource, Request, make_report, open_source, write_documents
 from .reading import json as untrusted_json, tensors
 from .reading.checkpoint import open_checkpoint
 from .report import Report
@@ -67,7 +67,7 @@ class Subject:
     unexpected: those of the rest that from_pretrained complains of.
     """
 
-    source: Opened
+    source: PlannedSource
     saved: SavedFolder
     right: Path
     named: dict[str, Tensor]
@@ -106,7 +106,7 @@ def verify(request: Request, folder: Path) -> Report:
         ConversionError: the checkpoint or the folder cannot be read.
     """
     saved = open_saved(folder)
-    with opened(request) as source, ModelFolder(None) as right:
+    with open_source(request) as source, ModelFolder(None) as right:
         integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
         write_documents(right, source)
         with tensors.one_thread():
@@ -213,7 +213,7 @@ def _in_order(results: Sequence[Check], folder: Path) -> list[Check]:
     return sorted(told, key=lambda check: checks.NAMES.index(check.name))
 
 
-def _subject(source: Opened, saved: SavedFolder, right: Path) -> Subject:
+def _subject(source: PlannedSource, saved: SavedFolder, right: Path) -> Subject:
     plan, options = source.plan, source.request.options
     targets = [target for move in plan.moves for target in move.targets]
     names = spelled(saved.tensors, targets)
@@ -457,7 +457,7 @@ def _model_checks(subject: Subject, settings: Reading) -> list[Check]:
     settings += _generation(subject, loaded.model)
     memory = loading.memory_names(loaded.model)
     layout = loading.layout_of(subject.named, memory)
-    found = parity.find_truth(family.name, source.manifest, source.hints)
+    found = parity.find_golden(family.name, source.manifest, source.hints)
     rounded = copies.as_rounded(source.plan, source.state, subject.found)
     wheres = {record["where"] for record in subject.zeroing}
     further = [r for r in _records(family.name, "logits") if r["where"] in wheres]
@@ -531,11 +531,11 @@ def _reload(subject: Subject, layout: dict[str, str], memory: dict[str, Tensor])
 
 def _processor_checks(subject: Subject) -> list[Check]:
     source = subject.source
-    found = parity.find_truth(subject.family, source.manifest, source.hints)
+    found = parity.find_golden(subject.family, source.manifest, source.hints)
     return [_pixels(subject, found), _tokens(subject, found)]
 
 
-def _pixels(subject: Subject, found: parity.Truth) -> Check:
+def _pixels(subject: Subject, found: parity.Golden) -> Check:
     """The original's pixels, and every setting of the image processor."""
     check = pixels.check(found, subject.folder)
     if check.status == "skipped" or not (subject.right / "preprocessor_config.json").exists():
@@ -551,7 +551,7 @@ def _pixels(subject: Subject, found: parity.Truth) -> Check:
     )
 
 
-def _tokens(subject: Subject, found: parity.Truth) -> Check:
+def _tokens(subject: Subject, found: parity.Golden) -> Check:
     """The original's ids, and the tokenizer that a conversion writes, on many texts."""
     if not any((subject.folder / name).exists() for name in _TOKENIZERS):
         why = "the folder has no tokenizer: every tokenizer class is then made of nothing or raises"
@@ -576,7 +576,7 @@ def _named_why(check: Check, why: str) -> Check:
     return replace(check, advice=why) if check.status == "skipped" else check
 
 
-def _tokenizers(subject: Subject, found: parity.Truth) -> Reading:
+def _tokenizers(subject: Subject, found: parity.Golden) -> Reading:
     from transformers import AutoTokenizer
 
     loaded = []

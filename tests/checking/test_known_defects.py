@@ -90,7 +90,7 @@ def test_a_record_excuses_what_it_explains(case: str, monkeypatch: pytest.Monkey
     """Each field narrows what is excused; what is not stays failed."""
     fields, status = EXPLAINS[case]
     with_record(fields, monkeypatch)
-    wrong = known_defects.Wrong(
+    wrong = known_defects.Mismatch(
         "sdpa", STATE, lambda columns: [] if columns.get("logits") == [1] else ["logits"]
     )
     found = known_defects.of_outputs("toy", CHECK, wrong)

@@ -169,7 +169,7 @@ def test_pixels_ask_for_the_edge(tmp_path: Path) -> None:
             return {}
 
     (tmp_path / "preprocessor_config.json").write_text("{}")
-    check = pixels.check(parity.Truth("any", Silent(), {}), tmp_path)
+    check = pixels.check(parity.Golden("any", Silent(), {}), tmp_path)
     assert check.status == "failed" and "image_edge(arch)" in check.details[0]
 
 

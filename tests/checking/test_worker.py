@@ -14,7 +14,7 @@ import pytest
 
 import conversions
 from conversions.core.checking import release, worker
-from conversions.core.checking.worker import Beside
+from conversions.core.checking.worker import Worker
 from conversions.core.errors import ConversionError
 from tests import command
 
@@ -31,16 +31,16 @@ sys.exit(code)
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Beside]]:
-    """Every Beside that is started, in a process that counts as one without transformers."""
-    instances: list[Beside] = []
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
+    """Every Worker that is started, in a process that counts as one without transformers."""
+    instances: list[Worker] = []
 
-    class Recorded(Beside):
+    class Recorded(Worker):
         def __init__(self, family: str) -> None:
             super().__init__(family)
             instances.append(self)
 
-    monkeypatch.setattr(worker, "Beside", Recorded)
+    monkeypatch.setattr(worker, "Worker", Recorded)
     monkeypatch.setattr(worker, "imported_here", lambda: False)
     yield instances
     for one in instances:
@@ -73,7 +73,7 @@ def test_it_says_what_is_said_in_place(tmp_path: Path, note: Any) -> None:
     "checkpoint", ["tiny", "atto", "https://example.org/file.pt", "nowhere/file.pt", "\0"]
 )
 def test_it_is_not_started_early_for_what_may_be_small(
-    checkpoint: str, started: list[Beside]
+    checkpoint: str, started: list[Worker]
 ) -> None:
     """Names, URLs and absent files start nothing; what they are is found out first."""
     assert worker.early(FAMILY, checkpoint, "auto") is None
@@ -81,7 +81,7 @@ def test_it_is_not_started_early_for_what_may_be_small(
 
 
 def test_it_is_not_started_early_when_the_model_is_built(
-    tmp_path: Path, started: list[Beside]
+    tmp_path: Path, started: list[Worker]
 ) -> None:
     """Neither for a file within the limit nor for --checks all, which imports transformers here."""
     assert worker.early(FAMILY, large_file(tmp_path, worker.BUILD_LIMIT), "auto") is None
@@ -89,7 +89,7 @@ def test_it_is_not_started_early_when_the_model_is_built(
     assert not started
 
 
-def test_a_refused_file_leaves_no_process(tmp_path: Path, started: list[Beside]) -> None:
+def test_a_refused_file_leaves_no_process(tmp_path: Path, started: list[Worker]) -> None:
     """Started for a large file, ended when the file is refused."""
     with pytest.raises(ConversionError, match="large.pt"):
         conversions.convert(FAMILY, large_file(tmp_path))
@@ -97,18 +97,18 @@ def test_a_refused_file_leaves_no_process(tmp_path: Path, started: list[Beside])
     assert one._process.poll() is not None
 
 
-def test_what_it_died_of_is_told(started: list[Beside]) -> None:
+def test_what_it_died_of_is_told(started: list[Worker]) -> None:
     """A process that ends without an answer is an error with its last words, not a traceback."""
-    with contextlib.closing(worker.Beside(FAMILY)) as other:
+    with contextlib.closing(worker.Worker(FAMILY)) as other:
         other.ask({"no": "subject"})
         with pytest.raises(ConversionError, match="could not run") as caught:
             other.answer()
     assert "no" in caught.value.details[-1]
 
 
-def test_it_may_be_dead_before_it_is_asked(started: list[Beside]) -> None:
+def test_it_may_be_dead_before_it_is_asked(started: list[Worker]) -> None:
     """Killed from outside: told when the answer is wanted, however long the question is."""
-    with contextlib.closing(worker.Beside(FAMILY)) as other:
+    with contextlib.closing(worker.Worker(FAMILY)) as other:
         other._process.kill()
         other._process.wait()
         other.ask({"padding": "x" * (1 << 20)})
@@ -117,14 +117,14 @@ def test_it_may_be_dead_before_it_is_asked(started: list[Beside]) -> None:
 
 
 def test_it_imports_nothing_from_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[Beside]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[Worker]
 ) -> None:
     """Files named like modules, where the command happens to be run, are not executed."""
     marker = tmp_path / "executed"
     for name in ("json", "torch", "transformers", "conversions", "sitecustomize"):
         (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    with contextlib.closing(worker.Beside(FAMILY)) as other:
+    with contextlib.closing(worker.Worker(FAMILY)) as other:
         other.ask({"no": "subject"})
         with pytest.raises(ConversionError, match="'no'"):
             other.answer()

@@ -190,7 +190,7 @@ def measure(
         family, found["checkpoint"], work / "model", config=dict(supply.config), **options
     )
     with _source(family, found["checkpoint"], supply, options) as source:
-        architecture = parity.find_truth(family, source.manifest, source.hints).architecture
+        architecture = parity.find_golden(family, source.manifest, source.hints).architecture
     with torch.no_grad(), loading.quiet():
         return MEASURES[family](Measured(family, work / "model", found, entry, architecture))
 

@@ -190,6 +190,6 @@ def test_only_an_unbounded_temperature_is_excused(name: str, tmp_path: Path, not
     outputs = ("contrastive_logits_per_image", "contrastive_logits_per_text")
     for value, excused in ((5.0, recorded), (4.6, False)):
         state[scale] = torch.tensor(value)
-        wrong = known_defects.Wrong("eager", state, lambda columns: outputs)
+        wrong = known_defects.Mismatch("eager", state, lambda columns: outputs)
         judged = known_defects.of_outputs(name, failed, wrong)
         assert judged.status == ("known-defect" if excused else "failed")

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from conversions.core import pipeline
 from conversions.core.checking.checks import Check
 from conversions.core.errors import CheckpointError, OutputError
-from conversions.core.pipeline import Opened
+from conversions.core.pipeline import PlannedSource
 from conversions.core.reading import integrity, tensors
 from conversions.core.reading.contents import Record
 from conversions.core.reading.ledger import Ledger, Passing
@@ -30,10 +30,10 @@ NAME = "chinese_clip"
 
 
 @contextlib.contextmanager
-def written(output: Path | None = None) -> Iterator[tuple[Opened, ModelFolder, Ledger]]:
+def written(output: Path | None = None) -> Iterator[tuple[PlannedSource, ModelFolder, Ledger]]:
     """A conversion up to the moment at which everything is written and nothing checked."""
     request = tiny.converted(NAME).request(checks="files")
-    with pipeline.opened(request) as source, ModelFolder(output) as folder:
+    with pipeline.open_source(request) as source, ModelFolder(output) as folder:
         pipeline.write_documents(folder, source)
         ledger = Ledger(source.state)
         stream = Stream(source.checkpoints, ledger)
@@ -44,7 +44,9 @@ def written(output: Path | None = None) -> Iterator[tuple[Opened, ModelFolder, L
             stream.stop()
 
 
-def value_checks(source: Opened, folder: ModelFolder, ledger: Ledger | None) -> dict[str, Check]:
+def value_checks(
+    source: PlannedSource, folder: ModelFolder, ledger: Ledger | None
+) -> dict[str, Check]:
     found = pipeline.run_checks(source, folder.path, list, ledger)
     return {check.name: check for check in found}
 

@@ -108,7 +108,7 @@ def of_error(family: str, check: Check, further: Iterable[Json] = ()) -> Check:
 
 
 @dataclass(frozen=True)
-class Wrong:
+class Mismatch:
     """Outputs that are wrong.
 
     attention: in which. state: the source's tensors. names: the outputs that differ, given for
@@ -120,17 +120,19 @@ class Wrong:
     names: Callable[[MappingABC[str, list[int]]], Iterable[str]]
 
 
-def of_outputs(family: str, check: Check, wrong: Wrong, further: Iterable[Json] = ()) -> Check:
+def of_outputs(
+    family: str, check: Check, mismatch: Mismatch, further: Iterable[Json] = ()
+) -> Check:
     """A check that failed by outputs: excused where one record explains every wrong one.
 
     further: records to ask beside those of the installed release.
     """
     for defect in (*recorded(family, check.name), *further):
         if (
-            defect.get("attention") in (None, wrong.attention)
+            defect.get("attention") in (None, mismatch.attention)
             and _begins_in(defect, check)
-            and _lies_outside(defect, wrong.state)
-            and _covers(defect, wrong)
+            and _lies_outside(defect, mismatch.state)
+            and _covers(defect, mismatch)
         ):
             return excused(check, defect)
     return check
@@ -151,10 +153,10 @@ def _lies_outside(defect: Json, state: MappingABC[str, Tensor]) -> bool:
     )
 
 
-def _covers(defect: Json, wrong: Wrong) -> bool:
+def _covers(defect: Json, mismatch: Mismatch) -> bool:
     """Whether all that is wrong lies in the record's outputs, or in its columns of them."""
     outputs = set(defect.get("outputs", []))
     if "columns" in defect:
-        return not set(wrong.names({name: defect["columns"] for name in outputs}))
-    found = set(wrong.names({}))
+        return not set(mismatch.names({name: defect["columns"] for name in outputs}))
+    found = set(mismatch.names({}))
     return found <= (outputs or found)

@@ -27,7 +27,7 @@ NO_REFERENCE = "the family brings no reference: nothing says what the original c
 
 
 @dataclass(frozen=True)
-class Truth:
+class Golden:
     """A family's reference forward and the architecture it reads off a checkpoint.
 
     reference: None of a family that brings none; see Reference for what it may leave out.
@@ -38,18 +38,18 @@ class Truth:
     architecture: Json
 
 
-def find_truth(family: str, manifest: Manifest, hints: Json) -> Truth:
+def find_golden(family: str, manifest: Manifest, hints: Json) -> Golden:
     """Reference and architecture for these tensors; hints: the user's --config.
 
     Raises:
         ConversionError: the architecture cannot be read off tensors and hints.
     """
     if not golden.has_reference(family):
-        return Truth(family, None, {})
+        return Golden(family, None, {})
     reference = golden.load_reference(family)
     shapes = {key: spec.shape for key, spec in manifest.items()}
     try:
-        return Truth(family, reference, reference.architecture(shapes, hints))
+        return Golden(family, reference, reference.architecture(shapes, hints))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         # ValueError is what references raise; the others come of shapes that none expects
         line = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -78,7 +78,7 @@ def masked(outputs: MappingABC[str, Tensor], inputs: MappingABC[str, Tensor]) ->
 
 def logits(
     family: Family,
-    found: Truth,
+    found: Golden,
     plan: Plan,
     state: MappingABC[str, Tensor],
     folder: Path,
@@ -116,7 +116,7 @@ def logits(
 
 
 def of_pixels(
-    state: MappingABC[str, Tensor], found: Truth
+    state: MappingABC[str, Tensor], found: Golden
 ) -> Callable[[MappingABC[str, Tensor]], MappingABC[str, Tensor]]:
     """The reference's outputs for other pixels; theirs come by name, without batch."""
 
@@ -134,7 +134,7 @@ def of_pixels(
 
 def _one_attention(
     family: Family,
-    found: Truth,
+    found: Golden,
     plan: Plan,
     state: MappingABC[str, Tensor],
     folder: Path,
@@ -156,7 +156,7 @@ def _one_attention(
             details=(f"{attention}: {type(error).__name__}: {error}",),
             advice="the model cannot run",
         )
-        every = known_defects.Wrong(attention, state, lambda columns: expected)
+        every = known_defects.Mismatch(attention, state, lambda columns: expected)
         return known_defects.of_outputs(family.name, failed, every, further)
 
     def divergence() -> str:
@@ -174,7 +174,7 @@ def _one_attention(
     if check.passed:
         return check
     return known_defects.of_outputs(
-        family.name, check, known_defects.Wrong(attention, state, wrong), further
+        family.name, check, known_defects.Mismatch(attention, state, wrong), further
     )
 
 
@@ -243,7 +243,7 @@ def _holds(
 
 def first_divergence(
     family: Family,
-    found: Truth,
+    found: Golden,
     plan: Plan,
     state: MappingABC[str, Tensor],
     inputs: MappingABC[str, Tensor],
@@ -320,7 +320,7 @@ def _like(value: Tensor, expected: Tensor) -> Tensor | None:
     return value.reshape(expected.shape)
 
 
-def _raised(found: Truth, name: str, error: Exception) -> Check:
+def _raised(found: Golden, name: str, error: Exception) -> Check:
     """transformers could not use the folder's processor files, as recorded or not."""
     line = (str(error).splitlines() or [""])[0][:200]
     failed = Check(
@@ -333,7 +333,7 @@ def _raised(found: Truth, name: str, error: Exception) -> Check:
     return known_defects.of_error(found.family, failed)
 
 
-def tokens(found: Truth, folder: Path, vocabularies: Path | None = None) -> Check:
+def tokens(found: Golden, folder: Path, vocabularies: Path | None = None) -> Check:
     """The folder's tokenizer against the original's, on example texts and texts of every kind.
 
     vocabularies: a folder with the original's vocabulary, where this one may have none.

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..manifest import Json
 from . import checks, known_defects, loading
 from .checks import Check
-from .parity import NO_REFERENCE, Truth
+from .parity import NO_REFERENCE, Golden
 from .pictures import PLAIN, pictures
 
 Forward = Callable[[MappingABC[str, Tensor]], MappingABC[str, Tensor]]
@@ -80,7 +80,7 @@ class Survey:
         return {name: float((right[name] - other[name]).abs().max()) for name in floating}
 
 
-def check(found: Truth, folder: Path, forward: Forward | None = None) -> Check:
+def check(found: Golden, folder: Path, forward: Forward | None = None) -> Check:
     """The folder's image processor against the original's preprocessing.
 
     forward: the reference over the weights; with it the effect on outputs is stated too.
@@ -108,7 +108,7 @@ def check(found: Truth, folder: Path, forward: Forward | None = None) -> Check:
     return _judged(found, seen, forward)
 
 
-def survey(found: Truth, folder: Path) -> Survey:
+def survey(found: Golden, folder: Path) -> Survey:
     """Every kind of picture on every path of the installed release, beside the original's pixels.
 
     Raises:
@@ -218,7 +218,7 @@ def _levels(processor: Any, name: str, difference: Tensor) -> float:
     return float((difference * scale).abs().max() * 255)
 
 
-def _judged(found: Truth, seen: Survey, forward: Forward | None) -> Check:
+def _judged(found: Golden, seen: Survey, forward: Forward | None) -> Check:
     kinds, paths, differences = seen.kinds, seen.paths, seen.differences
     accepted = _accepted(found, kinds, paths)
     records = known_defects.recorded(found.family, "pixels")
@@ -244,7 +244,7 @@ def _judged(found: Truth, seen: Survey, forward: Forward | None) -> Check:
 
 
 def _accepted(
-    found: Truth, kinds: MappingABC[str, Any], paths: list[Prepared]
+    found: Golden, kinds: MappingABC[str, Any], paths: list[Prepared]
 ) -> dict[str, MappingABC[str, Tensor]]:
     """Kinds that the faithful path prepares as no processor of transformers can do better."""
     nearest = getattr(found.reference, "accepted_pixels", None)
@@ -361,7 +361,7 @@ def _ways_round(records: Iterable[Json | None]) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def _unusable(found: Truth, error: Exception) -> Check:
+def _unusable(found: Golden, error: Exception) -> Check:
     """transformers could not use the folder's processor files, as recorded or not."""
     line = (str(error).splitlines() or [""])[0][:200]
     failed = Check(

@@ -104,7 +104,7 @@ def processor(subject: Subject, forward: Forward | None = None) -> list[Check]:
     from . import parity, pixels
 
     manifest = Manifest({k: Spec(d, tuple(s)) for k, (d, s) in subject.manifest.items()})
-    found = parity.find_truth(subject.family, manifest, subject.hints)
+    found = parity.find_golden(subject.family, manifest, subject.hints)
     folder = Path(subject.folder)
     return [pixels.check(found, folder, forward), parity.tokens(found, folder)]
 

@@ -36,7 +36,7 @@ def imported_here() -> bool:
     return "transformers.modeling_utils" in sys.modules
 
 
-class Beside:
+class Worker:
     """The other process: asked once, answers once; gone when it is closed.
 
     It runs conversions.core.checking.release: a JSON object on standard input,
@@ -81,7 +81,7 @@ class Beside:
         return untrusted_json.loads(printed.splitlines()[-1], finite=False)
 
 
-def early(family: str, checkpoint: str | os.PathLike[str], checks: str) -> Beside | None:
+def start_early(family: str, checkpoint: str | os.PathLike[str], checks: str) -> Worker | None:
     """The process, started now, where it is plain already that the conversion will want it.
 
     That is: a local file too large for its model to be built. Any other conversion that wants
@@ -93,4 +93,4 @@ def early(family: str, checkpoint: str | os.PathLike[str], checks: str) -> Besid
         large = os.stat(checkpoint).st_size > BUILD_LIMIT
     except (OSError, ValueError):  # a name, a URL, or a file that the conversion will refuse
         return None
-    return Beside(family) if large else None
+    return Worker(family) if large else None

@@ -36,7 +36,7 @@ def folders(family: Family) -> Iterator[dict[str, Path]]:
             family, location, config, {**known, **options}, checks="files", families=(family,)
         )
         made = {FRESH: root / FRESH}
-        with pipeline.opened(request) as source, ModelFolder(made[FRESH]) as folder:
+        with pipeline.open_source(request) as source, ModelFolder(made[FRESH]) as folder:
             pipeline.write_documents(folder, source)
             folder.write_tensors(pipeline.pieces(source), request.max_shard_size)
             folder.commit()

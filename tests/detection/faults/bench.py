@@ -20,7 +20,7 @@ from conversions.core.checking import checks, golden, loading, parity, pixels, r
 from conversions.core.checking.checks import Check
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.mapping.key_mapping import KeyMapping, Plan
-from conversions.core.pipeline import Opened
+from conversions.core.pipeline import PlannedSource
 from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
 from conversions.core.writing.folder import ModelFolder
@@ -70,7 +70,7 @@ class Bench:
         self._stack = contextlib.ExitStack()
         atexit.register(self._stack.close)
         request = self.converted.request(checks="all")
-        self.source: Opened = self._stack.enter_context(pipeline.opened(request))
+        self.source: PlannedSource = self._stack.enter_context(pipeline.open_source(request))
         self.work = tiny.session_folder() / f"{family}-harmed"
 
     @property
@@ -86,7 +86,7 @@ class Bench:
             shutil.rmtree(self.work, ignore_errors=True)
 
     def verify(
-        self, folder: Path, wanted: frozenset[str] = EVERYTHING, source: Opened | None = None
+        self, folder: Path, wanted: frozenset[str] = EVERYTHING, source: PlannedSource | None = None
     ) -> list[Check]:
         """The product's checks on a folder; the costly ones only where they are wanted."""
         source = source or self.source
@@ -212,7 +212,7 @@ def invisible(family: str) -> dict[str, dict[str, str]]:
 def blueprint(family: str) -> Blueprint:
     request = tiny.make_request(family, "tiny", {}, {})
     reference = golden.load_reference(family)
-    with pipeline.opened(request) as source, ModelFolder(None) as folder:
+    with pipeline.open_source(request) as source, ModelFolder(None) as folder:
         folder.write_json("config.json", source.config)
         shapes = {key: tuple(tensor.shape) for key, tensor in source.state.items()}
         documents = {**source.processor.files}
