@@ -76,7 +76,7 @@ def test_it_is_not_started_early_for_what_may_be_small(
     checkpoint: str, started: list[Worker]
 ) -> None:
     """Names, URLs and absent files start nothing; what they are is found out first."""
-    assert worker.early(FAMILY, checkpoint, "auto") is None
+    assert worker.start_early(FAMILY, checkpoint, "auto") is None
     assert not started
 
 
@@ -84,8 +84,8 @@ def test_it_is_not_started_early_when_the_model_is_built(
     tmp_path: Path, started: list[Worker]
 ) -> None:
     """Neither for a file within the limit nor for --checks all, which imports transformers here."""
-    assert worker.early(FAMILY, large_file(tmp_path, worker.BUILD_LIMIT), "auto") is None
-    assert worker.early(FAMILY, large_file(tmp_path), "all") is None
+    assert worker.start_early(FAMILY, large_file(tmp_path, worker.BUILD_LIMIT), "auto") is None
+    assert worker.start_early(FAMILY, large_file(tmp_path), "all") is None
     assert not started
 
 
