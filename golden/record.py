@@ -1,12 +1,13 @@
-"""Records in golden/<family>.json what a reference forward computes; the only writer there.
+"""Records in golden/<family>/ what a reference forward computes; the only writer there.
 
     python golden/record.py [FAMILY …]           rewrite, and show old -> new of every value
     python golden/record.py [FAMILY …] --check   write nothing; exit 1 where something differs
 
-The facts (title, source, published, targets, configs, known_defects …) are typed in by hand and
-kept as they are. Recorded are `manifests`, `tiny`, parts of `provenance`, and the `digest` that
-seals the file. The numbers are those of a float64 forward, 12 significant digits; one that agrees
-with the recorded one to 1e-11 keeps its text, so that another processor rewrites nothing.
+facts.json (title, source, published, targets, configs, known_defects …) is typed in by hand and
+kept as it is. Recorded are manifest.json (the published sizes), expected.json (the values of the
+tiny checkpoint, and when and from which code they were computed), and in each of the three the
+`digest` that seals it. The numbers are those of a float64 forward, 12 significant digits; one that
+agrees with the recorded one to 1e-11 keeps its text, so that another processor rewrites nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from conversions.core.mapping.keys import collapse
 
 Json = dict[str, Any]
 
-RECORDED = ("manifests", "tiny", "digest")
+RECORDED = {"manifest": ("manifests",), "expected": ("recorded", "tiny")}
+"""File -> its sections; all others are those of facts.json."""
+
 ORDER = (
     "family",
     "title",
@@ -50,7 +53,7 @@ ORDER = (
     "configs",
     "known_defects",
 )
-"""Sections a reader looks for first; then what else is typed in; then what is recorded."""
+"""Sections of facts.json that a reader looks for first; then what else is typed in."""
 
 TYPED_IN = ("family", "title", "provenance", "published", "targets", "configs", "known_defects")
 """What has to be there before anything can be recorded: facts from elsewhere."""
@@ -242,20 +245,24 @@ def digest(document: Json) -> str:
 
 def renewed(document: Json, reference: ModuleType) -> Json:
     """A golden document with its recorded parts computed anew; equal to it when nothing changed."""
-    recorded = {key: document[key] for key in ("manifests", "tiny") if key in document}
-    fresh = _settled(recorded, recompute(reference))
-    provenance = dict(document["provenance"])
-    if fresh != recorded or provenance.get("code") != seal(reference):
-        provenance |= {
-            "recorded": _today().isoformat(),
-            "versions": _versions(),
-            "code": seal(reference),
-        }
-    content = {**document, **fresh, "provenance": provenance}
-    facts = [key for key in content if key not in (*ORDER, *RECORDED)]
-    order = [key for key in (*ORDER, *facts, *RECORDED[:-1]) if key in content]
-    result = {key: content[key] for key in order}
-    return {**result, "digest": digest(result)}
+    before = {key: document[key] for key in ("manifests", "tiny") if key in document}
+    fresh = _settled(before, recompute(reference))
+    recorded = document.get("recorded", {})
+    if fresh != before or recorded.get("code") != seal(reference):
+        recorded = {"date": _today().isoformat(), "versions": _versions(), "code": seal(reference)}
+    return {**document, **fresh, "recorded": recorded}
+
+
+def files_of(document: Json) -> Json:
+    """File name -> what it holds, of a document; each sealed by a digest of its own."""
+    parts: Json = {
+        f"{name}.json": {key: document[key] for key in keys} for name, keys in RECORDED.items()
+    }
+    recorded = [key for keys in RECORDED.values() for key in keys]
+    facts = [key for key in document if key not in (*ORDER, *recorded)]
+    order = [key for key in (*ORDER, *facts) if key in document]
+    parts = {"facts.json": {key: document[key] for key in order}, **parts}
+    return {name: {**part, "digest": digest(part)} for name, part in parts.items()}
 
 
 def _today() -> date:
@@ -298,52 +305,64 @@ def _is_long(value: Any, line: str, depth: int) -> bool:
     return depth <= 2 or len(line) > WIDTH
 
 
-def typed_in(path: Path) -> tuple[str, Json]:
-    """A golden file as text and document.
+def typed_in(folder: Path) -> tuple[dict[str, str], Json]:
+    """A golden folder as its files' texts, and as one document without digests.
 
     Raises:
-        SystemExit: it is not there, not JSON, or lacks facts; the message says which.
+        SystemExit: facts.json is not there or lacks facts, or a file is not JSON; the message
+            says which.
     """
-    name = f"golden/{path.name}"
-    if not path.exists():
-        raise SystemExit(f"{name}: not there; type in its facts first: {', '.join(TYPED_IN)}")
-    text = path.read_text(encoding="utf-8")
-    try:
-        document: Json = json.loads(text)
-    except ValueError as error:
-        raise SystemExit(f"{name}: not JSON: {error}") from None
+    facts = folder / "facts.json"
+    if not facts.exists():
+        raise SystemExit(
+            f"golden/{folder.name}/facts.json: not there; type in its facts first: "
+            f"{', '.join(TYPED_IN)}"
+        )
+    paths = [folder / f"{part}.json" for part in golden.PARTS]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in paths if path.exists()}
+    document: Json = {}
+    for name, text in texts.items():
+        try:
+            document |= json.loads(text)
+        except ValueError as error:
+            raise SystemExit(f"golden/{folder.name}/{name}: not JSON: {error}") from None
     if absent := [key for key in TYPED_IN if key not in document]:
-        raise SystemExit(f"{name}: these facts are to be typed in first: {', '.join(absent)}")
-    return text, document
+        raise SystemExit(
+            f"golden/{folder.name}/facts.json: these facts are to be typed in first: "
+            f"{', '.join(absent)}"
+        )
+    return texts, {key: value for key, value in document.items() if key != "digest"}
 
 
-def file_of(family: str) -> Path:
-    """A family's golden file: here, or in the package of a distribution that declares it.
+def folder_of(family: str) -> Path:
+    """A family's golden folder: here, or in the package of a distribution that declares it.
 
     Raises:
         SystemExit: it is declared and lies in no folder that can be written to.
     """
     plugin = plugins.installed().working.get(family)
     if plugin is None or not plugin.family.golden:
-        return golden.golden_root() / f"{family}.json"
+        return golden.golden_root() / family
     package, _, inside = plugin.family.golden.partition(":")
     place = resources.files(package).joinpath(inside)
     if not isinstance(place, Path):
-        raise SystemExit(f"{family}: {place} is no file; install its distribution with -e")
+        raise SystemExit(f"{family}: {place} is no folder; install its distribution with -e")
     return place
 
 
 def rewrite(family: str, check: bool, show: Any) -> bool:
-    """Record one family, or with `check` only compare; whether its file was right before."""
-    path = file_of(family)
-    before, document = typed_in(path)
+    """Record one family, or with `check` only compare; whether its files were right before."""
+    folder = folder_of(family)
+    before, document = typed_in(folder)
     fresh = renewed(document, golden.load_reference(family))
-    if layout(fresh) == before:
+    texts = {name: layout(part) for name, part in files_of(fresh).items()}
+    if texts == before:
         show.print(f"{family}: nothing changed")
         return True
     _show(family, differences(document, fresh), show)
     if not check:
-        path.write_text(layout(fresh), encoding="utf-8")
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
     return False
 
 

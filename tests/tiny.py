@@ -32,8 +32,8 @@ FAMILIES = [n for n, p in plugins.installed().working.items() if p.distribution 
 
 
 def section(family: str, name: str) -> dict[str, Any]:
-    """A section of a golden file; empty while a family is being added (test_golden_files tells)."""
-    if not (golden.golden_root() / f"{family}.json").exists():
+    """A section of golden data; empty while a family is being added (test_golden_files tells)."""
+    if not (golden.golden_root() / family).exists():
         return {}
     return golden.load_golden(family).get(name, {})  # type: ignore[no-any-return]
 

@@ -176,9 +176,10 @@ class Family:
     reference: the original's forward pass (see kit.Reference): a dotted module, `module:NAME`,
         or the object itself.
     specimen: the exceptions of its conformance suite (see kit.Specimen), given likewise.
-    golden: its recorded values, a resource `package:path/to/NAME.json`; further data lie in the
-        folder `path/to/NAME` beside it. All three are looked up when a check needs them; empty
-        ones are those that ship with this package under `name`.
+    golden: the folder of its golden data, a resource `package:path/to/folder`: facts.json, and
+        manifest.json, expected.json, fields.json and folders/ where it has them. All three are
+        looked up when a check needs them; empty ones are those that ship with this package under
+        `name`.
     """
 
     name: str

@@ -21,7 +21,7 @@ _FILES = {
     "converter.py": "{package}/converter.py",
     "reference.py": "{package}/reference.py",
     "specimen.py": "{package}/specimen.py",
-    "golden.json": "{package}/golden.json",
+    "facts.json": "{package}/golden/facts.json",
     "test_family.py": "tests/test_{name}.py",
 }
 """Template -> where it is written."""

@@ -114,7 +114,7 @@ where torchvision is not installed. Where a release has one column, both are the
 
 What to do: load the processor with `backend="pil"`, and convert pictures to RGB before it.
 
-Why they differ, as golden/<family>.json records it by release (`known_defects`):
+Why they differ, as golden/<family>/facts.json records it by release (`known_defects`):
 
 - torchvision rounds otherwise than PIL when it resizes; most where a long edge shrinks the most
 - from 5.21 on transparency is composited on white; the originals drop it

@@ -36,15 +36,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     (folder / "reference.py").write_text("TINY = {'width': 3}\n")
-    (folder / "golden.json").write_text(json.dumps({"known_defects": [1]}))
+    (folder / "values").mkdir()
+    (folder / "values" / "facts.json").write_text(json.dumps({"known_defects": [1]}))
+    (folder / "values" / "expected.json").write_text(json.dumps({"tiny": {}, "digest": "0"}))
     monkeypatch.syspath_prepend(str(tmp_path))
     return folder.name
 
 
 def test_recorded_values_come_from_the_family(package: str, brought: Callable[..., None]) -> None:
     """Golden values and reference are those the family declares, wherever they are installed."""
-    brought(golden=f"{package}:golden.json", reference=f"{package}.reference")
-    assert golden.load_golden("stranger") == {"known_defects": [1]}
+    brought(golden=f"{package}:values", reference=f"{package}.reference")
+    assert golden.load_golden("stranger") == {"known_defects": [1], "tiny": {}}
     assert golden.load_reference("stranger").TINY == {"width": 3}
 
 
@@ -65,11 +67,11 @@ def test_nothing_recorded_is_listed(
     assert "from: far-away 1.2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("place", ["not_there_at_all:golden.json", "json:golden.json"])
+@pytest.mark.parametrize("place", ["not_there_at_all:golden", "json:golden"])
 def test_what_is_declared_and_absent_is_named(place: str, brought: Callable[..., None]) -> None:
     """A declared place where nothing lies is refused by name, for values and references alike."""
     brought(golden=place, reference="not_there_at_all.reference")
-    with pytest.raises(ConversionError, match=r"stranger: no golden file .*golden\.json"):
+    with pytest.raises(ConversionError, match=r"stranger: no golden folder .*:golden"):
         golden.load_golden("stranger")
     with pytest.raises(ConversionError, match="not_there_at_all"):
         golden.load_reference("stranger")

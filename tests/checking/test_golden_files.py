@@ -19,22 +19,37 @@ from conversions.core.mapping.keys import collapse, expand
 from golden import record
 from tests import tiny
 
+PARTS = pytest.mark.parametrize("part", golden.PARTS)
 
-def test_digest_seals_the_file(family: str) -> None:
+
+def text_of(family: str, part: str) -> str:
+    return (golden.golden_root() / family / f"{part}.json").read_text(encoding="utf-8")
+
+
+@PARTS
+def test_digest_seals_the_file(family: str, part: str) -> None:
     """The digest is that of everything else in the file, so no edit by hand passes unseen."""
-    document = golden.load_golden(family)
+    document = json.loads(text_of(family, part))
     assert document["digest"] == record.digest(document), f"run: python golden/record.py {family}"
 
 
-def test_layout_is_canonical(family: str) -> None:
+@PARTS
+def test_layout_is_canonical(family: str, part: str) -> None:
     """Writing the parsed file again gives the same text, byte for byte."""
-    text = (golden.golden_root() / f"{family}.json").read_text(encoding="utf-8")
+    text = text_of(family, part)
     assert record.layout(json.loads(text)) == text, f"run: python golden/record.py {family}"
+
+
+def test_sections_lie_in_their_files(family: str) -> None:
+    """Facts, published sizes and values of the tiny checkpoint have a file each, none two."""
+    files = record.files_of(golden.load_golden(family))
+    for part in golden.PARTS:
+        assert list(json.loads(text_of(family, part))) == list(files[f"{part}.json"])
 
 
 def test_one_line_for_each_tensor(family: str) -> None:
     """Every tensor of every manifest and of the tiny checkpoint has a line of its own."""
-    lines = (golden.golden_root() / f"{family}.json").read_text(encoding="utf-8").splitlines()
+    lines = (text_of(family, "manifest") + text_of(family, "expected")).splitlines()
     document = golden.load_golden(family)
     tables = [entry["tensors"] for entry in document["manifests"].values()]
     for table in [*tables, document["tiny"]["tensors"]]:
@@ -53,7 +68,7 @@ def test_recomputing_changes_nothing(family: str) -> None:
 def test_code_is_the_recorded_one(family: str) -> None:
     """The reference, and what it imports, are unchanged since the values were recorded."""
     seal = record.seal(golden.load_reference(family))
-    assert golden.load_golden(family)["provenance"]["code"] == seal
+    assert golden.load_golden(family)["recorded"]["code"] == seal
 
 
 def test_code_is_all_of_it(family: str) -> None:
@@ -110,7 +125,7 @@ def test_a_family_has_code_reference_and_golden() -> None:
     files = {
         "conversions/{}.py": set(tiny.FAMILIES),
         "golden/reference/{}.py": set(golden.referenced_families()),
-        "golden/{}.json": {path.stem for path in golden.golden_root().glob("*.json")},
+        "golden/{}/": {path.parent.name for path in golden.golden_root().glob("*/facts.json")},
     }
     names = set().union(*files.values())
     absent = [file.format(n) for n in sorted(names) for file, has in files.items() if n not in has]
@@ -150,8 +165,9 @@ def edits(value: Any) -> Iterator[Any]:
 
 def test_any_edit_breaks_the_seal(family: str) -> None:
     """Whatever section is edited, the digest no longer fits."""
-    for changed in edits(golden.load_golden(family)):
-        assert changed["digest"] != record.digest(changed)
+    for part in golden.PARTS:
+        for changed in edits(json.loads(text_of(family, part))):
+            assert changed["digest"] != record.digest(changed)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +183,6 @@ def test_a_golden_file_without_facts_says_what_to_type_in(
 ) -> None:
     """Recording a new family before its facts are there names what is missing."""
     if text is not None:
-        (tmp_path / "new.json").write_text(text)
-    with pytest.raises(SystemExit, match=f"golden/new.json: .*{said}"):
-        record.typed_in(tmp_path / "new.json")
+        (tmp_path / "facts.json").write_text(text)
+    with pytest.raises(SystemExit, match=f"golden/{tmp_path.name}/facts.json: .*{said}"):
+        record.typed_in(tmp_path)

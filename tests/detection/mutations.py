@@ -127,21 +127,43 @@ def _defined(node: ast.stmt) -> list[str]:
 
 
 def edits(family: str, kind: str, count: int) -> list[Edit]:
-    """A sample of edits of one kind: golden, reference or rules (which is rules and config)."""
+    """A sample of edits of one kind: golden, reference or rules (which is rules and config).
+
+    Those of golden data are spread over the family's files by the places that each has.
+    """
     root = golden.golden_root()
-    file = {
-        "golden": root / f"{family}.json",
-        "reference": root / "reference" / f"{family}.py",
-        "rules": Path(str(conversions.__file__)).parent / f"{family}.py",
+    files = {
+        "golden": golden_files(family),
+        "reference": [root / "reference" / f"{family}.py"],
+        "rules": [Path(str(conversions.__file__)).parent / f"{family}.py"],
     }[kind]
-    text = file.read_text(encoding="utf-8")
-    places = {
+    places_of = {
         "golden": golden_places,
         "reference": code_places,
         "rules": lambda text: code_places(text, _is_rule_or_config(text)),
-    }[kind](text)
-    chosen = drawn(places, text, count, f"{family} {kind}")
-    return [Edit(family, file, place, text[place], other(text[place])) for place in chosen]
+    }[kind]
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    joined = "".join(texts.values())
+    places, starts, before = [], {}, 0
+    for file, text in texts.items():
+        starts[file] = before
+        places += [before + place for place in places_of(text)]
+        before += len(text)
+    chosen = drawn(places, joined, count, f"{family} {kind}")
+    return [_edit(family, texts, starts, place) for place in chosen]
+
+
+def _edit(family: str, texts: dict[Path, str], starts: dict[Path, int], place: int) -> Edit:
+    """The edit at a place of all files' joined text, in the file that holds it."""
+    file = [path for path, start in starts.items() if start <= place][-1]
+    inside = place - starts[file]
+    old = texts[file][inside]
+    return Edit(family, file, inside, old, other(old))
+
+
+def golden_files(family: str) -> list[Path]:
+    """The sealed files of a family's golden folder."""
+    return [golden.golden_root() / family / f"{part}.json" for part in golden.PARTS]
 
 
 def _is_rule_or_config(text: str) -> Callable[[str], bool]:
@@ -176,7 +198,7 @@ def red(edit: Edit, judge: Callable[[Edit], str | None] | None = None) -> str | 
 
 
 def red_golden(edit: Edit) -> str | None:
-    """The seal and the layout first, then, sealed again, what the facts are compared with."""
+    """The seal and the layout."""
     try:
         document = json.loads(edit.text)
     except ValueError as error:
@@ -188,10 +210,13 @@ def red_golden(edit: Edit) -> str | None:
 
 def resealed(edit: Edit) -> str | None:
     """What beside the seal sees an edit of a golden file: recomputed values, targets, configs."""
-    try:
-        document = json.loads(edit.text)
-    except ValueError as error:
-        return f"not JSON: {error}"
+    document = {}
+    for file in golden_files(edit.family):
+        text = edit.text if file == edit.file else file.read_text(encoding="utf-8")
+        try:
+            document |= json.loads(text)
+        except ValueError as error:
+            return f"not JSON: {error}"
     fresh = recomputed(edit.family)
     if any(section not in document for section in fresh):
         return "a section is gone"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from conversions.core.checking import golden
 from tests import tiny
 from tests.detection import mutations
 
@@ -23,7 +21,7 @@ def test_one_character_turns_a_test_red(family: str, kind: str, note: Any) -> No
     survivors = [edit.where for edit in sample if mutations.red(edit) is None]
     assert not survivors, (
         f"no test sees these: {survivors}; a config field belongs into `configs` of "
-        f"golden/{family}.json"
+        f"golden/{family}/facts.json"
     )
 
 
@@ -50,4 +48,4 @@ def test_a_seal_does_not_hide_an_edit(family: str, note: Any) -> None:
 def test_samples_are_large_enough() -> None:
     """At least 40 edits in all, and every family and kind has its part."""
     assert len(tiny.FAMILIES) * sum(SAMPLE.values()) >= 40
-    assert all(json.loads((golden.golden_root() / f"{f}.json").read_text()) for f in tiny.FAMILIES)
+    assert all(mutations.golden_files(f) for f in tiny.FAMILIES)

@@ -97,7 +97,7 @@ def test_published_config_holds_the_published_facts(variant: tuple[str, str], no
     expected = golden.load_golden(family)["configs"]
     names = [name for name in expected if name == size or published_variant(chosen, name) == size]
     note("config", sizes=len(names))
-    assert names, f"golden/{family}.json records no config for {size}"
+    assert names, f"golden/{family}/facts.json records no config for {size}"
     for name in names:
         published = next(
             (p for p in chosen.published if p.name == name), published_of(chosen, size)

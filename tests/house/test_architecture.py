@@ -158,7 +158,7 @@ def test_a_converter_loads_without_torch(path: Path) -> None:
 
 
 def test_one_name_for_each_family() -> None:
-    """A family's converter, reference and golden file share one name."""
-    goldens = {path.stem for path in (ROOT / "golden").glob("*.json")}
+    """A family's converter, reference and golden folder share one name."""
+    goldens = {path.parent.name for path in (ROOT / "golden").glob("*/facts.json")}
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "cli"}
     assert goldens == modules == set(NAMES)

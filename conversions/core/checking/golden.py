@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 _PACKAGE = __name__.partition(".")[0]
 _GOLDEN = f"{_PACKAGE}.golden"
 
+PARTS = ("facts", "manifest", "expected")
+"""Files of a family's golden folder: typed in by hand; published sizes; values of the tiny one."""
+
 
 @cache
 def golden_root() -> Path:
-    """The folder that holds <family>.json and reference/.
+    """The folder that holds <family>/ and reference/.
 
     Raises:
         ConversionError: the installation is incomplete.
@@ -48,24 +51,34 @@ def golden_root() -> Path:
 
 
 def load_golden(family: str) -> Json:
-    """The recorded truth of a family, read anew: the caller may change what it gets.
+    """What is known and recorded of a family, read anew: the caller may change what it gets.
 
-    A family that another distribution brings without recorded values has none: empty.
+    That is facts.json, manifest.json and expected.json of its folder, as one document. A family
+    that another distribution brings without golden data has none: empty.
 
     Raises:
-        ConversionError: nothing is where it should be, or the file is not JSON.
+        ConversionError: nothing is where it should be, or a file is not JSON.
     """
     declared = _declared(family)
-    place = declared.golden if declared else ""
-    path = _resource(family, place) if place else golden_root() / f"{family}.json"
+    folder = golden_folder(family)
+    if folder is None:
+        if declared and not declared.golden and family not in referenced_families():
+            return {}
+        place = declared.golden if declared else ""
+        raise ConversionError(f"{family}: no golden folder {place or golden_root() / family}")
+    return {name: value for part in PARTS for name, value in _part(family, folder, part).items()}
+
+
+def _part(family: str, folder: Traversable, part: str) -> Json:
+    """One file of a golden folder without its digest; of a file that is not there, nothing."""
+    path = folder.joinpath(f"{part}.json")
     try:
         document: Json = json.loads(path.read_bytes(), finite=False)
     except (FileNotFoundError, IsADirectoryError):
-        if declared and not place and family not in referenced_families():
-            return {}
-        raise ConversionError(f"{family}: no golden file {path}") from None
+        return {}
     except ValueError as error:
         raise ConversionError(f"{family}: golden file {path} is damaged", [str(error)]) from error
+    document.pop("digest", None)
     return document
 
 
@@ -107,15 +120,16 @@ def load_specimen(family: str) -> Specimen:
 
 
 def golden_folder(family: str) -> Traversable | None:
-    """The folder of a family's further recorded data (fields.json, folders/); None: it has none.
+    """The folder of a family's golden data: PARTS, fields.json, folders/; None: it has none.
 
-    It lies beside the golden file and is called as that is, without `.json`.
+    Raises:
+        ConversionError: the package that is said to hold it is not installed.
     """
     declared = _declared(family)
     place = declared.golden if declared else ""
     folder: Traversable = golden_root() / family
     if place:
-        folder = _resource(family, place.removesuffix(".json"))
+        folder = _resource(family, place)
     return folder if folder.is_dir() else None
 
 
@@ -160,7 +174,7 @@ def _resource(family: str, place: str) -> Traversable:
     try:
         return resources.files(package).joinpath(path)
     except ImportError as error:
-        raise ConversionError(f"{family}: no golden file {place}", [str(error)]) from error
+        raise ConversionError(f"{family}: no golden folder {place}", [str(error)]) from error
 
 
 @cache

@@ -47,8 +47,9 @@ def folders(family: Family) -> Iterator[dict[str, Path]]:
 
 def recipes(family: Family) -> dict[str, Any]:
     """Form -> recipe, as golden/ has them."""
-    file = golden.golden_root() / family.name / "folders" / "published.json"
-    if not file.is_file():
+    folder = golden.golden_folder(family.name)
+    file = folder.joinpath("folders", "published.json") if folder else None
+    if file is None or not file.is_file():
         return {}
     document: dict[str, Any] = untrusted_json.loads(file.read_text(encoding="utf-8"))
     return dict(document["forms"])

@@ -219,5 +219,5 @@ FAMILY = Family(
     fields=FIELDS,
     # where the proof lies: both belong to this distribution
     reference="dinov2_registers.reference",
-    golden="dinov2_registers:golden.json",
+    golden="dinov2_registers:golden",
 )
