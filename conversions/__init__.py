@@ -12,14 +12,13 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core import plugins
 from .core.errors import CheckFailed, ConversionError
 from .core.family import Family
 from .core.manifest import Json
+from .core.plugins import broken_families, families, family
 
 if TYPE_CHECKING:
     from .conformance import Result
@@ -42,32 +41,6 @@ __all__ = [
     "restore",
     "verify",
 ]
-
-
-@cache
-def families() -> dict[str, Family]:
-    """Name -> Family, for every one that an installed distribution declares as an entry point."""
-    return {name: plugin.family for name, plugin in plugins.installed().working.items()}
-
-
-def broken_families() -> tuple[plugins.BrokenPlugin, ...]:
-    """Entry points that give no family, each with its distribution and the reason."""
-    return plugins.installed().broken
-
-
-def family(name: str) -> Family:
-    """One family by name.
-
-    Raises:
-        ConversionError: no such family; the message lists them.
-    """
-    try:
-        return families()[name]
-    except KeyError:
-        raise ConversionError(
-            f"no family {name!r}",
-            [f"families: {', '.join(families())}", *map(str, broken_families())],
-        ) from None
 
 
 def _request(

@@ -23,8 +23,9 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     found = inspect(args.checkpoint, progress=terminal.progress())
-    if args.json:
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
-    else:
-        terminal.inspection(terminal.console(), found)
+    with terminal.whatever_can_be_printed():
+        if args.json:
+            print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        else:
+            terminal.inspection(terminal.console(), found)
     return 0

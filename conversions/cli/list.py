@@ -23,13 +23,19 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.manifest:
-        for row in _rows():
-            print(json.dumps(row))
-        return 0
-    if args.json:
-        print(json.dumps([_entry(family) for family in families().values()], indent=2))
-        return 0
+    with terminal.whatever_can_be_printed():  # `conversions list | grep -q …` leaves early
+        if args.manifest:
+            for row in _rows():
+                print(json.dumps(row))
+        elif args.json:
+            print(json.dumps([_entry(family) for family in families().values()], indent=2))
+        else:
+            _show()
+    return 0
+
+
+def _show() -> None:
+    """Every family with its distribution, what it needs and its published checkpoints."""
     from rich.text import Text
 
     console = terminal.console()
@@ -45,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
             facts = ", ".join(filter(None, (published.variant, size and f"{size} parameters")))
             print(f"  {published.name}  ({facts})")
             print(f"    {published.location}")
-    return 0
 
 
 def _rows() -> Iterator[dict[str, str]]:

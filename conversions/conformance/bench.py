@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import families
 from ..core import pipeline
 from ..core.checking import checks, golden, loading, parity, release
 from ..core.checking.checks import Check
@@ -26,6 +25,7 @@ from ..core.errors import CheckFailed, ConversionError
 from ..core.family import Family
 from ..core.manifest import Json
 from ..core.pipeline import PlannedSource, Request
+from ..core.plugins import families
 from ..core.reading.written import open_tensors
 from ..core.report import Report
 from ..core.writing import configs

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from conversions import family as family_named
 from conversions.conformance.bench import Bench, bench as bench_of
 from conversions.conformance.requirements import lacking
 from conversions.conformance.running import name_of
@@ -25,7 +24,7 @@ def chosen(config: pytest.Config) -> list[str]:
     """The families that were asked for; without --family all that are installed."""
     asked = config.getoption("--family", default=None)
     try:
-        return [family_named(name).name for name in asked or plugins.installed().working]
+        return [plugins.family(name).name for name in asked or plugins.installed().working]
     except ConversionError as error:
         raise pytest.UsageError(str(error)) from None
 

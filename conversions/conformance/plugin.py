@@ -36,7 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "conversions_needs(requirement): skipped for a family that lacks it"
     )
     for name in config.getoption("--family", default=None) or () if _ours(config) else ():
-        from conversions import ConversionError, family
+        from conversions.core.errors import ConversionError
+        from conversions.core.plugins import family
 
         try:
             family(name)

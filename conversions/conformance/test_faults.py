@@ -12,11 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import conversions
 from conversions.conformance.bench import Bench, State
 from conversions.conformance.faults import FAULTS, edited, failed, failed_of, leaves, with_another
 from conversions.conformance.sizes import published_manifest
-from conversions.core import pipeline
+from conversions.core import pipeline, plugins
 from conversions.core.checking import release
 from conversions.core.errors import ConversionError
 from conversions.core.manifest import Manifest, Spec
@@ -163,7 +162,7 @@ def test_an_empty_checkpoint_is_refused(bench: Bench) -> None:
 
 def test_another_familys_checkpoint_is_refused(bench: Bench) -> None:
     """Keys of any other installed family are not taken for this one's."""
-    for other in conversions.families().values():
+    for other in plugins.families().values():
         if other.name == bench.family.name or other.mapping is bench.family.mapping:
             continue
         patterns = [rule.sources[0] for rule in other.mapping.rules]

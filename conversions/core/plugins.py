@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 
-from .errors import plain
+from .errors import ConversionError, plain
 from .family import Family
 
 GROUP = "conversions.families"
@@ -77,6 +77,32 @@ def read(entries: Iterable[metadata.EntryPoint]) -> Plugins:
 def installed() -> Plugins:
     """What this environment has; read once per process."""
     return read(metadata.entry_points(group=GROUP))
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Name -> Family, for every one that an installed distribution declares as an entry point."""
+    return {name: plugin.family for name, plugin in installed().working.items()}
+
+
+def broken_families() -> tuple[BrokenPlugin, ...]:
+    """Entry points that give no family, each with its distribution and the reason."""
+    return installed().broken
+
+
+def family(name: str) -> Family:
+    """One family by name.
+
+    Raises:
+        ConversionError: no such family; the message lists them.
+    """
+    try:
+        return families()[name]
+    except KeyError:
+        raise ConversionError(
+            f"no family {name!r}",
+            [f"families: {', '.join(families())}", *map(str, broken_families())],
+        ) from None
 
 
 def _origin(entry: metadata.EntryPoint) -> tuple[str, str]:

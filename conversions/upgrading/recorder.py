@@ -67,7 +67,7 @@ def one(name: str, parts: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, An
     """One family's findings and the shared ones; a text says why there are none."""
     import torch
 
-    from .. import family
+    from ..core.plugins import family
     from .surface import record_family
 
     torch.set_num_threads(1)

@@ -250,6 +250,13 @@ def test_what_is_done_stays_done_when_it_cannot_be_printed(tmp_path: Path, print
     assert [path.name for path in tmp_path.iterdir()] == ["模"]
 
 
+@pytest.mark.parametrize("asked", ["list", "list --json", "list --manifest", "inspect --json tiny"])
+def test_a_reader_may_leave_early(asked: str) -> None:
+    """`conversions list | grep -q …` is no failure of list, under pipefail either."""
+    run = piped(f"$CONVERSIONS {asked} | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}")
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("option", ["checkpoint", "output", "config"])
 def test_an_empty_argument_is_a_mistake(option: str, tmp_path: Path, capsys: Any) -> None:
     """A script's unset variable is refused, instead of standing for the current folder."""

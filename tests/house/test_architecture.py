@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from conversions.core.checking import golden
+from conversions.core.mapping import rules
+from tests.house import arrows
+from tests.house.imports import ROOT, circles, graph, imported, modules
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "conversions"
 CORE = sorted((PACKAGE / "core").rglob("*.py"))
 REFERENCES = sorted((ROOT / "golden" / "reference").glob("*.py"))
@@ -55,19 +57,6 @@ def ids(path: Path) -> str:
     return path.stem if path.stem in NAMES else str(path.relative_to(ROOT))
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module a file imports, absolute: `conversions.core.mapping.keys`, `torch.nn`."""
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join((*base, *filter(None, [node.module])))
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-
-
 def within(module: str, packages: set[str]) -> bool:
     """Whether a module is one of these packages or lies in one."""
     return any(module == package or module.startswith(f"{package}.") for package in packages)
@@ -83,11 +72,83 @@ def calls(path: Path) -> Iterator[tuple[str, int]]:
                 yield f".{node.func.attr}", node.lineno
 
 
+def room(module: str) -> str:
+    """`conversions.core.mapping.keys` -> `core.mapping`."""
+    parts = module.split(".")[1:]
+    if not parts:
+        return "page"
+    if parts[0] in NAMES:
+        return "families"
+    return {"core": ".".join(parts[:2]), "__main__": "cli"}.get(parts[0], parts[0])
+
+
+def between_rooms() -> dict[str, set[str]]:
+    """Room -> other rooms that it imports, as the code is."""
+    found: dict[str, set[str]] = {name: set() for name in arrows.ARROWS}
+    for module, taken in graph("conversions").items():
+        if module != "conversions.core":  # a docstring
+            found.setdefault(room(module), set()).update(map(room, taken))
+    return {name: taken - {name} for name, taken in found.items()}
+
+
+def test_who_imports_whom_is_as_stated() -> None:
+    """Every arrow of the code is in arrows.py, and every arrow there is one of the code."""
+    stated = {name: set(below) for name, below in arrows.ARROWS.items()}
+    assert between_rooms() == stated
+
+
+def test_arrows_point_down() -> None:
+    """A room imports only rooms that stand above it in arrows.py, so there is no circle."""
+    names = list(arrows.ARROWS)
+    for place, (name, below) in enumerate(arrows.ARROWS.items()):
+        assert set(below) <= set(names[:place]), name
+
+
+@pytest.mark.parametrize("package", ["conversions", "golden"])
+def test_no_modules_import_each_other(package: str) -> None:
+    """No circle between modules either, not by way of an import inside of a function."""
+    assert not circles(graph(package))
+
+
+def test_the_drawing_is_the_code() -> None:
+    """CONTRIBUTING.md shows the rooms as they are; the text to paste is what this compares."""
+    assert arrows.drawing() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted({*modules("conversions"), *modules("golden")}))
+def test_nothing_that_ships_imports_tests(name: str) -> None:
+    """An installed package has no tests to import."""
+    path = (modules("conversions") | modules("golden"))[name]
+    assert not [module for module in imported(path) if within(module, {"tests", "conftest"})]
+
+
+KINDS = {
+    name
+    for name, kind in vars(rules).items()
+    if isinstance(kind, type) and issubclass(kind, rules.Rule) and kind is not rules.Rule
+}
+
+
+@pytest.mark.parametrize("path", [p for p in CORE if p.stem != "rules"], ids=ids)
+def test_core_asks_no_rule_what_kind_it_is(path: Path) -> None:
+    """Rules are an open protocol: nothing in core but their own module names a kind of rule."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not names & KINDS
+
+
 @pytest.mark.parametrize("path", CORE, ids=ids)
 def test_core_never_imports_a_family(path: Path) -> None:
     """How conversion works does not depend on what is converted."""
     families = {f"conversions.{name}" for name in NAMES}
-    assert not [module for module in imports(path) if within(module, families)]
+    assert not [module for module in imported(path) if within(module, families)]
 
 
 @pytest.mark.parametrize("path", CORE, ids=ids)
@@ -104,20 +165,20 @@ def test_core_names_no_family(path: Path) -> None:
 def test_families_do_not_know_each_other(path: Path) -> None:
     """A converter imports the engine and nothing of another family."""
     others = {f"conversions.{name}" for name in NAMES if name != path.stem}
-    assert not [module for module in imports(path) if within(module, others)]
+    assert not [module for module in imported(path) if within(module, others)]
 
 
 @pytest.mark.parametrize("path", REFERENCES, ids=ids)
 def test_references_stand_alone(path: Path) -> None:
     """The truth needs torch, numpy and PIL, and never what it judges."""
     allowed = set(sys.stdlib_module_names) | {"torch", "numpy", "PIL", "sentencepiece", "golden"}
-    assert not [module for module in imports(path) if not within(module, allowed)]
+    assert not [module for module in imported(path) if not within(module, allowed)]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=ids)
 def test_originals_are_not_needed(path: Path) -> None:
     """No original package is imported: neither to convert nor to judge."""
-    assert not [module for module in imports(path) if within(module, ORIGINALS)]
+    assert not [module for module in imported(path) if within(module, ORIGINALS)]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=ids)
@@ -126,7 +187,7 @@ def test_only_the_command_line_prints(path: Path) -> None:
     if not path.is_relative_to(PACKAGE / "cli"):
         assert not [line for name, line in calls(path) if name == "print"]
         printing = {"rich", "tqdm", "conversions.cli.terminal"}
-        assert not [module for module in imports(path) if within(module, printing)]
+        assert not [module for module in imported(path) if within(module, printing)]
 
 
 @pytest.mark.parametrize("path", CONVERTERS, ids=ids)
@@ -138,7 +199,7 @@ def test_a_converter_is_one_short_file(path: Path) -> None:
 @pytest.mark.parametrize("path", CONVERTERS, ids=ids)
 def test_a_converter_touches_nothing(path: Path) -> None:
     """A converter states facts: no files, no network, no arguments, no output, no model code."""
-    assert not [module for module in imports(path) if within(module, TOUCHES_THE_WORLD)]
+    assert not [module for module in imported(path) if within(module, TOUCHES_THE_WORLD)]
     touching = {"open", "print", "input", "exec", "eval"} | {f".{name}" for name in FILE_METHODS}
     assert not [(name, line) for name, line in calls(path) if name in touching]
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from ..manifest import Json
 from ..reading import dtypes
 from . import golden
-from .reference import Pick, Reference, no_trace
+from .trace import Pick, no_trace
 
 Outputs = Callable[[Any, MappingABC[str, Tensor]], MappingABC[str, Tensor]]
 Built = dict[str, Tensor]
 
 
-class ModuleReference(Reference):
-    """The original's own code as a reference: nothing of it is written down a second time.
+class ModuleReference:
+    """The original's own code as a Reference: nothing of it is written down a second time.
 
     build(arch) -> the original's module, with any weights at all. outputs(module, inputs) -> the
     module's outputs by name. preprocess(image, arch) -> float32 pixels [channels, height, width],

@@ -7,11 +7,12 @@ this imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping as MappingABC, Sequence
+from collections.abc import Callable, Mapping as MappingABC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..manifest import Json
+from .trace import Pick, Trace, no_trace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,16 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .from_module import ModuleReference
-
-Trace = Callable[[str, "Tensor"], None]
-"""Called with a module's path in the original and its output, as the forward pass meets them."""
-
-Pick = Callable[[str, Sequence[Any]], Any]
-"""(name of a choice, its values) -> one of them."""
-
-
-def no_trace(path: str, value: Tensor) -> None:
-    """The trace that keeps nothing."""
 
 
 class Reference(Protocol):

@@ -126,9 +126,10 @@ def main() -> None:
 
 def _import_models(names: list[str]) -> None:
     """Import the families' model classes, which is most of the work, before being asked."""
-    from ... import families
+    from .. import plugins
     from . import loading
 
-    for family in (known for name, known in families().items() if name in names):
+    working = plugins.installed().working
+    for family in (working[name].family for name in names if name in working):
         with contextlib.suppress(ConversionError):  # strict-load will say it
             loading.model_class(family.model_class)
