@@ -181,9 +181,16 @@ def _labels(source: Source, count: int) -> dict[str, str]:
 def finish(config: Json, source: Source) -> Json:
     """Labels both ways, one for each row of the classifier."""
     labels, rows = config["id2label"], config["num_labels"]
+    lines = [
+        f"label2id: {name} is {index}, id2label calls that {labels.get(str(index), 'nothing')}"
+        for name, index in list(source.given.get("label2id", {}).items())[:1000]
+        if labels.get(str(index)) != name
+    ]
     if labels.keys() != {str(row) for row in range(rows)}:
-        line = f"id2label: the config names {len(labels)} classes, the classifier has {rows}"
-        raise ConfigError("convnextv2: the given config does not fit the classifier", [line])
+        field = "id2label" if "id2label" in source.given else "label2id"
+        lines += [f"{field}: the config names {len(labels)} classes, the classifier has {rows}"]
+    if lines:
+        raise ConfigError("convnextv2: the given config does not fit the classifier", lines)
     return {**config, "label2id": {name: int(index) for index, name in labels.items()}}
 
 

@@ -139,7 +139,7 @@ def _refuse_misfits(source: Source, layers: list[int], heads: int | None) -> Non
     tensors = source.manifest
     hidden, depth = tensors.size(_EMBED, 1), tensors.count(f"{_TOWER}.encoder.layers.")
     wide = tensors.size(f"{_TOWER}.embeddings.class_embedding")
-    width, why = wide * len(layers), f"{len(layers)} hidden states {layers} of width {wide}"
+    width, why = wide * len(layers), f"vision_feature_layers {layers}, each of width {wide}"
     lines = [
         f"vision layer {n}: the tower has hidden states 0 to {depth}"
         for n in layers
@@ -147,7 +147,9 @@ def _refuse_misfits(source: Source, layers: list[int], heads: int | None) -> Non
     ]
     keys = tensors.size("model.layers.0.self_attn.k_proj.weight")
     if heads and (hidden % heads or keys % (hidden // heads)):
-        lines.append(f"{heads} attention heads do not divide queries of {hidden}, keys of {keys}")
+        lines.append(
+            f"num_attention_heads {heads}: queries of {hidden}, keys of {keys} are not whole heads"
+        )
     refuse_misfits(
         "vipllava",
         tensors,

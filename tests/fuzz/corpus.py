@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.fuzz import mutations
+from tests.fuzz import mutations, surroundings
 from tests.fuzz.cases import Case
 
 Random = random.Random
@@ -255,9 +255,7 @@ def tokenizer_json(family: str) -> bytes:
 
 def companion(rng: Random) -> Case:
     """A family's tiny checkpoint with its config, tokenizer, vocabulary or header damaged."""
-    import conversions
-
-    family = rng.choice(list(conversions.families()))
+    family = _any_family(rng)
     whole, checkpoint, options, config = tiny(family)
     files, options = {**whole, "config.json": config}, dict(options)
     victims = ["config.json", "config.json", checkpoint]
@@ -325,15 +323,35 @@ def download(rng: Random) -> Case:
     return Case("download", {"body": body}, "body", facts)
 
 
+def adapter(rng: Random) -> Case:
+    """A LoRA adapter and the base it was trained on, of any family."""
+    family = _any_family(rng)
+    return surroundings.adapter(family, tiny_safetensors(family), rng)
+
+
+def settings(rng: Random) -> Case:
+    """A config of any of the originals, with absurd values in its fields."""
+    return surroundings.settings(_any_family(rng), rng)
+
+
+def _any_family(rng: Random) -> str:
+    import conversions
+
+    return rng.choice(list(conversions.families()))
+
+
 KINDS: dict[str, tuple[int, Callable[[Random], Case]]] = {
-    "zip": (26, lambda rng: container("zip", rng)),
-    "legacy": (18, lambda rng: container("legacy", rng)),
-    "safetensors": (16, lambda rng: container("safetensors", rng)),
+    "zip": (20, lambda rng: container("zip", rng)),
+    "legacy": (14, lambda rng: container("legacy", rng)),
+    "safetensors": (12, lambda rng: container("safetensors", rng)),
     "pickle": (4, lambda rng: container("pickle", rng)),
     "shards": (10, shards),
     "written": (5, written),
-    "companion": (18, companion),
+    "companion": (14, companion),
+    "adapter": (8, adapter),
+    "settings": (8, settings),
     "download": (3, download),
+    "hub": (2, surroundings.hub),
 }
 """Kind -> its share of the tries in percent, and how one is made."""
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import sys
 import tempfile
 import time
 import traceback
@@ -102,12 +103,16 @@ class Trier:
 
     def __init__(self, folder: Path, limited: bool = True) -> None:
         from tests import http_server
-        from tests.fuzz import targets
-        from tests.fuzz.guard import Guard
 
         self.folder = folder
         self._stack = contextlib.ExitStack()
         self.server = self._stack.enter_context(http_server.running())
+        if "huggingface_hub" not in sys.modules:  # it reads this once, when it is imported
+            os.environ["HF_ENDPOINT"] = self.server.url("").rstrip("/")
+            self._stack.callback(os.environ.pop, "HF_ENDPOINT")
+        from tests.fuzz import targets
+        from tests.fuzz.guard import Guard
+
         self._outcome = targets.outcome
         self.guard = Guard(folder)
         targets.watching = self.guard.watching
@@ -151,7 +156,7 @@ class Trier:
 def _work(pipe: Connection, seed: int, numbers: range, kinds: tuple[str, ...]) -> None:
     # fewer threads than cores, and none of the parent's
     os.nice(10)
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(BrokenPipeError, EOFError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         trier = Trier(Path(folder))

@@ -90,10 +90,12 @@ class Guard:
             if event in ("marshal.loads", "code.__new__") and _imports():
                 return
             self.seen.events.append(event)
-        elif event in _CHANGES and not self._inside(arguments[0]):
+        elif event in _CHANGES and not all(map(self._inside, _changed(event, arguments))):
             self.seen.events.append(f"{event} {arguments[0]!r}")
 
     def _inside(self, path: Any) -> bool:
+        if isinstance(path, int):  # a file that is open already: opening it was seen
+            return True
         return isinstance(path, (str, os.PathLike)) and os.path.abspath(path).startswith(
             self.folder
         )
@@ -101,6 +103,13 @@ class Guard:
     @staticmethod
     def _too_long(number: int, frame: Any) -> None:
         raise TooLongError
+
+
+def _changed(event: str, arguments: Any) -> Any:
+    """The paths that an event makes, moves or takes away; a link's target is not changed."""
+    if event == "os.symlink":
+        return arguments[1:2]
+    return arguments[:2] if event in ("os.rename", "os.link") else arguments[:1]
 
 
 def _imports() -> bool:

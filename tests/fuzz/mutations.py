@@ -54,6 +54,8 @@ RAW_VALUES = (
     b"'a'",
     b"",
 )
+DEEP_VALUES = (b"[" * 100_000, b'{"a":' * 100_000, b"[" * 99_999 + b"]" * 99_999, b"9" * 500_000)
+"""Values of a size that a recursive reader does not survive."""
 MARKER = "\x01raw\x01"
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json as standard_json
 import os
 import pickle
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,13 @@ import torch
 from torch import Tensor
 
 import conversions
-from conversions.core.errors import ConversionError
-from conversions.core.pipeline import opened
+from conversions.core.errors import ConfigError, ConversionError
+from conversions.core.pipeline import Request, opened
 from conversions.core.reading import checkpoint, json as untrusted_json, transfer
+from conversions.core.reading.fields import Document
 from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
-from tests.fuzz import corpus
+from tests.fuzz import corpus, surroundings
 from tests.fuzz.cases import Case
 from tests.http_server import Served, Server
 from tests.tiny import make_request
@@ -276,6 +280,119 @@ def download(case: Case, path: Path, server: Server) -> str:
     return "fetched whole" if content == body else "WRONG: another file than the server's"
 
 
+def adapter(case: Case, path: Path) -> str:
+    """Merged with its base; every sum as it is by hand from the libraries' readings."""
+    base = path.parent / "base.safetensors"
+    request = replace(whole(case.facts["family"]), checkpoint=str(path), base=str(base))
+    with watching(), opened(request) as source:
+        merged = {key: tensor.clone() for key, tensor in source.state.items()}
+    file = next(path.glob("adapter_model.*"))
+    readings = of_library_values(base), of_library_values(file)
+    if None in readings:
+        return _as_before(case.facts["family"], base, file)
+    config = standard_json.loads((path / "adapter_config.json").read_bytes())
+    wanted = by_hand(*readings, config)  # type: ignore[arg-type]
+    # the base's keys may stand under a prefix
+    own = {key: next((k for k in merged if f".{key}".endswith(f".{k}")), "") for key in wanted}
+    near = all(name and close(merged[name], wanted[key]) for key, name in own.items())
+    return "planned" if near else "WRONG: merged otherwise than by hand"
+
+
+def _as_before(family: str, *files: Path) -> str:
+    """Where a library refuses: whether every tensor is as it was before the damage."""
+    whole = corpus.tiny_safetensors(family)
+    before = {**surroundings.state_of(whole), **surroundings.adapter_of(whole)}
+    known = {(key, digest(tensor)) for key, tensor in before.items()}
+    found = (entry[1:] for file in files for entry in read(file))
+    return UNTOUCHED if set(found) <= known else UNJUDGED
+
+
+def close(left: Tensor, right: Tensor) -> bool:
+    """Equal to a few roundings of the largest value: sums are taken in another order."""
+    finite, step = right[right.isfinite()].abs(), max(1e-5, 2 * torch.finfo(left.dtype).eps)
+    bound = step * float(finite.max()) if finite.numel() else 0.0
+    return torch.allclose(left.double(), right, step, bound, equal_nan=True)
+
+
+def of_library_values(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file as its format's own library reads them; None where it refuses."""
+    from safetensors.torch import load_file
+
+    try:
+        if _is_safetensors(path):
+            return load_file(path)
+        return dict(torch.load(path, weights_only=True))
+    except Exception:  # whatever the library raises
+        return None
+
+
+def by_hand(base: dict[str, Tensor], low: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """W + s·B·A of every layer of an adapter, in float64, in the base's dtype's precision."""
+    made: dict[str, Tensor] = {}
+    for key, first in low.items():
+        if ".lora_A." not in key:
+            continue
+        second = low[key.replace(".lora_A.", ".lora_B.")]
+        path = key.partition(".lora_A.")[0]
+        name = next(k for k in base if f".{path}.weight".endswith(f".{k}"))
+        own = [a for n, a in (config.get("alpha_pattern") or {}).items() if path.endswith(n)]
+        alpha = own[0] if own else config["lora_alpha"]
+        scale = alpha / (len(first) ** 0.5 if config.get("use_rslora") else len(first))
+        delta = scale * (second.double() @ first.double())
+        delta = delta.t() if config.get("fan_in_fan_out") else delta
+        made[name] = (base[name].double() + delta).to(base[name].dtype).double()
+    return made
+
+
+def settings(case: Case, path: Path) -> str:
+    """One document of one role beside a family's tiny checkpoint; refused before it costs."""
+    content, request = case.files["settings.json"], whole(case.facts["family"])
+    with watching():
+        values = untrusted_json.read_object(path / "settings.json", ConfigError)
+        if values != standard_json.loads(content):
+            return "WRONG: JSON read otherwise than by the standard library"
+        role = case.facts["role"]
+        document = Document("settings", values, role, strict=role != "args", rank=configs.GIVEN)
+        with opened(replace(request, config=(*request.config, document))) as source:
+            standard_json.dumps(source.config, allow_nan=False)
+    return "planned"
+
+
+@cache
+def whole(family: str) -> Request:
+    """A conversion of a family's tiny checkpoint, on disk for as long as the process lives."""
+    place = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    files, checkpoint, options, config = corpus.tiny(family)
+    path = Case("", files, checkpoint).write(Path(place))
+    told = {name: str(Path(place, value)) for name, value in options.items()}
+    values = standard_json.loads(config)
+    document = Document("the tiny checkpoint's config", values, rank=configs.GIVEN - 1)
+    request = make_request(family, path, {}, told)
+    return replace(request, config=(document,) if values else ())
+
+
+def from_hub(case: Case, path: Path, server: Server) -> str:
+    """An index and its shards from a hub that this machine plays: whole, or an error."""
+    from huggingface_hub import constants
+
+    place = case.facts["place"]
+    server.files = {}
+    for name, content in case.files.items():
+        digests = {"X-Repo-Commit": "0" * 40, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+        headers = {**digests, **case.facts["headers"][name]}
+        for revision in ("main", "0" * 40):
+            server.files[f"org/name/resolve/{revision}/{place}{name}"] = Served(
+                content, etag=None, headers=headers, length=case.facts["lengths"][name]
+            )
+    constants.HF_HUB_CACHE = str(path / "hub")
+    with watching():
+        found = checkpoint.fetch(f"hf://org/name/{place}model.bin.index.json")
+    same = all(file.read_bytes() == case.files.get(file.name) for file in found)
+    inside = all(file.resolve().is_relative_to(path.resolve()) for file in found)
+    return "fetched whole" if same and inside else "WRONG: other files than the server's"
+
+
 def transfer_impatiently(location: str, size: int | None) -> Path:
     """One file, without waiting between the tries."""
     before = transfer._PATIENCE, transfer._TIMEOUT
@@ -286,14 +403,20 @@ def transfer_impatiently(location: str, size: int | None) -> Path:
         transfer._PATIENCE, transfer._TIMEOUT = before
 
 
+BESIDE = {"companion": companion, "adapter": adapter, "settings": settings}
+"""Kinds of what lies around a checkpoint."""
+
+
 def outcome(case: Case, folder: Path, server: Server) -> str:
     """What becomes of a case; any exception but our own is the caller's to see."""
     path = case.write(folder)
     try:
         if case.kind == "download":
             return download(case, path, server)
-        if case.kind == "companion":
-            return companion(case, path)
+        if case.kind == "hub":
+            return from_hub(case, path, server)
+        if case.kind in BESIDE:
+            return BESIDE[case.kind](case, path)
         if case.kind == "written":
             return written(case, path)
         return shards(case, path) if case.kind == "shards" else container(case, path)

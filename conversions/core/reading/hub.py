@@ -53,7 +53,7 @@ def _hub_file(text: str, repository: str, file: str, revision: str | None, quiet
     page = f"https://huggingface.co/{repository}"
     try:
         with _hub_bars(quiet):
-            return Path(hf_hub_download(repository, file, revision=revision))
+            path = Path(hf_hub_download(repository, file, revision=revision))
     except errors.GatedRepoError:
         raise DownloadError(
             f"{shown}: access must be asked for", hint=f"ask on {page}, then set HF_TOKEN"
@@ -78,6 +78,9 @@ def _hub_file(text: str, repository: str, file: str, revision: str | None, quiet
     # each release of huggingface_hub brings another HTTP library with its own exceptions
     except Exception as error:
         raise DownloadError(f"{shown}: {type(error).__name__}", hint=BY_HAND) from None
+    if not path.is_file():  # of an answer without an ETag the cache makes a folder
+        raise DownloadError(f"{shown}: the hub's answer names no file", hint=BY_HAND)
+    return path
 
 
 @contextlib.contextmanager
