@@ -237,7 +237,7 @@ TOKENIZER_FILES: dict[str, bytes] = {
 def tokenizer_json(family: str) -> bytes:
     """A tokenizer.json for a family's vocabulary, as a conversion writes it; b"" without one."""
     from conversions.core.errors import ConversionError
-    from conversions.core.pipeline import opened
+    from conversions.core.pipeline import open_source
     from tests.tiny import make_request
 
     files, checkpoint, options, config = tiny(family)
@@ -246,7 +246,7 @@ def tokenizer_json(family: str) -> bytes:
         given = {name: str(Path(directory, value)) for name, value in options.items()}
         request = make_request(family, path, json.loads(config), given)
         try:
-            with opened(request) as source:
+            with open_source(request) as source:
                 made = source.processor.files.get("tokenizer.json", b"")
         except ConversionError:
             return b""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import conversions
 from conversions.core.errors import ConfigError, ConversionError
-from conversions.core.pipeline import Request, opened
+from conversions.core.pipeline import Request, open_source
 from conversions.core.reading import checkpoint, json as untrusted_json, transfer
 from conversions.core.reading.fields import Document
 from conversions.core.reading.written import open_tensors
@@ -254,7 +254,7 @@ def _plan(case: Case, path: Path, options: dict[str, str]) -> None:
     chosen = conversions.family(case.facts["family"])
     given = configs.read_given(folder / "config.json", chosen.config_files)
     request = make_request(chosen.name, path, given, options)
-    with opened(request) as source:
+    with open_source(request) as source:
         standard_json.dumps(source.config, allow_nan=False)
 
 
@@ -284,7 +284,7 @@ def adapter(case: Case, path: Path) -> str:
     """Merged with its base; every sum as it is by hand from the libraries' readings."""
     base = path.parent / "base.safetensors"
     request = replace(whole(case.facts["family"]), checkpoint=str(path), base=str(base))
-    with watching(), opened(request) as source:
+    with watching(), open_source(request) as source:
         merged = {key: tensor.clone() for key, tensor in source.state.items()}
     file = next(path.glob("adapter_model.*"))
     readings = of_library_values(base), of_library_values(file)
@@ -353,7 +353,7 @@ def settings(case: Case, path: Path) -> str:
             return "WRONG: JSON read otherwise than by the standard library"
         role = case.facts["role"]
         document = Document("settings", values, role, strict=role != "args", rank=configs.GIVEN)
-        with opened(replace(request, config=(*request.config, document))) as source:
+        with open_source(replace(request, config=(*request.config, document))) as source:
             standard_json.dumps(source.config, allow_nan=False)
     return "planned"
 

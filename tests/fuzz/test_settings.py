@@ -15,7 +15,7 @@ import pytest
 import conversions
 from conversions.core.errors import ConversionError
 from conversions.core.family import Family, Source
-from conversions.core.pipeline import opened
+from conversions.core.pipeline import open_source
 from conversions.core.reading import json as untrusted_json
 from conversions.core.reading.fields import Document, put
 from conversions.core.writing import configs
@@ -73,7 +73,7 @@ def placed(name: str) -> Iterator[str]:
 def sources() -> Iterator[tuple[Family, Source]]:
     """Every family with what the tensors of its tiny checkpoint tell."""
     for name, family in conversions.families().items():
-        with opened(targets.whole(name)) as found:
+        with open_source(targets.whole(name)) as found:
             yield family, found.source
 
 
