@@ -147,9 +147,7 @@ def _refuse_misfits(source: Source, layers: list[int], heads: int | None) -> Non
     ]
     keys = tensors.size("model.layers.0.self_attn.k_proj.weight")
     if heads and (hidden % heads or keys % (hidden // heads)):
-        lines.append(
-            f"num_attention_heads {heads}: queries of {hidden}, keys of {keys} are not whole heads"
-        )
+        lines.append(f"num_attention_heads {heads}: queries of {hidden}, keys of {keys} do not fit")
     refuse_misfits(
         "vipllava",
         tensors,
