@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from ..core.errors import ConversionError
@@ -50,17 +51,21 @@ def record(
 
 
 def _each(names: list[str], parts: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
-    import multiprocessing
-
     if len(names) == 1 and "torch" in sys.modules:  # already paid for, and tests can look inside
         yield names[0], one(names[0], parts)
         return
-    context = multiprocessing.get_context("spawn")
     workers = min(len(names), max(2, (os.cpu_count() or 2)))
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-        waiting = {pool.submit(one, name, parts): name for name in names}
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = {pool.submit(_apart, name, parts): name for name in names}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
+
+
+def _apart(name: str, parts: tuple[str, ...]) -> Any:
+    """one() in a process of its own, so that no family meets what another has imported or set."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        return process.submit(one, name, parts).result()
 
 
 def one(name: str, parts: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]] | str:

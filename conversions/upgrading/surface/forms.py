@@ -48,7 +48,7 @@ def folders(family: Family) -> Iterator[dict[str, Path]]:
 def recipes(family: Family) -> dict[str, Any]:
     """Form -> recipe, as golden/ has them."""
     folder = golden.golden_folder(family.name)
-    file = folder.joinpath("folders", "published.json") if folder else None
+    file = folder.joinpath("folders").joinpath("published.json") if folder else None
     if file is None or not file.is_file():
         return {}
     document: dict[str, Any] = untrusted_json.loads(file.read_text(encoding="utf-8"))
