@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping as MappingABC, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .errors import ConversionError, WrongCheckpointError
+from .errors import ConversionError, WrongCheckpointError, counted
 from .family import Companion, Family, Layout
 from .manifest import Manifest, Spec
 from .mapping import layouts, signs, wrappers
@@ -29,6 +31,8 @@ Fits = Callable[[Iterable[str]], list[Fit]]
 
 _COMPANION = ("model", "state_dict")
 """Where a companion's tensors may lie."""
+_AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow)(?:$|[._])", re.IGNORECASE)
+"""In the name of a model whose weights are an average of another's."""
 _SHOWN = 8
 """Keys that a message names of a long list."""
 
@@ -86,12 +90,13 @@ def select(
         ConversionError: nothing to choose, several and no preference, a name that is not there.
     """
     containers = _COMPANION if companion else family.containers
+    usual = tuple(dict.fromkeys((*containers, *_COMPANION)))
     pool = _pool(trees, containers, weights)
     found = [c for tree in pool for c in _whole(tree, trees[tree], family, companion)]
     if weights is not None and weights not in trees:
         found = _named(weights, found, trees, family, companion)
     if found:
-        chosen = found[0] if len(found) == 1 else _preferred(found, containers, family, trees)
+        chosen = found[0] if len(found) == 1 else _preferred(found, usual, family)
     elif len(pool) == 1:
         chosen = _partly(pool[0], trees[pool[0]], family, companion)
     else:
@@ -101,7 +106,7 @@ def select(
             "name the right entry with --weights",
         )
     state, notes = _taken(chosen, trees[chosen.tree], [c for c in found if c is not chosen])
-    notes += _further(chosen, found, trees) if weights is None else []
+    notes += _further(chosen, found, trees, family) if weights is None else []
     return Selected(state, chosen.tree, chosen.fit.prefix, tuple(notes), chosen.layout)
 
 
@@ -182,10 +187,10 @@ def _named(
     )
 
 
-def _preferred(
-    found: list[_Candidate], containers: Sequence[str], family: Family, trees: MappingABC[str, Keys]
-) -> _Candidate:
+def _preferred(found: list[_Candidate], containers: Sequence[str], family: Family) -> _Candidate:
     """Of several whole models the one without a name of its own: `model` beside `model_ema`.
+
+    Else the only one that is no average of another: `params` beside `params_ema`.
 
     Raises:
         ConversionError: no such one, or several.
@@ -194,15 +199,26 @@ def _preferred(
         plain = [c for c in found if c.fit.label in names and c.tree in ("", *containers)]
         if len(plain) == 1:
             return plain[0]
+    trained = [c for c in found if not _AVERAGE.search(c.names[-1])]
+    if len(trained) == 1:
+        return trained[0]
     raise ConversionError(
         f"{family.name}: the file holds {len(found)} models",
         _described(found),
-        f"choose with --weights {found[0].names[0]}",
+        f"choose with --weights {_told_apart(found)[0]}",
     )
 
 
+def _told_apart(candidates: Sequence[_Candidate]) -> list[str]:
+    """What to call each: its short name where no other has it, `teacher.backbone` else."""
+    times = Counter(c.names[0] for c in candidates)
+    return [c.names[0] if times[c.names[0]] == 1 else c.names[-1] for c in candidates]
+
+
 def _described(candidates: Iterable[_Candidate]) -> list[str]:
-    return [f"{c.names[0]}: {len(c.fit.names)} tensors" for c in candidates]
+    every = list(candidates)
+    names = _told_apart(every)
+    return [f"{n}: {len(c.fit.names)} tensors" for n, c in zip(names, every, strict=True)]
 
 
 def _describe_trees(trees: MappingABC[str, Keys]) -> list[str]:
@@ -250,15 +266,19 @@ def _some(keys: Sequence[str]) -> str:
 
 
 def _further(
-    chosen: _Candidate, found: Sequence[_Candidate], trees: MappingABC[str, Keys]
+    chosen: _Candidate, found: Sequence[_Candidate], trees: MappingABC[str, Keys], family: Family
 ) -> list[str]:
     """Other models in the file, and how to choose one of them."""
-    names = [c.names[0] for c in found if c is not chosen]
-    tree = trees[chosen.tree]
-    names += [name for name in trees if name != chosen.tree and _alike(trees[name], tree)]
+    own, *names = _told_apart([chosen, *(c for c in found if c is not chosen)])
+    tree, seen = trees[chosen.tree], {c.tree for c in (chosen, *found)}
+    names += [
+        name
+        for name, keys in trees.items()
+        if name not in seen and (_alike(keys, tree) or _whole(name, keys, family, None))
+    ]
     if not names:
         return []
-    what = chosen.names[0] or "the top level"
+    what = own or "the top level"
     return [
         f"converted {what}; the file also holds {', '.join(dict.fromkeys(names))}: "
         f"choose with --weights {names[0]}"
@@ -313,10 +333,13 @@ def refuse_wrong(family: Family, selected: Selected[Held], families: Sequence[Fa
             a file that is already converted, or one that nobody knows.
     """
     manifest = manifest_of(selected.state)
+    if selected.layout is None:
+        _refuse_signs(family, manifest, mostly=True)
     refuse_known(family, manifest)
     if selected.layout is not None:
         return
     _refuse_signs(family, manifest)
+    _refuse_empty(family, manifest)
     matched = share(family, manifest)
     written = wrappers.targeted(manifest, family.mapping)
     converted = len(written.names) / max(len(manifest), 1) if written else 0.0
@@ -342,10 +365,24 @@ def refuse_wrong(family: Family, selected: Selected[Held], families: Sequence[Fa
         )
 
 
-def _refuse_signs(family: Family, manifest: Manifest) -> None:
-    """Name quantised, pruned and parametrised weights, and what else no rule can know."""
+def _refuse_empty(family: Family, manifest: Manifest) -> None:
+    """Name parameters of the model that are there without any value."""
+    empty = [k for k, spec in manifest.items() if 0 in spec.shape and family.mapping.match(k)]
+    if empty:
+        raise WrongCheckpointError(
+            f"{family.name}: {counted(len(empty), 'tensor has', 'tensors have')} no elements",
+            [f"{key}   {manifest[key]}" for key in empty[:_SHOWN]],
+            "save the file again where the model's parameters are whole",
+        )
+
+
+def _refuse_signs(family: Family, manifest: Manifest, mostly: bool = False) -> None:
+    """Name pruned and parametrised weights, and what else no rule can know.
+
+    mostly: only where a quarter of all keys tells so, so that nothing else is the matter.
+    """
     found = signs.read(key for key in manifest if family.mapping.match(key) is None)
-    if found is not None:
+    if found is not None and (not mostly or len(found[1]) * 4 > len(manifest)):
         sign, keys = found
         raise WrongCheckpointError(
             f"{family.name}: {sign.what}", [_some(keys)], f"the way out: {sign.way_out}"

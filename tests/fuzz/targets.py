@@ -152,6 +152,8 @@ def walk(value: Any, path: tuple[str, ...] = (), depth: int = 0) -> Iterator[tup
         entries = getattr(value, "pairs", None) or getattr(value, "state", None)
     if isinstance(value, torch.nn.Module):
         entries = dict(value.state_dict())
+    if isinstance(entries, (list, tuple)) and not isinstance(entries, torch.Size):
+        entries = {str(n): e for n, e in enumerate(entries) if not isinstance(e, Tensor)}
     if isinstance(entries, dict) and depth < 12:
         for key, entry in entries.items():
             if isinstance(entry, Tensor) and isinstance(key, str):

@@ -25,15 +25,15 @@ class Sign:
 
 
 SIGNS = (
-    # torch.nn.utils.prune
+    # torch.nn.utils.prune; its weight_orig is spectral norm's as well
     Sign(
-        "weight_orig|weight_mask|bias_orig|bias_mask",
+        "weight_mask|bias_mask",
         "a model that torch.nn.utils.prune still prunes",
         "make it permanent with prune.remove(module, 'weight'), save again, and convert that",
     ),
     # torch.nn.utils.weight_norm, torch.nn.utils.parametrize
     Sign(
-        r"weight_g|weight_v|parametrizations\..*",
+        r"weight_[guv]|weight_orig|bias_orig|parametrizations\..*",
         "weights under a parametrization (weight norm, spectral norm, …)",
         "take it off with parametrize.remove_parametrizations or remove_weight_norm, save again, "
         "and convert that",
@@ -43,6 +43,12 @@ SIGNS = (
         r"_?flat_param(?:_\d+)?",
         "flat parameters of FSDP, which bear no names",
         "save a full state dict (StateDictType.FULL_STATE_DICT) and convert that",
+    ),
+    # flax.linen: Dense and Conv hold a kernel
+    Sign(
+        "kernel",
+        "weights under the names that Flax gives them",
+        "give the original torch checkpoint",
     ),
     # torch.optim
     Sign(
@@ -61,11 +67,15 @@ SIGNS = (
 
 
 def read(keys: Iterable[str]) -> tuple[Sign, list[str]] | None:
-    """The sign that most of the keys bear, and those keys; None where no key bears one."""
-    found: dict[Sign, list[str]] = {}
+    """The sign that most of the keys bear, and those keys; None where no key bears one.
+
+    Of signs that as many bear the one that is listed first.
+    """
+    found: dict[Sign, list[str]] = {sign: [] for sign in SIGNS}
     for key in keys:
         for sign in SIGNS:
             if sign.found(key):
-                found.setdefault(sign, []).append(key)
+                found[sign].append(key)
                 break
-    return max(found.items(), key=lambda item: len(item[1]), default=None)
+    most = max(found.items(), key=lambda item: len(item[1]))
+    return most if most[1] else None

@@ -22,7 +22,7 @@ from .containers import read_file
 from .contents import Contents, Record, describe
 from .download import fetch
 from .dtypes import READABLE
-from .foreign import saved_beside
+from .foreign import nameless, saved_beside
 from .integrity import Integrity, Progress, SourceFile, Tap
 from .objects import TensorRecord
 from .shards import ShardIndex, find_shards
@@ -149,11 +149,10 @@ class Checkpoint:
         several = len(unreadable) * 2 > len(records)
         what = quantised.of_class(unreadable.values()) if several else None
         if what is not None:
-            parts = "parts of" in what
             raise WrongCheckpointError(
                 f"{self.location}: holds {what}",
                 [f"{key}   {kind}" for key, kind in list(unreadable.items())[:8]],
-                quantised.MERGE if parts else quantised.RESAVE,
+                quantised.way_out(what),
             )
         kinds = {key: record.dtype for key, record in records.items()} | unreadable
         if (found := quantised.scheme(kinds)) is not None:
@@ -244,11 +243,11 @@ def _open_single(location: str, path: Path, progress: Progress | None) -> Checkp
     if not finder.trees:
         if (beside := saved_beside(contents.root)) is not None:
             raise CheckpointError(f"{path}: is {beside[0]}, not a model", hint=beside[1])
-        held = [f"{name or 'the file'}: {what}" for name, what in list(finder.other.items())[:20]]
+        held = [f"{name or 'the file'}: {what}" for name, what in list(finder.other.items())[:8]]
         raise CheckpointError(
             f"{path}: holds no dict of named tensors ({describe(contents.root)})",
             held,
-            "give the file with the model's state dict",
+            nameless(contents.root),
         )
     return checkpoint
 

@@ -68,7 +68,9 @@ def describe(value: Any) -> str:
     if isinstance(value, Placeholder):
         return shown(value.name)
     if isinstance(value, (dict, list, tuple)):
-        return f"{type(value).__name__} of {len(value)}"
+        first = next(iter(value.values() if isinstance(value, dict) else value), None)
+        tensors = " tensors" if isinstance(first, (TensorRecord, Unreadable)) else ""
+        return f"{type(value).__name__} of {len(value)}{tensors}"
     if isinstance(value, str):
         return repr(shown(value if len(value) <= 60 else value[:57] + "…"))
     if value is None or isinstance(value, (bool, float)):

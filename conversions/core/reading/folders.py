@@ -17,7 +17,7 @@ MAX_ENTRIES = 20_000
 """Names of a folder that are looked at."""
 _LISTED = 20
 _BESIDE = re.compile(
-    r"training_args|optimizer|scheduler|scaler|rng_state|random_states_\d|_optim_states\.pt$"
+    r"training_args|optimizer|scheduler|scaler|rng_state|random_states_\d|sampler(?:_\d+)?\.bin|dl_state_dict|custom_checkpoint_\d|_optim_states\.pt$"
 )
 """What trainers save beside a model."""
 _STEP = re.compile(r"(?:checkpoint|global_step|step|epoch|iter)[-_=]?\d+\S*", re.IGNORECASE)

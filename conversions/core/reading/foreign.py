@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import CheckpointError, DamagedFileError
 from .files import AGAIN, shown
 from .mapped import MappedFile
-from .objects import Placeholder
+from .objects import ARRAY, Placeholder, TensorRecord, Unreadable
 
 RESAVE = "load it where it came from and save its state_dict() with torch.save"
 ORIGINAL = "give the original torch checkpoint that it was made of"
@@ -259,3 +259,25 @@ def saved_beside(root: Any) -> tuple[str, str] | None:
         if names <= root.keys():
             return what, _DEEPSPEED if "DeepSpeed" in what else elsewhere
     return None
+
+
+def nameless(root: Any) -> str:
+    """The way out where a file holds tensors, or arrays, but no dict of tensors by name."""
+    values = list(root.values())[:1000] if isinstance(root, dict) else [root]
+    tensors = isinstance(root, dict) and any(isinstance(v, TensorRecord) for v in values)
+    if tensors or any(_is_list_of_tensors(value) for value in values):
+        return (
+            "its tensors have no names, as those of an average of parameters have none: load it "
+            "into the model that it was taken from, and save the model's state_dict()"
+        )
+    if any(isinstance(value, Placeholder) and value.name == ARRAY for value in values):
+        return "its values are numpy arrays: save them as torch tensors, by torch.from_numpy"
+    return "give the file with the model's state dict"
+
+
+def _is_list_of_tensors(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and isinstance(value[0], (TensorRecord, Unreadable))
+    )

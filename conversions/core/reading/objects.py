@@ -8,6 +8,8 @@ from typing import Any
 
 from .dtypes import ITEM_SIZES
 
+ARRAY = "numpy array"
+"""The name of what stands for one."""
 MAX_DIMENSIONS = 64
 MAX_EXPANSION = 16 << 20
 """Bytes that a tensor may span beyond its storage by repeating it (stride 0)."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from .objects import TensorRecord
 
 RESAVE = "give the checkpoint in plain floating point that it was quantised from"
+LOAD = "save it again once its values are loaded: on the meta device there are none"
 MERGE = "merge the parts where they were saved, with a full state dict, and give that file"
 _SHOWN = 8
 
@@ -68,6 +69,13 @@ def of_class(kinds: Iterable[str]) -> str | None:
     """What tensors that cannot be read are, from their descriptions."""
     text = "\n".join(kinds)
     return next((what for part, what in _CLASSES if part in text), None)
+
+
+def way_out(what: str) -> str:
+    """What to do with tensors that of_class() has named."""
+    if "parts of" in what:
+        return MERGE
+    return LOAD if "meta device" in what else RESAVE
 
 
 def partitioned(records: Mapping[str, TensorRecord]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from .dtypes import ITEM_SIZES
 from .objects import (
+    ARRAY,
     Global,
     MalformedPickle,
     Placeholder,
@@ -274,8 +275,8 @@ BUILDERS: dict[str, Builder] = {
     "copyreg.__newobj__": _reconstruct,
     "numpy.dtype": _named("numpy.dtype"),
     "numpy._core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray._reconstruct": _named("numpy array"),
-    "numpy._core.numeric._frombuffer": _named("numpy array"),
+    "numpy._core.multiarray._reconstruct": _named(ARRAY),
+    "numpy._core.numeric._frombuffer": _named(ARRAY),
 }
 _PLAIN_NAMES = {
     "torch.Tensor",

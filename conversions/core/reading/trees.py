@@ -6,8 +6,9 @@ again is refused before looking through it so often costs anything.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ _MAX_MODULE_DEPTH = 200
 LONGEST_KEY = 1024
 """Characters of a tensor's name, dots included. Names are joined of their parts, are compared
 with every rule, and are repeated in messages."""
+_LONGEST_LIST = 32
+"""Entries of a list that are looked into; people save a model and what belongs to it."""
 LONGEST_BRANCH = 256
 """Characters of a name under which a state dict may lie."""
 MAX_OTHER = 1000
@@ -62,7 +65,7 @@ class Finder:
             DamagedFileError: its objects contain each other without end, or too often.
         """
         if not self._enter(root, ()):
-            self.other[""] = describe(root)
+            self._describe((), _parts(root))
         if self.unnamed:
             self.other["…"] = f"{self.unnamed} further entries"
 
@@ -71,6 +74,8 @@ class Finder:
         self._visit(1)
         if isinstance(value, Placeholder) and "_modules" in value.attributes:
             return self._enter_module(value, path)
+        if isinstance(value, (list, tuple)):
+            return self._enter_list(value, path)
         entries = _entries(value)
         if entries is None or len(path) > _MAX_DEPTH:
             return False
@@ -91,6 +96,21 @@ class Finder:
             self.trees[name] = leaves
             rest = [(key, entry) for key, entry in rest if key not in leaves]
         if len(self.trees) == before:
+            return False
+        self._describe(path, rest)
+        return True
+
+    def _enter_list(self, values: Sequence[Any], path: tuple[str, ...]) -> bool:
+        """Dicts in a list, as in (state_dict, epoch); a list of tensors gives them no names."""
+        if len(path) > _MAX_DEPTH:
+            return False
+        self._visit(min(len(values), _LONGEST_LIST))
+        rest: list[tuple[Any, Any]] = []
+        for index, value in enumerate(values[:_LONGEST_LIST]):
+            held = isinstance(value, (dict, Placeholder))
+            if not (held and self._enter(value, (*path, str(index)))):
+                rest.append((str(index), value))
+        if len(rest) == len(values[:_LONGEST_LIST]):
             return False
         self._describe(path, rest)
         return True
@@ -180,6 +200,12 @@ def _entries(value: Any) -> dict[Any, Any] | None:
     if isinstance(value, Placeholder):
         return value.pairs or value.attributes
     return None
+
+
+def _parts(root: Any) -> list[tuple[Any, Any]]:
+    """What to describe of a file without a tree: its entries, or itself."""
+    entries = _entries(root)
+    return list(itertools.islice(entries.items(), MAX_OTHER + 1)) if entries else [("", root)]
 
 
 def _is_branch(key: Any) -> bool:
