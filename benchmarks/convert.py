@@ -31,9 +31,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import measure
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout needs no installation to be measured
@@ -125,7 +128,7 @@ def write_checkpoint(path: Path, value: Any) -> None:
     pickler = _Pickler(content)
     pickler.dump(value)
     noise = torch.randn(3_000_017, generator=torch.Generator().manual_seed(0)) * 0.02
-    writer = torch._C.PyTorchFileWriter(str(path))
+    writer: Any = torch._C.PyTorchFileWriter(str(path))  # its stub knows no untyped storage
     writer.write_record("data.pkl", content.getvalue(), len(content.getvalue()))
     writer.write_record("byteorder", sys.byteorder.encode(), len(sys.byteorder))
     for number, (size, dtype) in enumerate(pickler.sizes):
@@ -197,7 +200,7 @@ def _conversion(family: str, files: dict[str, str], output: str) -> Any:
         conversions.convert(family, checkpoint="tiny", output=output_of_tiny, checks="files")
 
     def work() -> dict[str, Any]:
-        others = {role: path for role, path in files.items() if role != "checkpoint"}
+        others: dict[str, Any] = {role: p for role, p in files.items() if role != "checkpoint"}
         report = conversions.convert(
             family,
             checkpoint=files["checkpoint"],
@@ -228,7 +231,7 @@ def _upstream(family: str, variant: str, files: dict[str, str], output: str) -> 
         )
         model = model_class(config)
         state = torch.load(files["checkpoint"], map_location="cpu", weights_only=True)["model"]
-        renamed = {}
+        renamed: dict[str, Tensor] = {}
         for move in declared.mapping.plan(state).moves:
             made = move.forward(state, {})
             renamed |= {

@@ -6,6 +6,7 @@ import atexit
 import copy
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -21,7 +22,9 @@ from conversions.core import pipeline, plugins
 from conversions.core.checking import golden, known_defects, parity
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.family import Family
+from conversions.core.manifest import Json
 from conversions.core.pipeline import PlannedSource, Request
+from conversions.core.reading.fields import Document
 from conversions.core.reading.written import open_tensors
 from conversions.core.report import Report
 from conversions.core.writing.folder import ModelFolder
@@ -90,7 +93,8 @@ class Converted:
     @cached_property
     def state(self) -> dict[str, Tensor]:
         """The source tensors under original keys, as the reference makes them."""
-        return self.reference.state_dict(self.reference.TINY)  # type: ignore[no-any-return]
+        state: dict[str, Tensor] = self.reference.state_dict(self.reference.TINY)
+        return state
 
     @property
     def written(self) -> dict[str, Tensor]:
@@ -110,7 +114,7 @@ class Converted:
 def make_request(
     family: str,
     checkpoint: Path | str,
-    config: dict[str, Any],
+    config: Json | Sequence[Document],
     options: dict[str, Any],
     **changes: Any,
 ) -> Request:
@@ -183,7 +187,7 @@ def converted_anyway(request: Request, output: Path) -> Report:
             pipeline.write_documents(folder, source)
             folder.write_tensors(pipeline.pieces(source), request.max_shard_size)
             folder.commit()
-        return error.report  # type: ignore[attr-defined, no-any-return]
+        return error.report
 
 
 def converted(family: str) -> Converted:

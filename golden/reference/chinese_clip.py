@@ -345,7 +345,8 @@ def forward(
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=1, keepdim=True)
+    length: Tensor = x.norm(dim=1, keepdim=True)
+    return x / length
 
 
 def _image_tower(state: State, arch: Architecture, pixels: Tensor, trace: Trace) -> Tensor:
@@ -445,7 +446,7 @@ def pixels(image: Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
     side = arch["image_resolution"]
     small = image.resize((side, side), Image.Resampling.BICUBIC).convert("RGB")
     numbers = np.asarray(small, dtype=np.float32) / np.float32(255)
-    numbers = (numbers - np.float32(MEAN)) / np.float32(STD)
+    numbers = (numbers - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
     return {"pixel_values": np.ascontiguousarray(numbers.transpose(2, 0, 1))}
 
 

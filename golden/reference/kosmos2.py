@@ -531,7 +531,7 @@ def pixels(image: Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
     size = arch["visual_image_size"]
     square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     array = np.asarray(square, dtype=np.float32) / np.float32(255)
-    array = (array - np.float32(MEAN)) / np.float32(STD)
+    array = (array - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
     return {"pixel_values": np.ascontiguousarray(array.transpose(2, 0, 1))}
 
 

@@ -459,7 +459,8 @@ def _self_attention(state: State, arch: Architecture, name: str, x: Tensor, mask
 
 def _inverse_frequencies(arch: Architecture, dtype: torch.dtype, base: float) -> Tensor:
     head = arch["hidden_size"] // arch["num_attention_heads"]
-    return base ** -(torch.arange(0, head, 2, dtype=dtype) / head)
+    frequencies: Tensor = base ** -(torch.arange(0, head, 2, dtype=dtype) / head)
+    return frequencies
 
 
 def _rotary(arch: Architecture, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -492,7 +493,8 @@ def _rotate(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _repeat_heads(x: Tensor, heads: int, times: int) -> Tensor:
     """Grouped queries: each key and value head serves `times` neighbouring query heads."""
-    return x.unflatten(-1, (heads, -1)).repeat_interleave(times, 2).flatten(2)
+    each: Tensor = x.unflatten(-1, (heads, -1))
+    return each.repeat_interleave(times, 2).flatten(2)
 
 
 def _mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:

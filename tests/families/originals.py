@@ -295,7 +295,8 @@ class Function(nn.Module):
         return self.function(x)
 
 
-def torchmultimodal_model(arch: Architecture) -> nn.Module:
+def torchmultimodal_model(arch: Architecture) -> Any:
+    """FLAVAForPreTraining of torchmultimodal, which has no types, with sizes of ours."""
     from torchmultimodal.models.flava import model as flava
     from torchmultimodal.modules.losses.flava import FLAVAPretrainingLoss
 
@@ -336,8 +337,7 @@ def torchmultimodal_model(arch: Architecture) -> nn.Module:
         input_channels=words["channels"],
         vocab_size=words["vocabulary"],
     )
-    model: nn.Module = flava.FLAVAForPreTraining(encoders, codebook, loss)
-    return model.eval()
+    return flava.FLAVAForPreTraining(encoders, codebook, loss).eval()
 
 
 def torchmultimodal(
@@ -727,7 +727,7 @@ def apart(first: Tensor, second: Tensor) -> float:
 
 def main(name: str) -> None:
     if ORIGINALS[name].alone:
-        sys.meta_path.append(StandIns())  # type: ignore[arg-type]
+        sys.meta_path.append(StandIns())
         # open_clip imports it where it can, and it would take the stand-ins for real
         sys.modules["transformers"] = None  # type: ignore[assignment]
     torch.set_num_threads(1)

@@ -129,10 +129,11 @@ def architecture(
     dim, patch = shapes["cls_token"][2], shapes["patch_embed.proj.weight"][2]
     layers = [int(m[1]) for key in shapes if (m := re.match(r"blocks\.(\d+)\.", key))]
     swiglu = "blocks.0.mlp.w12.weight" in shapes
+    heads = (hints or {}).get("num_attention_heads") or dim // 64
     arch = {
         "embed_dim": dim,
         "depth": max(layers, default=-1) + 1,
-        "num_heads": (hints or {}).get("num_attention_heads") or dim // 64,
+        "num_heads": heads,
         "mlp_ratio": 0,
         "patch_size": patch,
         "in_chans": shapes["patch_embed.proj.weight"][1],
@@ -143,7 +144,7 @@ def architecture(
     }
     inner = shapes["blocks.0.mlp.w3.weight" if swiglu else "blocks.0.mlp.fc2.weight"][1]
     fits = [ratio for ratio in range(1, 65) if _inner({**arch, "mlp_ratio": ratio}) == inner]
-    if not fits or arch["num_heads"] < 1:
+    if not fits or heads < 1:
         raise ValueError(f"no MLP ratio makes {inner} of {dim}, or no head is that narrow")
     return {**arch, "mlp_ratio": fits[0]}
 
