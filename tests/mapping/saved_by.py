@@ -83,6 +83,6 @@ def peft(folder: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "peft":
         importlib.import_module("peft")  # with what is really there
-    sys.meta_path.append(StandIns())  # type: ignore[arg-type]
+    sys.meta_path.append(StandIns())
     torch.set_num_threads(1)
     globals()[sys.argv[1]](Path(sys.argv[2]))
