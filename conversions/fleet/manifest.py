@@ -1,6 +1,6 @@
 """Manifests: one row a job, in YAML, JSON lines or CSV; every row is judged before anything runs.
 
-    # YAML: a list, or {defaults: {…}, jobs: [{…}, …]}
+    # YAML: a list, or {defaults: {…}, jobs: [{…}, …]}; a default counts for the rows that it suits
     - {checkpoint: s3://lab/run-17/model.pt, family: convnextv2, name: run-17}
     - {checkpoint: vip-llava-7b/, family: auto, options: {seed: 3}, dtype: float16}
     - {kind: verify, family: flava, checkpoint: flava_full.pt, model: models/flava}
@@ -72,10 +72,25 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it stands in the manifest, and where."""
+    """A row as it stands in the manifest, and where; defaults: what it did not say itself."""
 
     place: str
     values: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def filled(self, families: Mapping[str, Family]) -> dict[str, Any]:
+        """The row with the defaults that mean something to it: of a restore no checks, of a
+        family no options of another's."""
+        values = {**self.defaults, **self.values}
+        kind = str(values.get("kind") or "convert")
+        unused = [name for name in _unused(kind) if name not in self.values]
+        options = self.defaults.get("options")
+        own = self.values.get("options") or {}
+        if isinstance(options, dict) and isinstance(own, dict):
+            known = _option_names(families.get(str(values.get("family"))), kind)
+            fitting = {n: v for n, v in options.items() if known is None or n in known}
+            values["options"] = {**fitting, **own}
+        return {name: value for name, value in values.items() if name not in unused}
 
 
 def read_manifest(location: str | Path, families: Mapping[str, Family]) -> list[Job]:
@@ -138,9 +153,15 @@ def _yaml_rows(location: str, text: str) -> Iterator[Row]:
         defaults, document = document.get("defaults") or {}, document["jobs"]
     if not isinstance(document, list) or not isinstance(defaults, dict):
         raise ConversionError(f"{location}: jobs are a list, defaults an object")
+    defaults = {str(name): value for name, value in defaults.items()}
+    if unknown := [name for name in defaults if name not in _FIELDS or name == "name"]:
+        raise ConversionError(
+            f"{location}: defaults that no job has",
+            [f"defaults.{name}: {_nearest(name)}" for name in unknown],
+        )
     for number, values in enumerate(document, start=1):
         if isinstance(values, dict):
-            yield Row(f"job {number}", {**defaults, **{str(k): v for k, v in values.items()}})
+            yield Row(f"job {number}", {str(k): v for k, v in values.items()}, defaults)
         else:
             yield Row(f"job {number}", {"": values})
 
@@ -176,9 +197,9 @@ def _csv_rows(location: str, text: str) -> Iterator[Row]:
 
 def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
     """The job of a row, and all that is wrong with it."""
-    values = row.values
-    if "" in values:
-        return Job("convert", "auto", "", ""), [f"not an object of fields: {values['']!s:.200}"]
+    if "" in row.values:
+        return Job("convert", "auto", "", ""), [f"not an object of fields: {row.values['']!s:.200}"]
+    values = row.filled(families)
     wrong = [f"{name}: no such field; {_nearest(name)}" for name in values if name not in _FIELDS]
     texts = {name: values.get(name) for name in ("family", "checkpoint", "name", "kind", "model")}
     for name, value in texts.items():
@@ -201,12 +222,8 @@ def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
     if not isinstance(options, dict):
         wrong.append(f"options: an object is needed, this is {options!r:.80}")
         options = {}
-    known = families.get(family)
-    if known is not None:
-        if kind == "restore":
-            names = [companion.option for companion in known.companions]
-        else:
-            names = [option.name for option in known.options]
+    names = _option_names(families.get(family), kind)
+    if names is not None:
         wrong += [
             f"options.{name}: {family} has no such option; it has {', '.join(names) or 'none'}"
             for name in options
@@ -214,15 +231,27 @@ def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
         ]
     settings = {name: values[name] for name in _PLAIN if values.get(name) is not None}
     wrong += _wrong_settings(settings)
-    if kind == "restore":
-        unused = [name for name in settings if name not in _OF_RESTORE]
-        wrong += [f"{name}: without effect on restore" for name in unused]
+    wrong += [f"{name}: without effect on {kind}" for name in _unused(kind) if name in settings]
     where = {"checkpoint": checkpoint, "model": model, "base": str(settings.get("base", ""))}
     wrong += [f"{name}: {why}" for name, why in _unreachable(where, families)]
     name = str(texts["name"] or _default_name(kind, family, checkpoint or model))
     if not _NAME.fullmatch(name) or ".." in name:
         wrong.append(f"name {name!r}: letters, digits, . _ - and / between them")
     return Job(kind, family, checkpoint, name, model, settings, options), wrong
+
+
+def _option_names(family: Family | None, kind: str) -> list[str] | None:
+    """What `options` may hold; None where the family is not known yet."""
+    if family is None:
+        return None
+    if kind == "restore":
+        return [companion.option for companion in family.companions]
+    return [option.name for option in family.options]
+
+
+def _unused(kind: str) -> list[str]:
+    """Settings that mean nothing to a kind of job."""
+    return [name for name in _PLAIN if name not in _OF_RESTORE] if kind == "restore" else []
 
 
 def _wrong_settings(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -209,22 +209,35 @@ def withdraw(location: str) -> None:
 
 
 def unfinished_uploads(location: str) -> list[dict[str, str]]:
-    """Key and id of multipart uploads below a location that began and never ended (S3).
-
-    The first thousand, as many as one answer of the store holds.
-    """
+    """Key and id of all multipart uploads below a location that began and never ended (S3)."""
     fs, root = filesystem(location)
     if not hasattr(fs, "list_multipart_uploads"):
         return []
     bucket, _, prefix = root.rstrip("/").partition("/")
     below = f"{prefix}/" if prefix else ""
     with explained(location, "listing unfinished uploads"):
-        answer = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=below)
-    return [
-        {"Key": str(upload["Key"]), "UploadId": str(upload["UploadId"])}
-        for upload in answer.get("Uploads", ())
-        if str(upload["Key"]).startswith(below)
-    ]
+        return [
+            {"Key": str(upload["Key"]), "UploadId": str(upload["UploadId"])}
+            for page in _upload_pages(fs, bucket, below)
+            for upload in page.get("Uploads", ())
+            if str(upload["Key"]).startswith(below)
+        ]
+
+
+def _upload_pages(fs: Any, bucket: str, prefix: str) -> Iterator[Mapping[str, Any]]:
+    """The store's answers, a thousand uploads each, until it says that there are no more."""
+    place: dict[str, str] = {}
+    while True:
+        page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **place)
+        yield page
+        following = {
+            "KeyMarker": str(page.get("NextKeyMarker") or ""),
+            "UploadIdMarker": str(page.get("NextUploadIdMarker") or ""),
+        }
+        # a store that says there is more, and not where, would be asked the same for ever
+        if not page.get("IsTruncated") or following == place or not following["KeyMarker"]:
+            return
+        place = following
 
 
 def abort_uploads(location: str) -> int:

@@ -134,3 +134,38 @@ def test_the_published_checkpoints_are_a_manifest(
     assert cli.main(["list", "--manifest"]) == 0
     jobs = read(tmp_path / "m.jsonl", capsys.readouterr().out)
     assert len(jobs) == sum(len(f.published) for f in conversions.families().values())
+
+
+def test_a_default_counts_for_the_rows_that_it_suits(tmp_path: Path) -> None:
+    """Of a default a restore takes what means something to it, its own wrong word is an error."""
+    defaults = {"family": FAMILY, "checks": "files", "dtype": "float16"}
+    rows: list[dict[str, Any]] = [
+        {"checkpoint": "tiny", "name": "a"},
+        {"kind": "restore", "model": str(tmp_path), "name": "back"},
+    ]
+    text = json.dumps({"defaults": defaults, "jobs": rows})
+    assert read(tmp_path / "m.yaml", text)[1].settings == {"dtype": "float16"}
+    rows[1]["checks"] = "all"
+    told = complaints(tmp_path / "m.yaml", json.dumps({"defaults": defaults, "jobs": rows}))
+    assert "job 2: checks: without effect on restore" in told and "job 1" not in told
+
+
+def test_a_default_option_is_its_familys_alone(tmp_path: Path) -> None:
+    """An option among the defaults reaches the family that has it and no other."""
+    having = next((f for f in conversions.families().values() if f.options), None)
+    assert having is not None
+    option = having.options[0].name
+    other = next(
+        name
+        for name, family in conversions.families().items()
+        if option not in [one.name for one in family.options]
+    )
+    rows = [{"family": n, "checkpoint": "tiny", "name": n} for n in (having.name, other)]
+    text = json.dumps({"defaults": {"options": {option: "x"}}, "jobs": rows})
+    assert [job.options for job in read(tmp_path / "m.yaml", text)] == [{option: "x"}, {}]
+
+
+def test_a_default_that_no_job_has_is_named_once(tmp_path: Path) -> None:
+    """A misspelt default is one complaint, not one for every row."""
+    text = json.dumps({"defaults": {"chekcs": "all"}, "jobs": [{"checkpoint": "tiny"}] * 3})
+    assert complaints(tmp_path / "m.yaml", text).count("chekcs") == 1

@@ -123,6 +123,26 @@ def test_unfinished_uploads_below_the_output_alone_are_aborted(bucket: str) -> N
     assert [upload["Key"] for upload in storage.unfinished_uploads(bucket)] == ["running/other"]
 
 
+def test_every_page_of_unfinished_uploads_is_read(bucket: str) -> None:
+    """A store that answers with two uploads at a time is asked until it has told of all."""
+    fs, _ = storage.filesystem(bucket)
+    for number in range(5):
+        fs.call_s3("create_multipart_upload", Bucket="models", Key=f"run/{number % 3}")
+    ask = fs.call_s3
+
+    def two(method: str, **more: Any) -> Any:
+        return ask(method, **more, **({"MaxUploads": 2} if method.startswith("list_") else {}))
+
+    fs.call_s3 = two
+    try:
+        found = storage.unfinished_uploads(f"{bucket}/run")
+        assert len({upload["UploadId"] for upload in found}) == 5
+        assert storage.abort_uploads(f"{bucket}/run") == 5
+    finally:
+        del fs.call_s3
+    assert storage.unfinished_uploads(bucket) == []
+
+
 def test_an_absent_bucket_is_one_line(bucket: str) -> None:
     """A bucket that is not there is named, and nothing is written."""
     with pytest.raises(ConversionError, match="s3://elsewhere/run"):
