@@ -23,7 +23,7 @@ from .core.plugins import broken_families, families, family
 if TYPE_CHECKING:
     from .conformance import Result
     from .core.inspection import Inspection
-    from .core.pipeline import Request
+    from .core.planning import Request
     from .core.reading.checkpoint import Progress
     from .core.report import Report
     from .core.restoring import Restored
@@ -55,7 +55,7 @@ def _request(
     progress: Progress | None,
     options: dict[str, Any],
 ) -> Request:
-    from .core.pipeline import Request
+    from .core.planning import Request
     from .core.writing import configs
     from .core.writing.folder import parse_size
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conversions.core import pipeline
+from conversions.core import pipeline, planning
 from conversions.core.checking import loading, parity
 from conversions.core.checking.pictures import sample_image
 from conversions.core.checking.pixels import load as load_image_processor
 from conversions.core.mapping.keys import collapse, collapse_keys, template
-from conversions.core.pipeline import PlannedSource, Request
+from conversions.core.planning import PlannedSource, Request
 from conversions.core.reading import dtypes, tensors
 from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
@@ -46,8 +46,8 @@ def request_with_vocabulary(family: str, folder: Path) -> Request:
 
 def write_unchecked(request: Request, folder: Path) -> None:
     """The folder of a conversion without its checks: what fails in a release is observed too."""
-    with pipeline.open_source(request) as source, ModelFolder(folder) as made:
-        made.write_tensors(pipeline.pieces(source), request.max_shard_size)
+    with planning.open_source(request) as source, ModelFolder(folder) as made:
+        made.write_tensors(planning.pieces(source), request.max_shard_size)
         pipeline.write_documents(made, source)
         made.commit()
 
@@ -55,7 +55,7 @@ def write_unchecked(request: Request, folder: Path) -> None:
 def snapshot(request: Request, folder: Path) -> Json:
     """Everything worth comparing between two releases, of a folder converted for `request`."""
     started = time.perf_counter()
-    with pipeline.open_source(request) as source:
+    with planning.open_source(request) as source:
         found = tiny.truth_of(source)
         class_name = request.family.model_class
         models: Json = {}
@@ -237,7 +237,7 @@ def tokens_of(found: parity.Golden, folder: Path) -> Json:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Each file of the folder with a short hash of its bytes; pipeline.json names versions."""
+    """Each file of the folder with a short hash of its bytes; conversion.json names versions."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         for path in sorted(folder.iterdir())

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 import conversions
-from conversions.core import pipeline, plugins
+from conversions.core import pipeline, planning, plugins
 from conversions.core.checking import golden, known_defects, parity
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.family import Family
 from conversions.core.manifest import Json
-from conversions.core.pipeline import PlannedSource, Request
+from conversions.core.planning import PlannedSource, Request
 from conversions.core.reading.fields import Document
 from conversions.core.reading.written import open_tensors
 from conversions.core.report import Report
@@ -183,9 +183,9 @@ def converted_anyway(request: Request, output: Path) -> Report:
     try:
         return pipeline.convert(request, output)
     except CheckFailed as error:
-        with pipeline.open_source(request) as source, ModelFolder(output) as folder:
+        with planning.open_source(request) as source, ModelFolder(output) as folder:
             pipeline.write_documents(folder, source)
-            folder.write_tensors(pipeline.pieces(source), request.max_shard_size)
+            folder.write_tensors(planning.pieces(source), request.max_shard_size)
             folder.commit()
         return error.report
 
@@ -215,7 +215,7 @@ def _tried(family: str) -> Converted | ConversionError:
 
 def opened(request: Request) -> Any:
     """Context manager: the planned source of a request."""
-    return pipeline.open_source(request)
+    return planning.open_source(request)
 
 
 def truth_of(source: PlannedSource) -> parity.Golden:

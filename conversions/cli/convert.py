@@ -69,7 +69,7 @@ def _repository(args: argparse.Namespace) -> str | None:
     """--push-to-hub REPO; without REPO the published checkpoint's own hub name."""
     if args.push_to_hub != "":
         return args.push_to_hub  # type: ignore[no-any-return]
-    from ..core.pipeline import find_published
+    from ..core.planning import find_published
 
     published = find_published(families()[args.family], args.checkpoint)
     if published is None or published.hub_name is None:

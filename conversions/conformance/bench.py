@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import pipeline
+from ..core import pipeline, planning
 from ..core.checking import checks, golden, loading, parity, release
 from ..core.checking.checks import Check
 from ..core.checking.specimen import Specimen
 from ..core.errors import CheckFailed, ConversionError
 from ..core.family import Family
 from ..core.manifest import Json
-from ..core.pipeline import PlannedSource, Request
+from ..core.planning import PlannedSource, Request
 from ..core.plugins import families
 from ..core.reading.written import open_tensors
 from ..core.report import Report
@@ -105,7 +105,7 @@ class Bench:
     @cached_property
     def source(self) -> PlannedSource:
         """The tiny checkpoint, planned."""
-        return self._open.enter_context(pipeline.open_source(self.converted.request))
+        return self._open.enter_context(planning.open_source(self.converted.request))
 
     def request(
         self, state: State, arch: Json, folder: Path, *, save: Json | None = None, **changes: Any
@@ -151,9 +151,9 @@ class Bench:
         try:
             return Converted(request, pipeline.convert(request, output), output)
         except CheckFailed as error:
-            with pipeline.open_source(request) as source, ModelFolder(output) as folder:
+            with planning.open_source(request) as source, ModelFolder(output) as folder:
                 pipeline.write_documents(folder, source)
-                folder.write_tensors(pipeline.pieces(source), request.max_shard_size)
+                folder.write_tensors(planning.pieces(source), request.max_shard_size)
                 folder.commit()
             report: Report = error.report
             return Converted(request, report, output)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from conversions.conformance.bench import Bench
 from conversions.conformance.requirements import lacking, wrongly_waived
 from conversions.conformance.sizes import config_of
-from conversions.core import pipeline, restoring, selection
+from conversions.core import pipeline, planning, restoring, selection
 from conversions.core.checking import parity
 from conversions.core.checking.checks import Check
 from conversions.core.reading.checkpoint import open_checkpoint
@@ -86,7 +86,7 @@ def test_random_models_agree(bench: Bench) -> None:
         with bench.scratch() as work:
             request = bench.request(state, arch, work / "source", checks="files")
             report = pipeline.convert(request, work / "model")
-            with pipeline.open_source(request) as source:
+            with planning.open_source(request) as source:
                 found = parity.find_golden(bench.family.name, source.manifest, source.hints)
                 assert found.architecture == arch, "architecture() reads another than was written"
                 inputs = bench.reference.inputs(arch, batch, seed)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from conversions.conformance.bench import Bench, State
 from conversions.conformance.faults import FAULTS, edited, failed, failed_of, leaves, with_another
 from conversions.conformance.sizes import published_manifest
-from conversions.core import pipeline, plugins
+from conversions.core import pipeline, planning, plugins
 from conversions.core.checking import release
 from conversions.core.errors import ConversionError
 from conversions.core.manifest import Manifest, Spec
@@ -189,21 +189,21 @@ def test_refusals_know_what_they_refuse(bench: Bench) -> None:
 # --- what changes nothing -----------------------------------------------------------------
 
 
-def _same(bench: Bench, **written: Any) -> Callable[[Path], pipeline.Request]:
+def _same(bench: Bench, **written: Any) -> Callable[[Path], planning.Request]:
     """The same checkpoint written in another way."""
     change = written.pop("change", dict)
 
-    def request(work: Path) -> pipeline.Request:
+    def request(work: Path) -> planning.Request:
         state = change(bench.state)
         return bench.request(state, bench.reference.TINY, work, save=written)
 
     return request
 
 
-def _flat(bench: Bench, name: str, prefix: str = "") -> Callable[[Path], pipeline.Request]:
+def _flat(bench: Bench, name: str, prefix: str = "") -> Callable[[Path], planning.Request]:
     """The main file's tensors alone, under a prefix, in a container of another kind."""
 
-    def request(work: Path) -> pipeline.Request:
+    def request(work: Path) -> planning.Request:
         main, _ = bench.parts(bench.state)
         state = {f"{prefix}{key}": tensor.clone() for key, tensor in main.items()}
         file = work / name
@@ -213,7 +213,7 @@ def _flat(bench: Bench, name: str, prefix: str = "") -> Callable[[Path], pipelin
     return request
 
 
-HARMLESS: dict[str, Callable[[Bench], Callable[[Path], pipeline.Request]]] = {
+HARMLESS: dict[str, Callable[[Bench], Callable[[Path], planning.Request]]] = {
     "order": lambda b: _same(b, change=lambda s: {key: s[key] for key in reversed(list(s))}),
     "legacy container": lambda b: _same(b, _use_new_zipfile_serialization=False),
     "float64": lambda b: _same(

@@ -38,7 +38,8 @@ from .checking.worker import BUILD_LIMIT
 from .errors import ConversionError
 from .family import Family, Source
 from .manifest import Json
-from .pipeline import PlannedSource, Request, make_report, open_source, write_documents
+from .pipeline import make_report, write_documents
+from .planning import PlannedSource, Request, open_source
 from .reading import json as untrusted_json, tensors
 from .reading.checkpoint import open_checkpoint
 from .report import Report

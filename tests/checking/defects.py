@@ -22,7 +22,7 @@ from PIL import Image
 from conversions.core.checking import golden, loading, pixels, readings
 from conversions.core.checking.pictures import sample_image
 from conversions.core.checking.pixels import load as load_image_processor
-from conversions.core.pipeline import Request
+from conversions.core.planning import Request
 from conversions.core.reading.sentencepiece import read_model
 from conversions.core.reading.written import open_tensors
 from conversions.core.writing.tokenizers import sentencepiece

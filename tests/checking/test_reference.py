@@ -20,7 +20,7 @@ import conversions
 from conversions.core import pipeline, plugins
 from conversions.core.checking import golden, parity, pixels
 from conversions.core.errors import ConversionError
-from conversions.core.pipeline import Request
+from conversions.core.planning import Request
 from conversions.kit import Reference, Specimen
 
 

@@ -237,7 +237,7 @@ TOKENIZER_FILES: dict[str, bytes] = {
 def tokenizer_json(family: str) -> bytes:
     """A tokenizer.json for a family's vocabulary, as a conversion writes it; b"" without one."""
     from conversions.core.errors import ConversionError
-    from conversions.core.pipeline import open_source
+    from conversions.core.planning import open_source
     from tests.tiny import make_request
 
     files, checkpoint, options, config = tiny(family)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import conversions
 from conversions.core.errors import ConfigError, ConversionError
-from conversions.core.pipeline import Request, open_source
+from conversions.core.planning import Request, open_source
 from conversions.core.reading import checkpoint, json as untrusted_json, transfer
 from conversions.core.reading.fields import Document
 from conversions.core.reading.written import open_tensors

@@ -15,7 +15,7 @@ import pytest
 import conversions
 from conversions.core.errors import ConversionError
 from conversions.core.family import Family, Source
-from conversions.core.pipeline import open_source
+from conversions.core.planning import open_source
 from conversions.core.reading import json as untrusted_json
 from conversions.core.reading.fields import Document, put
 from conversions.core.writing import configs

@@ -27,21 +27,25 @@ core.neighbours: core.errors core.manifest core.reading core.family
 core.inspection: core.manifest core.reading core.mapping core.family core.selection
 core.restoring: core.errors core.manifest core.reading core.mapping core.family core.writing
     core.checking core.selection
-core.pipeline: core.errors core.manifest core.reading core.mapping core.family core.writing
-    core.checking core.report core.selection core.adapted core.neighbours
+core.planning: core.errors core.manifest core.reading core.mapping core.family core.writing
+    core.checking core.selection core.adapted core.neighbours
+core.judging: core.errors core.manifest core.reading core.writing core.checking core.planning
+core.pipeline: core.errors core.reading core.writing core.checking core.report core.planning
+    core.judging
 core.verification: core.errors core.manifest core.reading core.family core.writing core.checking
-    core.report core.selection core.restoring core.pipeline
+    core.report core.selection core.restoring core.planning core.pipeline
 kit: core.errors core.manifest core.reading core.mapping core.family core.writing core.checking
 families: kit
 conformance: core.errors core.manifest core.reading core.mapping core.family core.plugins
-    core.writing core.checking core.report core.selection core.restoring core.pipeline
+    core.writing core.checking core.report core.selection core.restoring core.planning
+    core.pipeline
 page: core.errors core.manifest core.reading core.family core.plugins core.writing core.checking
-    core.inspection core.restoring core.pipeline core.verification conformance
+    core.inspection core.restoring core.planning core.pipeline core.verification conformance
 upgrading: core.errors core.manifest core.reading core.mapping core.family core.plugins
-    core.writing core.checking core.report core.pipeline
+    core.writing core.checking core.report core.planning core.pipeline
 fleet: core.errors core.reading core.family core.writing core.report page
 scaffold: core.errors
-cli: core.errors core.reading core.family core.plugins core.checking core.pipeline
+cli: core.errors core.reading core.family core.plugins core.checking core.planning core.pipeline
     core.verification page upgrading fleet scaffold
 """
 
@@ -67,7 +71,9 @@ ABOUT = {
     "core.neighbours": "files beside a checkpoint",
     "core.inspection": "what a checkpoint holds",
     "core.restoring": "a folder -> the original's layout",
-    "core.pipeline": "open, map, write, check, report",
+    "core.planning": "open, select, map, describe: all short of writing",
+    "core.judging": "every check on a written folder",
+    "core.pipeline": "plan, write, check, commit: the one way through",
     "core.verification": "a folder judged by what it computes",
     "kit": "all that a family may import",
     "families": "one family, one file",

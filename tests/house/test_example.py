@@ -12,7 +12,7 @@ import torch
 
 import conversions
 from conversions import ConversionError, cli
-from conversions.core import pipeline
+from conversions.core import pipeline, planning
 from conversions.core.checking import golden
 from conversions.core.family import Family
 from conversions.core.mapping.key_mapping import KeyMapping
@@ -53,7 +53,7 @@ def judged(family: Family, rules: list[Rule], checks: str = "all") -> str:
     """What is said of the tiny checkpoint under other rules; "" when every check passes."""
     wrong = replace(family, mapping=KeyMapping(rules))
     try:
-        pipeline.convert(pipeline.Request(wrong, "tiny", {}, {}, checks=checks), None)
+        pipeline.convert(planning.Request(wrong, "tiny", {}, {}, checks=checks), None)
     except ConversionError as error:
         return str(error)
     return ""
@@ -73,7 +73,7 @@ def test_what_a_release_cuts_while_loading_is_followed(
     arch = {**reference.TINY, "ffn": "swiglu", "depth": 1}
     torch.save(reference.state_dict(arch), tmp_path / "swiglu.pt")
     config = reference.config(arch)
-    asked = pipeline.Request(example, str(tmp_path / "swiglu.pt"), config, {}, checks=checks)
+    asked = planning.Request(example, str(tmp_path / "swiglu.pt"), config, {}, checks=checks)
     assert pipeline.convert(asked, None).passed
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import conversions
-from conversions.core import mapping, pipeline
+from conversions.core import mapping, pipeline, planning
 from conversions.core.errors import WrongCheckpointError
 from conversions.core.mapping import rules, vocabulary
 from conversions.core.mapping.key_mapping import KeyMapping
@@ -52,7 +52,7 @@ class Rows(Rule):
         return f"rows of {self.source} -> {', '.join(self.vectors)}"
 
 
-def request(folder: Path, state: dict[str, Tensor]) -> pipeline.Request:
+def request(folder: Path, state: dict[str, Tensor]) -> planning.Request:
     family = conversions.family(HOST)
     others = [
         rule
@@ -62,7 +62,7 @@ def request(folder: Path, state: dict[str, Tensor]) -> pipeline.Request:
     own = Rows("affine", ("convnextv2.layernorm.weight", "convnextv2.layernorm.bias"))
     family = dataclasses.replace(family, mapping=KeyMapping([*others, own]), refusals=())
     torch.save({"model": state}, folder / "source.pt")
-    return pipeline.Request(
+    return planning.Request(
         family, str(folder / "source.pt"), {"image_size": 68}, {}, checks="files"
     )
 

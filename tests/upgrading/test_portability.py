@@ -16,7 +16,7 @@ import transformers
 
 from conversions.core import pipeline
 from conversions.core.errors import ConversionError
-from conversions.core.pipeline import Request
+from conversions.core.planning import Request
 from tests import snapshot
 
 
@@ -57,7 +57,7 @@ def test_folders_of_every_release_load_here(
 
 
 def test_folder_does_not_depend_on_the_release(family: str, tmp_path: Path, note: Any) -> None:
-    """No file of a folder but pipeline.json names the release that wrote it."""
+    """No file of a folder but conversion.json names the release that wrote it."""
     request = snapshot.request_with_vocabulary(family, tmp_path / "source")
     pipeline.convert(request, tmp_path / "model")
     note("portability")

@@ -12,15 +12,16 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from conversions.core import pipeline
+from conversions.core import judging, pipeline, planning
 from conversions.core.checking.checks import Check
 from conversions.core.errors import CheckpointError, OutputError
-from conversions.core.pipeline import PlannedSource
+from conversions.core.planning import PlannedSource
 from conversions.core.reading import integrity, tensors
 from conversions.core.reading.contents import Record
 from conversions.core.reading.ledger import Ledger, Passing
 from conversions.core.reading.mapped import MappedFile
 from conversions.core.reading.safetensors import read_header
+from conversions.core.reading.written import open_tensors
 from conversions.core.writing.folder import ModelFolder
 from conversions.core.writing.stream import Stream
 from tests import tiny
@@ -33,12 +34,12 @@ NAME = "chinese_clip"
 def written(output: Path | None = None) -> Iterator[tuple[PlannedSource, ModelFolder, Ledger]]:
     """A conversion up to the moment at which everything is written and nothing checked."""
     request = tiny.converted(NAME).request(checks="files")
-    with pipeline.open_source(request) as source, ModelFolder(output) as folder:
+    with planning.open_source(request) as source, ModelFolder(output) as folder:
         pipeline.write_documents(folder, source)
         ledger = Ledger(source.state)
         stream = Stream(source.checkpoints, ledger)
         try:
-            folder.write_tensors(pipeline.pieces(source), 200_000, stream=stream)
+            folder.write_tensors(planning.pieces(source), 200_000, stream=stream)
             yield source, folder, ledger
         finally:
             stream.stop()
@@ -47,7 +48,7 @@ def written(output: Path | None = None) -> Iterator[tuple[PlannedSource, ModelFo
 def value_checks(
     source: PlannedSource, folder: ModelFolder, ledger: Ledger | None
 ) -> dict[str, Check]:
-    found = pipeline.run_checks(source, folder.path, list, ledger)
+    found = judging.run_checks(source, folder.path, list, ledger)
     return {check.name: check for check in found}
 
 
@@ -64,7 +65,7 @@ def place_in(folder: ModelFolder, key: str) -> tuple[Path, int]:
 def test_everything_that_is_only_moved_passes_by_once() -> None:
     """Renames and splits along the first dimension come from the pass; the rest is made apart."""
     with written() as (source, folder, ledger):
-        now = pipeline.open_tensors(folder.path)
+        now = open_tensors(folder.path)
         ledger.read_back(now)
         moved = [
             ledger._proven(blocks[0], now[target])
@@ -85,7 +86,7 @@ def test_checks_say_the_same_with_the_ledger_and_without_it() -> None:
 def test_a_byte_flipped_after_writing_is_named(which: int) -> None:
     """What lies on the disk is checked, not what was handed to it: by the tensor's name."""
     with written() as (source, folder, ledger):
-        key = sorted(pipeline.open_tensors(folder.path))[which]
+        key = sorted(open_tensors(folder.path))[which]
         path, at = place_in(folder, key)
         with path.open("r+b") as file:
             file.seek(at + 2)

@@ -24,7 +24,7 @@ def folders(family: Family) -> Iterator[dict[str, Path]]:
     Fresh: as this converter writes it. The others are the recipes of golden/: documents without
     the fields that a published folder of that kind does not state, files left out or renamed.
     """
-    from ...core import pipeline
+    from ...core import pipeline, planning
     from ...core.writing.folder import ModelFolder
 
     with TemporaryDirectory(prefix="surface-") as place:
@@ -32,13 +32,13 @@ def folders(family: Family) -> Iterator[dict[str, Path]]:
         (root / "source").mkdir()
         location, options, config = parity.write_tiny(family, str(root / "source"))
         known = {option.name: option.default for option in family.options}
-        request = pipeline.Request(
+        request = planning.Request(
             family, location, config, {**known, **options}, checks="files", families=(family,)
         )
         made = {FRESH: root / FRESH}
-        with pipeline.open_source(request) as source, ModelFolder(made[FRESH]) as folder:
+        with planning.open_source(request) as source, ModelFolder(made[FRESH]) as folder:
             pipeline.write_documents(folder, source)
-            folder.write_tensors(pipeline.pieces(source), request.max_shard_size)
+            folder.write_tensors(planning.pieces(source), request.max_shard_size)
             folder.commit()
         for name, recipe in recipes(family).items():
             made[name] = shape(made[FRESH], root / name, recipe)

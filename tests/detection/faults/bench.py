@@ -15,12 +15,12 @@ from unittest import mock
 
 from packaging.specifiers import SpecifierSet
 
-from conversions.core import pipeline
+from conversions.core import judging, pipeline, planning
 from conversions.core.checking import checks, golden, loading, parity, pixels, release
 from conversions.core.checking.checks import Check
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.mapping.key_mapping import KeyMapping, Plan
-from conversions.core.pipeline import PlannedSource
+from conversions.core.planning import PlannedSource
 from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
 from conversions.core.writing.folder import ModelFolder
@@ -70,7 +70,7 @@ class Bench:
         self._stack = contextlib.ExitStack()
         atexit.register(self._stack.close)
         request = self.converted.request(checks="all")
-        self.source: PlannedSource = self._stack.enter_context(pipeline.open_source(request))
+        self.source: PlannedSource = self._stack.enter_context(planning.open_source(request))
         self.work = tiny.session_folder() / f"{family}-harmed"
 
     @property
@@ -93,8 +93,8 @@ class Bench:
         if not wanted & MODEL:
             source = replace(source, request=replace(source.request, checks="files"))
         shapes = {key: tuple(tensor.shape) for key, tensor in open_tensors(folder).items()}
-        with only(wanted), pipeline.begun_release_checks(source, folder, shapes) as release_checks:
-            return pipeline.run_checks(source, folder, release_checks)
+        with only(wanted), judging.begun_release_checks(source, folder, shapes) as release_checks:
+            return judging.run_checks(source, folder, release_checks)
 
     def convert(self, wanted: frozenset[str] = EVERYTHING, **changes: Any) -> list[Check]:
         """A conversion with a family that is wrong in something; what its checks say."""
@@ -104,7 +104,7 @@ class Bench:
             return converted(wrong)
 
 
-def converted(request: pipeline.Request) -> list[Check]:
+def converted(request: planning.Request) -> list[Check]:
     """The checks of a conversion that leaves nothing, whether they fail or not."""
     try:
         return list(pipeline.convert(request, None).checks)
@@ -212,7 +212,7 @@ def invisible(family: str) -> dict[str, dict[str, str]]:
 def blueprint(family: str) -> Blueprint:
     request = tiny.make_request(family, "tiny", {}, {})
     reference = golden.load_reference(family)
-    with pipeline.open_source(request) as source, ModelFolder(None) as folder:
+    with planning.open_source(request) as source, ModelFolder(None) as folder:
         folder.write_json("config.json", source.config)
         shapes = {key: tuple(tensor.shape) for key, tensor in source.state.items()}
         documents = {**source.processor.files}

@@ -1,0 +1,388 @@
+"""A source ready to convert: opened, selected, planned, described; nothing is written yet."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping as MappingABC, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import adapted, neighbours, selection
+from .checking import checks, parity
+from .checking.worker import BUILD_LIMIT
+from .errors import ConfigError, ConversionError, CoverageError, WrongCheckpointError, counted
+from .family import Family, Processor, Published, Source
+from .manifest import Json, Manifest
+from .mapping import layouts
+from .mapping.coverage import Coverage, summarise
+from .mapping.key_mapping import Plan
+from .mapping.keys import in_order
+from .mapping.moves import Move
+from .reading import dtypes, tensors
+from .reading.checkpoint import Checkpoint, Progress, open_checkpoint
+from .reading.fields import Document, Given
+from .writing import configs
+from .writing.folder import Piece
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything a user may ask of one conversion."""
+
+    family: Family
+    checkpoint: str
+    config: Json | Sequence[Document]
+    options: Json
+    dtype: str | None = None
+    weights: str | None = None
+    base: str | None = None
+    max_shard_size: int = 5_000_000_000
+    checks: str = "auto"
+    families: tuple[Family, ...] = ()
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """A source ready to convert: its tensors under original keys, planned and described."""
+
+    request: Request
+    checkpoints: tuple[Checkpoint, ...]
+    location: str
+    published: Published | None
+    tree: str
+    state: dict[str, Tensor]
+    manifest: Manifest
+    plan: Plan
+    source: Source
+    given: Given
+    config: Json
+    processor: Processor
+    generation: Json | None
+    dtype: torch.dtype
+    notes: tuple[str, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for checkpoint in self.checkpoints for path in checkpoint.files]
+
+    @property
+    def hints(self) -> Json:
+        """What configs and the published name say of the architecture, for the reference.
+
+        As it was given, not as the family reads it: the reference reads it by itself.
+        """
+        facts = self.published.facts if self.published else {}
+        return configs.merge(facts, self.given.raw)
+
+    @property
+    def written_bytes(self) -> int:
+        return sum(piece.bytes for piece in pieces(self))
+
+    @property
+    def unfloating(self) -> dict[str, str]:
+        """Target key -> dtype, of whole, boolean and complex numbers: they are written as read."""
+        return {
+            piece.name: str(piece.dtype).removeprefix("torch.")
+            for piece in pieces(self)
+            if not piece.dtype.is_floating_point
+        }
+
+    @property
+    def as_written(self) -> dict[str, Tensor]:
+        """The state with the floating tensors that are written rounded to the dtype written."""
+        rounded = {
+            key: self.state[key].to(self.dtype)
+            for move in self.plan.moves
+            for key in (move.sources if move.targets else ())
+            if self.state[key].is_floating_point()
+        }
+        return {**self.state, **rounded}
+
+    @property
+    def builds_model(self) -> bool:
+        mode = self.request.checks
+        return mode == "all" or (mode == "auto" and self.written_bytes <= BUILD_LIMIT)
+
+
+@contextlib.contextmanager
+def open_source(request: Request) -> Iterator[PlannedSource]:
+    """Open, select, refuse, plan and describe; everything short of writing.
+
+    Raises:
+        ConversionError: any of its kinds; nothing has been written by then.
+    """
+    with contextlib.ExitStack() as stack:
+        request = stack.enter_context(_with_tiny(request))
+        family = request.family
+        published = find_published(family, request.base or request.checkpoint)
+        location = _located(family, request.checkpoint)
+        around = _located(family, request.base) if request.base else location
+        found = neighbours.options_beside(family, around, request.options)
+        request = replace(request, options={**request.options, **found})
+        chosen, checkpoints = _chosen(request, location, stack)
+        main = checkpoints[0]
+        selection.refuse_wrong(family, chosen, request.families)
+        state, companions = _with_companions(request, selection.translated(family, chosen), stack)
+        manifest = selection.manifest_of(state)
+        selection.refuse_known(family, manifest)
+        plan = _plan(family, state, manifest, main.other)
+        source = Source(manifest, request.options, {}, published)
+        given = _given(request, around, checkpoints[-1], source)
+        source = replace(source, given=given.values)
+        described = family.config(source)
+        parts = configs.build(family.name, described, given, family.fields)
+        processor = family.processor(parts, source)
+        config = _finished(family, parts, processor, source)
+        dtype, note = _dtype(request.dtype, _written_sources(plan, state))
+        yield PlannedSource(
+            request,
+            (*checkpoints, *companions),
+            location,
+            published,
+            chosen.tree,
+            state,
+            manifest,
+            plan,
+            source,
+            given,
+            configs.ordered({**config, "torch_dtype": str(dtype).removeprefix("torch.")}),
+            processor,
+            family.generation(config, source),
+            dtype,
+            (
+                *chosen.notes,
+                *note,
+                *(f"{Path(path).name} beside it is its --{name}" for name, path in found.items()),
+                *configs.notes(given, described, family.fields),
+                *processor.notes,
+                *processor.missing,
+            ),
+        )
+
+
+def _located(family: Family, checkpoint: str) -> str:
+    """Where a published checkpoint lies that is given by its name."""
+    published = find_published(family, checkpoint)
+    return published.location if published and checkpoint == published.name else checkpoint
+
+
+def _chosen(
+    request: Request, location: str, stack: contextlib.ExitStack
+) -> tuple[selection.Selected[Tensor], list[Checkpoint]]:
+    """The state dict to convert, and the files that it comes from."""
+    family = request.family
+    apart = neighbours.companions_beside(family, location)
+    opened = open_checkpoint(adapted.location_of(location), request.progress, without=apart)
+    main = stack.enter_context(opened)
+    main.refuse_unusual()
+    if adapted.is_adapter(main):
+        base = None if request.base is None else _located(family, request.base)
+        chosen, further = adapted.opened(
+            family, main, base, request.weights, request.progress, stack
+        )
+        return chosen, [main, *further]
+    if request.base is not None:
+        raise WrongCheckpointError(
+            f"{family.name}: --base is for LoRA adapters; {location} holds no lora_A, lora_B"
+        )
+    chosen = selection.select(main.trees, family, request.weights)
+    main.tree(chosen.tree)  # names tensors of kinds that cannot be read
+    return chosen, [main]
+
+
+def _given(request: Request, location: str, main: Checkpoint, source: Source) -> Given:
+    """What configs say: those that came with the checkpoint, and the user's."""
+    family = request.family
+
+    def contradictions(document: Document) -> list[str]:
+        given = family.fields.read([document])
+        try:
+            parts = family.config(replace(source, given=given.values))
+        except ConfigError as error:
+            return [error.summary, *error.details]
+        return [*given.problems, *configs.contradictions(parts, given)]
+
+    found = neighbours.configs_of(family, location, main, request.options)
+    every = [*found, *configs.as_documents(request.config)]
+    return family.fields.read(neighbours.chosen(every, contradictions))
+
+
+@contextlib.contextmanager
+def _with_tiny(request: Request) -> Iterator[Request]:
+    """`--checkpoint tiny`: the built-in checkpoint, written to a file first and read like any."""
+    if request.checkpoint != "tiny" or Path("tiny").exists():
+        yield request
+        return
+    with tempfile.TemporaryDirectory() as parent:
+        # a fixed name: conversion.json has an option's last part, equal in equal conversions
+        directory = Path(parent, "tiny")
+        directory.mkdir()
+        location, extra, config = parity.write_tiny(request.family, str(directory))
+        options = {name: value for name, value in request.options.items() if value is not None}
+        if {"vocab", "tokenizer"} & options.keys():  # the user's own instead
+            extra = {k: v for k, v in extra.items() if k not in ("vocab", "tokenizer")}
+        yield replace(
+            request,
+            checkpoint=location,
+            options={**request.options, **extra, **options},
+            config=(
+                Document("the tiny checkpoint's config", config, rank=configs.GIVEN - 1),
+                *configs.as_documents(request.config),
+            ),
+        )
+
+
+def find_published(family: Family, checkpoint: str) -> Published | None:
+    """The published checkpoint that a name, a location or a file's own name stands for.
+
+    An index is called the same everywhere, so its name alone says nothing.
+    """
+    file_name = Path(checkpoint).name
+    for published in family.published:
+        own_name = Path(published.location).name
+        by_file = file_name == own_name and not own_name.endswith(".index.json")
+        if by_file or checkpoint in (published.name, published.location):
+            return published
+    return None
+
+
+def _with_companions(
+    request: Request, state: dict[str, Tensor], stack: contextlib.ExitStack
+) -> tuple[dict[str, Tensor], list[Checkpoint]]:
+    """The main tensors joined by those of every companion file, under its prefix."""
+    joined, checkpoints = dict(state), []
+    for companion in request.family.companions:
+        location = request.options.get(companion.option) or companion.default
+        checkpoint = stack.enter_context(open_checkpoint(location, request.progress))
+        checkpoints.append(checkpoint)
+        chosen = selection.select(checkpoint.trees, request.family, companion=companion)
+        checkpoint.tree(chosen.tree)
+        joined |= {f"{companion.prefix}{key}": tensor for key, tensor in chosen.state.items()}
+    return joined, checkpoints
+
+
+def _plan(
+    family: Family, state: dict[str, Tensor], manifest: Manifest, other: MappingABC[str, str]
+) -> Plan:
+    """Match keys with rules; refuse gaps, impossible shapes and copies that disagree, all at once.
+
+    other: entries of the file that are no tensors -> what they are.
+
+    Raises:
+        CoverageError, WrongCheckpointError.
+    """
+    plan = family.mapping.plan(state)
+    labels = {key: str(spec) for key, spec in manifest.items()}
+    coverage = checks.key_coverage(plan, family.mapping, labels)
+    if not coverage.passed:
+        raise CoverageError(
+            f"{family.name}: {summarise(plan.coverage)}",
+            [*coverage.details, *_no_tensors(plan.coverage, other)],
+            f"key-coverage: {coverage.advice}",
+        )
+    impossible, shapes = [], {key: spec.shape for key, spec in manifest.items()}
+    for move in plan.moves:
+        try:
+            move.shapes(shapes)
+        except ValueError as error:
+            impossible.append(f"{move.sources[0]}: {error}")
+    if impossible:
+        raise WrongCheckpointError(
+            f"{family.name}: {counted(len(impossible), *layouts.UNFIT)}", impossible
+        )
+    disagree = checks.agreement(plan, state)
+    if disagree:
+        raise WrongCheckpointError(
+            f"{family.name}: of tensors that the original shares "
+            f"{counted(len(disagree), 'pair differs', 'pairs differ')}",
+            disagree,
+            "the file is damaged or was edited; there is no right choice between them",
+        )
+    return plan
+
+
+def _after_dots(name: str) -> Iterator[int]:
+    """Where the segments of a dotted name begin."""
+    yield 0
+    yield from (place + 1 for place, character in enumerate(name) if character == ".")
+
+
+def _no_tensors(coverage: Coverage, other: MappingABC[str, str]) -> list[str]:
+    """Wanted keys that the file does hold, but not as tensors."""
+    missing = {*coverage.missing, *(key for rule in coverage.idle for key in rule.sources)}
+    return [
+        f"{name}: there, but {what}: save the file again with a torch tensor in its place"
+        for name, what in other.items()
+        if any(name[place:] in missing for place in _after_dots(name))
+    ]
+
+
+def _finished(family: Family, config: Json, processor: Processor, source: Source) -> Json:
+    """The config as written; what the tokenizer says must agree with what was given."""
+    told = configs.flatten(source.given)
+    lines = [
+        f"{field}: the config says {told[field]}, the tokenizer says {value}"
+        for field, value in configs.flatten(processor.config).items()
+        if field in told and told[field] != value
+    ]
+    if lines:
+        raise ConfigError(f"{family.name}: config and tokenizer disagree", lines)
+    return {
+        **family.finish(configs.merge(config, processor.config), source),
+        "architectures": [family.model_class],
+    }
+
+
+def _dtype(asked: str | None, sources: Sequence[Tensor]) -> tuple[torch.dtype, list[str]]:
+    """The one floating dtype to write: asked for, or the widest in the file (no loss)."""
+    if asked not in (None, "auto"):
+        if asked not in dtypes.COMPUTING:
+            raise ConversionError(f"--dtype {asked}: not one of {', '.join(dtypes.COMPUTING)}")
+        return dtypes.of(asked), []
+    present = sorted({t.dtype for t in sources if t.is_floating_point()}, key=str)
+    if not present:
+        return torch.float32, []
+    dtype = tensors.widest(present)
+    if len(present) == 1:
+        return dtype, []
+    names = ", ".join(str(p).removeprefix("torch.") for p in present)
+    return dtype, [
+        f"the file mixes {names}: everything is written as {str(dtype).removeprefix('torch.')}"
+    ]
+
+
+def pieces(source: PlannedSource) -> list[Piece]:
+    """Every target tensor as a lazily read piece.
+
+    By name: the bytes written are the same in whatever order a file has its keys.
+    """
+    shapes = {key: spec.shape for key, spec in source.manifest.items()}
+    found = [
+        Piece(target, _written_dtype(source, move), shape, partial(_blocks_of, source, move, index))
+        for move in source.plan.moves
+        for index, (target, shape) in enumerate(zip(move.targets, move.shapes(shapes), strict=True))
+    ]
+    return sorted(found, key=lambda piece: in_order(piece.name))
+
+
+def _blocks_of(source: PlannedSource, move: Move, index: int) -> tuple[Tensor, ...]:
+    return move.forward(source.state, source.request.options)[index]
+
+
+def _written_dtype(source: PlannedSource, move: Move) -> torch.dtype:
+    """The one floating dtype; whole, boolean and complex numbers keep theirs."""
+    kept = [source.state[key].dtype for key in move.sources]
+    if any(dtype.is_floating_point for dtype in kept):
+        return source.dtype
+    return tensors.widest(kept)
+
+
+def _written_sources(plan: Plan, state: MappingABC[str, Tensor]) -> list[Tensor]:
+    """The source tensors of which something is written."""
+    return [state[key] for move in plan.moves if move.targets for key in move.sources]
