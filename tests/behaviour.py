@@ -11,6 +11,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,7 @@ def answers(family: str, class_name: str, folder: Path, work: Path) -> dict[str,
     for index, (question, probe) in enumerate({**COMMON, **PROBES.get(family, {})}.items()):
         place = work / str(index)
         place.mkdir(parents=True)
-        found[question] = answered(
-            lambda probe=probe, place=place: probe(class_name, folder, place)
-        )  # type: ignore[misc]
+        found[question] = answered(partial(probe, class_name, folder, place))
     return found
 
 

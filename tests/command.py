@@ -58,6 +58,6 @@ def convert(
     checks: str = "files",
 ) -> Outcome:
     """`convert` with all that has to be told; `more` comes last, so that it wins."""
-    where = [] if output is None else ["--output", output]
-    arguments = [*told(family), "--checkpoint", checkpoint, *where, "--checks", checks]
-    return run("convert", family, *arguments, *more, "--json")
+    where: list[str | Path] = [] if output is None else ["--output", output]
+    asked = (*told(family), "--checkpoint", checkpoint, *where, "--checks", checks)
+    return run("convert", family, *asked, *more, "--json")

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import conversions
 from conversions.core import pipeline, planning
-from conversions.core.checking import loading, parity
+from conversions.core.checking import golden, loading, parity
 from conversions.core.checking.pictures import sample_image
 from conversions.core.checking.pixels import load as load_image_processor
 from conversions.core.mapping.keys import collapse, collapse_keys, template
@@ -34,9 +35,9 @@ Json = dict[str, Any]
 
 def request_with_vocabulary(family: str, folder: Path) -> Request:
     """The tiny checkpoint with the reference's example vocabulary, so that folders have tokens."""
-    reference = tiny.golden.load_reference(family)
+    reference = golden.load_reference(family)
     checkpoint, options = tiny.write_source(family, folder)
-    known = {option.name for option in tiny.conversions.family(family).options}
+    known = {option.name for option in conversions.family(family).options}
     if hasattr(reference, "example_vocabulary"):
         file = reference.example_vocabulary(folder)
         options |= {"vocab": str(file)} if "vocab" in known else {"tokenizer": str(folder)}
@@ -188,9 +189,7 @@ def _modules(
 def described(value: Tensor, expected: Tensor | None, count: int) -> Json:
     """Shape, sum, largest magnitude, a spread of values, and the difference to the reference."""
     flat = value.detach().double().reshape(-1)
-    places = (
-        np.unique(np.linspace(0, max(len(flat) - 1, 0), count).astype(int)) if len(flat) else []
-    )
+    places = np.unique(np.linspace(0, max(len(flat) - 1, 0), min(count, len(flat))).astype(int))
     entry = {
         "shape": list(value.shape),
         "sum": _rounded(float(flat.sum())),

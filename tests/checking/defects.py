@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -44,7 +43,7 @@ class Stage:
         return self.request.family.model_class
 
     @property
-    def reference(self) -> ModuleType:
+    def reference(self) -> Any:
         return golden.load_reference(self.request.family.name)
 
     def says(self, probe: behaviour.Probe) -> str:
@@ -118,7 +117,8 @@ def pictures_differ(on: Stage, defect: Defect) -> bool:
     there = {path.path for path in seen.paths}
     named = defect.get("paths") or (pixels.FAITHFUL if pixels.FAITHFUL in there else "default",)
     differing = {d.kind for d in seen.differences if d.path in named and not d.error}
-    return differing.issuperset(defect.get("shows", defect["pictures"]))
+    pictures: list[str] = defect["pictures"]
+    return differing.issuperset(defect.get("shows", pictures))
 
 
 def saved_under_other_names(on: Stage, defect: Defect) -> bool:
@@ -212,7 +212,7 @@ def tokens_differ(on: Stage, defect: Defect) -> bool:
     with loading.quiet():
         tokenizer = AutoTokenizer.from_pretrained(on.place / "model", local_files_only=True)
         found = [list(tokenizer(text, truncation=True)["input_ids"]) for text in defect["texts"]]
-    return found != on.reference.tokenize(defect["texts"], file)
+    return bool(found != on.reference.tokenize(defect["texts"], file))
 
 
 def special_is_read(token: str) -> Callable[[Stage, Defect], bool]:
@@ -243,7 +243,7 @@ def marks_stay_apart(on: Stage, defect: Defect) -> bool:
     with loading.quiet():
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(on.place / "tokenizer.json"))
         found = [list(tokenizer(text)["input_ids"]) for text in defect["texts"]]
-    return found != on.reference.tokenize(defect["texts"], spelled)
+    return bool(found != on.reference.tokenize(defect["texts"], spelled))
 
 
 def trained(place: Path, texts: list[str]) -> Path:
@@ -369,7 +369,7 @@ def text_decoding_is_left_out(on: Stage, defect: Defect) -> bool:
         readings.generations(loading.model_on_meta(folder, on.class_name))
         for folder in (on.folder, on.place)
     ]
-    return found[0]["text_model"] != found[1]["text_model"]
+    return bool(found[0]["text_model"] != found[1]["text_model"])
 
 
 def long_words_are_lost(on: Stage, defect: Defect) -> bool:

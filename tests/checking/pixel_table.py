@@ -23,7 +23,7 @@ import transformers
 from packaging.version import Version
 
 import conversions
-from conversions.core.checking import parity, pixels
+from conversions.core.checking import golden, parity, pixels
 from conversions.core.checking.pictures import PLAIN
 from tests import tiny
 
@@ -54,7 +54,7 @@ def measure(place: Path) -> Path:
 
 
 def _survey(family: str, change: Mapping[str, Any]) -> dict[str, Column]:
-    arch = _changed(tiny.golden.load_reference(family).TINY, change)
+    arch = _changed(golden.load_reference(family).TINY, change)
     with tempfile.TemporaryDirectory() as place:
         made = tiny.convert_state(family, Path(place), arch=arch)
         with tiny.opened(made.request()) as source:

@@ -45,7 +45,8 @@ class Original(nn.Module):
 def halved(image: Image.Image, arch: dict[str, Any]) -> np.ndarray:
     edge = arch["edge"]
     scaled = np.asarray(image.convert("RGB").resize((edge, edge)), np.float32) / 255
-    return scaled.transpose(2, 0, 1) - np.float32(0.5)
+    pixels: np.ndarray = scaled.transpose(2, 0, 1) - np.float32(0.5)
+    return pixels
 
 
 def reference(**more: Any) -> Any:

@@ -24,13 +24,13 @@ from tests import command, tiny
 from tests.checking import harm, saved_folders
 
 
-def files_of(family: str, folder: Path, suffix: str) -> tuple[Path, dict[str, Path]]:
+def files_of(family: str, folder: Path, suffix: str) -> tuple[Path, dict[str, Any]]:
     """Names for what is restored: the file, and the family's further files."""
     companions = conversions.family(family).companions
     return folder / f"model{suffix}", {c.option: folder / f"{c.option}{suffix}" for c in companions}
 
 
-def held(family: str, main: Path, further: dict[str, Path]) -> dict[str, Tensor]:
+def held(family: str, main: Path, further: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors of restored files under the original's keys."""
     found = conversions.family(family)
     state: dict[str, Tensor] = {}

@@ -114,7 +114,7 @@ def test_a_rounding_is_recognised(
 def test_tiny_folders_are_judged_alike_by_both(family: str, note: Any) -> None:
     """What convert wrote passes by effect as well."""
     converted = tiny.converted(family)
-    known = {"config": converted.config, **converted.companions}
+    known: dict[str, Any] = {"config": converted.config, **converted.companions}
     report = conversions.verify(
         family, converted.checkpoint, converted.folder, checks="files", **known
     )

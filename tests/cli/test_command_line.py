@@ -17,7 +17,7 @@ from conversions import cli
 from tests import tiny
 
 
-def run(*arguments: str) -> int:
+def run(*arguments: str | Path) -> int:
     """cli.main in this process; argparse's exit becomes its code."""
     try:
         return cli.main([str(argument) for argument in arguments])
@@ -121,7 +121,8 @@ def damage(folder: Path) -> str:
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header.pop("__metadata__", None)
-    return max(header, key=lambda key: header[key]["data_offsets"][1])
+    last: str = max(header, key=lambda key: header[key]["data_offsets"][1])
+    return last
 
 
 EMPTIED = [
@@ -142,8 +143,8 @@ def test_verify_names_a_document_that_is_none(
         file.unlink()
         if content is not None:
             file.write_text(content, encoding="utf-8")
-        arguments = ("verify", name, *arguments_of(name), "--model", folder, "--strict")
-        assert run(*arguments) == 1, file.name
+        told_of = arguments_of(name)
+        assert run("verify", name, *told_of, "--model", folder, "--strict") == 1, file.name
         told = capsys.readouterr().err
         assert told.startswith("error: ") and file.name in told and "Traceback" not in told
         file.write_bytes(whole)

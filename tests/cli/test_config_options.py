@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from conversions.core.checking import golden
+from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs, hub
 from tests import command, tiny
 
@@ -231,7 +233,7 @@ def test_heads_are_read_off_a_buffer(name: str, tmp_path: Path, note: Any) -> No
 )
 def test_every_choice_of_vision_layers_agrees(layers: list[int], tmp_path: Path, note: Any) -> None:
     """Whichever hidden states the projector was trained on, in their order: equal outputs."""
-    reference = tiny.golden.load_reference("vipllava")
+    reference = golden.load_reference("vipllava")
     arch = {**reference.TINY, "select_layers": layers}
     converted = tiny.convert_state("vipllava", tmp_path, arch=arch, checks="all")
     check = converted.report["logits"]
@@ -279,7 +281,7 @@ def test_the_dtype_asked_for_is_written(
     note("config")
     assert outcome.code == 0, outcome.err
     assert outcome.report["checks"]["logits"]["status"] in ("passed", "known-defect")
-    found = {tensor.dtype for tensor in tiny.open_tensors(tmp_path / "model").values()}
+    found = {tensor.dtype for tensor in open_tensors(tmp_path / "model").values()}
     assert found == {getattr(torch, dtype)}
     assert model_config(tmp_path / "model")["torch_dtype"] == dtype
 
@@ -292,7 +294,7 @@ def test_small_shards_hold_the_same_tensors(family: str, tmp_path: Path, note: A
     note("config")
     assert outcome.code == 0, outcome.err
     assert len(list((tmp_path / "model").glob("model-*.safetensors"))) > 1
-    written = tiny.open_tensors(tmp_path / "model")
+    written = open_tensors(tmp_path / "model")
     assert written.keys() == converted.written.keys()
     assert all(torch.equal(written[key], tensor) for key, tensor in converted.written.items())
     assert outcome.report["checks"]["strict-load"]["status"] == "passed"

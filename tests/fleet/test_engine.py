@@ -138,16 +138,16 @@ def test_workers_that_differ_are_named() -> None:
     here = jobs.versions()
     odd = Workers({"tcp://1": here, "tcp://2": {**here, "torch": "1.0"}})
     with pytest.raises(ConversionError, match=r"tcp://2: torch 1\.0, here") as caught:
-        engine.check_versions(odd)  # type: ignore[arg-type]
+        engine.check_versions(odd)
     assert "tcp://1" not in str(caught.value)
     broken = Workers({"tcp://1": here, "tcp://2": ModuleNotFoundError("no conversions")})
     with pytest.raises(ConversionError, match="cannot run conversions") as caught:
-        engine.check_versions(broken)  # type: ignore[arg-type]
+        engine.check_versions(broken)
     assert "tcp://2: ModuleNotFoundError" in str(caught.value)
     killed = Workers({"tcp://1": here, "tcp://2": ConnectionResetError("gone")})
-    assert engine.check_versions(killed) == here  # type: ignore[arg-type]
+    assert engine.check_versions(killed) == here
     with pytest.raises(ConversionError, match="no workers"):
-        engine.check_versions(Workers({}))  # type: ignore[arg-type]
+        engine.check_versions(Workers({}))
 
 
 def test_a_worker_that_comes_late_with_another_version_does_no_job(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_reader_that_fails_is_seen(
 
     monkeypatch.setattr(guard, "CPU_SECONDS", 0.05)
     before = os.getcwd()
-    monkeypatch.setattr(engine.corpus, "KINDS", {})
+    monkeypatch.setattr(corpus, "KINDS", {})
     trier = engine.Trier(tmp_path, limited=False)
 
     def fail(*_: Any, **__: Any) -> Any:

@@ -161,7 +161,7 @@ def test_the_projector_alone_is_named(prefix: str, tmp_path: Path) -> None:
     assert found.code == 1 and "only the projector" in found.err and "LoRA" not in found.err
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "ia3": ({"peft_type": "IA3"}, "only LORA"),
     "alpha": ({"lora_alpha": "8"}, "lora_alpha: a number"),
     "alpha-true": ({"lora_alpha": True}, "lora_alpha: a number"),

@@ -35,7 +35,7 @@ SHAPES = st.lists(st.integers(0, 6), max_size=4).map(tuple)
 @st.composite
 def split(draw: st.DrawFn) -> tuple[Rule, list[Shape]]:
     dim, parts = draw(st.integers(0, 2)), draw(st.integers(1, 4))
-    shape = draw(st.tuples(SIZES, SIZES, SIZES))
+    shape: Shape = draw(st.tuples(SIZES, SIZES, SIZES))
     shape = (*shape[:dim], shape[dim] * parts, *shape[dim + 1 :])
     return Split("a", tuple(f"x{i}" for i in range(parts)), dim), [shape]
 

@@ -239,7 +239,8 @@ def test_compiled_by_torch(name: str, tmp_path: Path) -> None:
     module = as_module(main_state(name))
     part = next(iter(module._modules))
     module._modules[part] = torch.compile(module._modules[part])  # type: ignore[assignment]
-    saved = torch.compile(module).state_dict()
+    whole: Any = torch.compile(module)
+    saved = whole.state_dict()
     assert all(key.startswith("_orig_mod.") for key in saved)
     assert any(f"{part}._orig_mod." in key for key in saved)
     converted_as_plain(name, saved, tmp_path)

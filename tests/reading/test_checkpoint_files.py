@@ -225,7 +225,7 @@ def test_opening_does_not_read_the_tensors(tmp_path: Path) -> None:
         f"layers.{i}": view(stored(str(i), numel, torch.HalfStorage), 0, (numel,), (1,))
         for i in range(14)
     }
-    layout = [("archive/data.pkl", pickled(value))]
+    layout: list[tuple[str, bytes | int]] = [("archive/data.pkl", pickled(value))]
     layout += [(f"archive/data/{i}", 2 * numel) for i in range(14)]
     write_sparse_zip(path, layout)
     assert path.stat().st_size > 13e9
@@ -239,7 +239,7 @@ def test_opening_does_not_read_the_tensors(tmp_path: Path) -> None:
 
 def write_sparse_zip(path: Path, layout: list[tuple[str, bytes | int]]) -> None:
     """A zip64 file of stored records; a number stands for that many zeros, without checksum."""
-    directory = b""
+    directory, full = b"", 0xFFFFFFFF
     with path.open("wb") as file:
         for name, data in layout:
             size = data if isinstance(data, int) else len(data)
@@ -250,7 +250,6 @@ def write_sparse_zip(path: Path, layout: list[tuple[str, bytes | int]]) -> None:
             file.write(raw)
             file.write(data) if isinstance(data, bytes) else file.seek(size, os.SEEK_CUR)
             wide = struct.pack("<HHQQQ", 1, 24, size, size, at)
-            full = 0xFFFFFFFF
             directory += struct.pack(
                 "<IHHHHHHIIIHHHHHII",
                 0x02014B50,
@@ -580,7 +579,7 @@ class Reviver:
 
 
 def reviver(marker: str) -> Reviver:
-    made = Reviver()
+    made: Reviver = Reviver()
     made.marker = marker
     return made
 
@@ -1092,7 +1091,8 @@ def test_an_index_that_lies_is_refused_with_every_offender(tmp_path: Path) -> No
     index = write_shards(tmp_path / "model", **{"a.weight": second, "b": second, "a.bias": first})
     message = refusal(index, "a.weight is in", "b is in no shard", error=DamagedFileError)
     assert f"a.bias is in {second}; the index says {first}" in message
-    index = write_shards(tmp_path / "model", **{"b": first, "a.weight": None})
+    without: dict[str, Any] = {"b": first, "a.weight": None}
+    index = write_shards(tmp_path / "model", **without)
     refusal(index, "a.weight", "the index does not name it", error=DamagedFileError)
 
 
@@ -1276,7 +1276,7 @@ def test_files_are_looked_at_without_torch() -> None:
 
 def test_placeholders_cannot_be_called(tmp_path: Path) -> None:
     """Nothing that reading leaves behind can be called by accident."""
-    from conversions.core.reading.pickles import Global, Placeholder
+    from conversions.core.reading.objects import Global, Placeholder
 
     assert not callable(Global("os.system")) and not callable(Placeholder("os.system"))
     assert isinstance(Checkpoint, type)

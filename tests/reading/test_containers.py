@@ -18,6 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from conversions.core.checking import golden
+from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
 from tests import command, tiny
 
@@ -119,7 +121,8 @@ def classes(*paths: str, base: type = object) -> Iterator[types.SimpleNamespace]
             del sys.modules[part]
 
 
-def instance(kind: type, **state: Any) -> Any:
+def instance(kind: Any, **state: Any) -> Any:
+    """One of a class with these attributes, made without __init__ as unpickling does."""
     made = kind.__new__(kind)
     made.__dict__.update(state)
     return made
@@ -221,7 +224,7 @@ def without_position_ids(folder: Path, state: State) -> Path:
 
 def with_buffers(folder: Path, state: State) -> Path:
     """As transformers before 4.31 saved it: rotary frequencies and position ids beside weights."""
-    reference = tiny.golden.load_reference("vipllava")
+    reference = golden.load_reference("vipllava")
     return save(
         reference.state_dict({**reference.TINY, "with_buffers": True}), folder / "model.bin"
     )
@@ -245,7 +248,7 @@ SPECIAL: dict[str, dict[str, Writer]] = {
 }
 
 
-def cases(table: dict[str, dict[str, Any]]) -> Any:
+def cases(table: dict[str, dict[str, Any]]) -> pytest.MarkDecorator:
     """Parameters (family, name, value) with ids `family-name`."""
     rows = [(family, name, value) for family, row in table.items() for name, value in row.items()]
     return pytest.mark.parametrize(
@@ -268,7 +271,7 @@ def contents(folder: Path) -> dict[str, Any]:
     left_out = ("conversion.json", "model.safetensors")
     tensors = {
         key: (tensor.dtype, tensor.shape, bytes(tensor.reshape(-1).view(torch.uint8).numpy()))
-        for key, tensor in tiny.open_tensors(folder).items()
+        for key, tensor in open_tensors(folder).items()
     }
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in left_out}
     # what a training run says of its dropout is its own, and of no effect on what is computed
@@ -315,7 +318,7 @@ def brain(state: State) -> State:
 
 
 def mixed(state: State) -> State:
-    return tiny.golden.load_reference("chinese_clip").half(state)  # type: ignore[no-any-return]
+    return golden.load_reference("chinese_clip").half(state)  # type: ignore[no-any-return]
 
 
 HALVES: dict[str, dict[str, Any]] = {family: {"float16": half} for family in tiny.FAMILIES}
@@ -330,13 +333,13 @@ def test_half_precision_files_are_written_in_one_dtype(
     """Float16 and bfloat16 files keep their dtype, mixed ones become float32; all checks pass."""
     location = save(value(main_state(family_)), tmp_path / "model.pt")
     codebook = tiny.converted(family_).companions.get("codebook")
-    more = []
+    more: list[str | Path] = []
     if codebook:
         more = ["--codebook", save(value(torch.load(codebook)), tmp_path / "codebook.pt")]
     outcome = command.convert(family_, location, tmp_path / "model", *more, checks="all")
     note("containers")
     assert outcome.code == 0, outcome.err
-    written = {str(t.dtype) for t in tiny.open_tensors(tmp_path / "model").values()}
+    written = {str(t.dtype) for t in open_tensors(tmp_path / "model").values()}
     assert written == {"torch.float32" if name == "mixed" else f"torch.{name}"}
     assert outcome.report["checks"]["logits"]["status"] in ("passed", "known-defect")
     assert outcome.report["checks"]["exact-values"]["status"] == "passed"
@@ -392,7 +395,7 @@ def test_the_averaged_weights_are_chosen_by_name(chosen: str, tmp_path: Path, no
     outcome = command.convert("convnextv2", location, tmp_path / "m", "--weights", chosen)
     note("containers")
     assert outcome.code == 0, outcome.err
-    written = tiny.open_tensors(tmp_path / "m")["classifier.bias"]
+    written = open_tensors(tmp_path / "m")["classifier.bias"]
     assert torch.equal(written, state["head.bias"] + (chosen == "model_ema"))
     silent = command.convert("convnextv2", location, None)
     assert "--weights model_ema" in " ".join(silent.report["notes"])

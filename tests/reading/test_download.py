@@ -19,7 +19,8 @@ from huggingface_hub import errors
 from conversions.core.errors import CheckpointError, DamagedFileError, DownloadError
 from conversions.core.reading import download, transfer
 from conversions.core.reading.checkpoint import fetch, open_checkpoint
-from conversions.core.reading.download import cache_folder, without_secrets
+from conversions.core.reading.download import cache_folder
+from conversions.core.reading.transfer import without_secrets
 from tests import http_server
 from tests.http_server import Served, Server
 
@@ -89,7 +90,7 @@ def test_a_url_opens_as_a_checkpoint(server: Server, tmp_path: Path) -> None:
         with open_checkpoint(location) as checkpoint:
             assert checkpoint.trees["model"]["w"].tolist() == [1, 1]
             assert checkpoint.files == (cache_folder() / "x.pt",)
-    assert checkpoint.location.endswith("x.pt")
+            assert checkpoint.location.endswith("x.pt")
 
 
 def test_progress_counts_up_to_the_size(server: Server) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from conversions.core.reading.written import open_tensors
 from tests import command, tiny
 from tests.reading.test_checkpoint_files import SCRIPTS, Call, calls, crafted
 
@@ -70,7 +71,7 @@ def test_hostile_checkpoints_convert_without_running(
     assert seen.report["family"] == family
     names = {name.rpartition(".")[2] for name in seen.report["foreign"]}
     assert {"mkdir", "system", "exec", "eval", "load", "Stateful"} <= names, names
-    written = tiny.open_tensors(tmp_path / "model")
+    written = open_tensors(tmp_path / "model")
     plain = tiny.converted(family).written
     assert all(torch.equal(tensor, plain[key]) for key, tensor in written.items())
 
@@ -120,7 +121,9 @@ def test_a_trick_where_a_tensor_belongs_is_refused(family: str, tmp_path: Path, 
     """A call in the place of a tensor is a missing tensor, named, and not run."""
     converted = tiny.converted(family)
     prefixes = tuple(companion.prefix for companion in converted.family.companions)
-    main = {k: v for k, v in converted.state.items() if not (prefixes and k.startswith(prefixes))}
+    main: dict[str, Any] = {
+        k: v for k, v in converted.state.items() if not (prefixes and k.startswith(prefixes))
+    }
     matrices = [key for key in main if main[key].dim() == 2]
     key = matrices[len(matrices) // 2]
     main[key] = Call(os.system, f"mkdir {tmp_path / 'marker'}")

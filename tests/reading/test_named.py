@@ -228,12 +228,12 @@ def test_a_step_of_a_trainer_is_its_model(tmp_path: Path) -> None:
 
 def test_a_real_distributed_checkpoint_is_named_and_its_way_out_works(tmp_path: Path) -> None:
     """What torch itself writes; the command of the message gives a file that is read."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.save({"model": WEIGHTS}, checkpoint_id=tmp_path / "parts", no_dist=True)
+        save({"model": WEIGHTS}, checkpoint_id=tmp_path / "parts", no_dist=True)
         assert "dcp_to_torch" in refusal(tmp_path / "parts")
         dcp_to_torch_save(tmp_path / "parts", tmp_path / "whole.pt")
     with open_checkpoint(tmp_path / "whole.pt") as checkpoint:

@@ -96,8 +96,8 @@ def chinese(folder: Path) -> dict[str, Any]:
     state = reference.state_dict(arch)
     torch.save(reference.container(state), folder / "clip_cn_vit-b-16.pt")
     (folder / "model_configs").mkdir()
-    vision = ("embed_dim", "image_resolution", "vision_layers", "vision_width")
-    vision = (*vision, "vision_patch_size", "vision_head_width")
+    sizes = ("embed_dim", "image_resolution", "vision_layers", "vision_width")
+    vision = (*sizes, "vision_patch_size", "vision_head_width")
     other = {"embed_dim": 512, "image_resolution": 224, "vision_layers": 12, "vision_width": 768}
     for name, values in {
         "ViT-T-6": {name: arch[name] for name in vision},

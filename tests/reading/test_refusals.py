@@ -415,7 +415,7 @@ def test_a_truncated_file_is_named(family: str, tmp_path: Path, note: Any) -> No
     assert "model.pt" in message
 
 
-def renamed(family: str) -> Move:
+def plain_rename(family: str) -> Move:
     """A floating tensor that its family only renames, and that no other must equal."""
     state = main_state(family)
     moves = tiny.converted(family).family.mapping.plan(tiny.converted(family).state).moves
@@ -438,7 +438,7 @@ def test_weights_that_are_no_floating_numbers_are_refused(
     family: str, kind: str, mode: str, tmp_path: Path, note: Any
 ) -> None:
     """Quantised or complex weights fail strict-load, by name, whether the model is built or not."""
-    move, state = renamed(family), main_state(family)
+    move, state = plain_rename(family), main_state(family)
     state[move.sources[0]] = state[move.sources[0]].to(getattr(torch, kind))
     torch.save(tiny.converted(family).reference.container(state), tmp_path / "changed.pt")
     outcome = command.convert(family, tmp_path / "changed.pt", None, checks=mode)
@@ -449,7 +449,7 @@ def test_weights_that_are_no_floating_numbers_are_refused(
 
 def test_entries_that_are_no_tensors_are_named(family: str, tmp_path: Path, note: Any) -> None:
     """A numpy array in the place of a tensor is called what it is, not missing alone."""
-    key = renamed(family).sources[0]
+    key = plain_rename(family).sources[0]
     changed: dict[str, Any] = main_state(family)
     changed[key] = changed[key].numpy()
     torch.save(tiny.converted(family).reference.container(changed), tmp_path / "changed.pt")

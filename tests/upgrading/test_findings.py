@@ -92,7 +92,9 @@ def test_troubles_last_from_the_release_that_broke_to_the_one_that_mends() -> No
 
 def test_an_auto_class_that_raises_is_a_limit() -> None:
     """The family's own class still loads: nobody who does as documented is broken."""
-    records = [("1.0", {"toy": {"auto|AutoBackbone": "ToyBackbone"}})]
+    records: list[tuple[str, dict[str, dict[str, Any]]]] = [
+        ("1.0", {"toy": {"auto|AutoBackbone": "ToyBackbone"}})
+    ]
     records.append(("2.0", {"toy": {"auto|AutoBackbone": {"raises": "ValueError"}}}))
     assert [trouble.breaks for trouble in findings.troubles(records, [])] == [False]
 

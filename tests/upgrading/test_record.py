@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from conversions.core.checking.checks import TOLERANCE
+from conversions.core.reading.written import open_tensors
 from tests import behaviour, record, snapshot, tiny
 
 
@@ -27,7 +28,7 @@ def test_what_this_release_makes_of_the_folder(family: str, tmp_path: Any, note:
     for attention, outputs in seen["outputs"].items():
         names = set(tiny.section(family, "tiny")["outputs"])
         assert "error" in outputs or names <= set(outputs), attention
-    assert set(seen["tensors"]) == set(tiny.open_tensors(tmp_path / "model"))
+    assert set(seen["tensors"]) == set(open_tensors(tmp_path / "model"))
     assert seen["modules"]["eager"] and seen["config"]["read"]
 
 

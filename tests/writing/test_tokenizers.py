@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from conversions.core.checking import loading
+from conversions.core.checking import golden, loading
 from conversions.core.checking.pictures import sample_image
 from conversions.core.checking.pixels import load as load_image_processor
 from tests import command, tiny
 
-FAMILIES = [name for name in tiny.FAMILIES if hasattr(tiny.golden.load_reference(name), "tokenize")]
+FAMILIES = [name for name in tiny.FAMILIES if hasattr(golden.load_reference(name), "tokenize")]
 each = tiny.only(*FAMILIES)
 WRITTEN = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -161,7 +161,7 @@ def test_image_and_padding_tokens_have_the_models_ids(name: str, note: Any) -> N
 def test_a_finished_folder_is_a_tokenizer_to_give(name: str, tmp_path: Path, note: Any) -> None:
     """--tokenizer takes a folder as conversions write it, and gives the same files again."""
     converted = tiny.converted(name)
-    more = ["--tokenizer", converted.folder]
+    more: list[str | Path] = ["--tokenizer", converted.folder]
     arguments = without(command.told(name), "--vocab", "--tokenizer")
     outcome = command.run(
         "convert",
@@ -313,7 +313,7 @@ def test_a_wrong_tokenizer_folder_is_refused(flaw: str, tmp_path: Path, note: An
 @each
 def test_the_tokenizer_of_another_size_is_refused(name: str, tmp_path: Path, note: Any) -> None:
     """A vocabulary with more tokens than the embedding had rows gives wrong ids in silence."""
-    reference = tiny.golden.load_reference(name)
+    reference = golden.load_reference(name)
     key, of_text = SIZES[name]
     arch = json.loads(json.dumps(reference.TINY))
     (arch["text"] if of_text else arch)[key] -= 1
@@ -363,7 +363,7 @@ def refused(
     companions = [f"--{companion.option}" for companion in converted.family.companions]
     replaced = ["--vocab", "--tokenizer"] if checkpoint else companions
     arguments = without(command.told(name), *([] if keep else replaced))
-    which = ["--checkpoint", converted.checkpoint] if checkpoint else []
+    which: list[str | Path] = ["--checkpoint", converted.checkpoint] if checkpoint else []
     outcome = command.run(
         "convert",
         name,

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from conversions.core.checking import golden
 from tests import tiny
 from tests.writing import tokens
 
-FAMILIES = [name for name in tiny.FAMILIES if hasattr(tiny.golden.load_reference(name), "tokenize")]
+FAMILIES = [name for name in tiny.FAMILIES if hasattr(golden.load_reference(name), "tokenize")]
 each = tiny.only(*FAMILIES)
 
 
