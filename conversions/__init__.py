@@ -53,6 +53,7 @@ def _request(
     max_shard_size: str | int,
     checks: str,
     progress: Progress | None,
+    leave_out: Sequence[str],
     options: dict[str, Any],
 ) -> Request:
     from .core.planning import Request
@@ -81,6 +82,7 @@ def _request(
         checks,
         tuple(families().values()),
         progress,
+        (leave_out,) if isinstance(leave_out, str) else tuple(leave_out),
     )
 
 
@@ -94,6 +96,7 @@ def convert(
     dtype: str | None = None,
     weights: str | None = None,
     base: str | Path | None = None,
+    leave_out: Sequence[str] = (),
     max_shard_size: str | int = "5GB",
     checks: str = "auto",
     push_to_hub: str | None = None,
@@ -106,9 +109,9 @@ def convert(
     output: None converts and checks and leaves nothing. config: JSON files, folders or a dict.
     dtype: float32, float16, bfloat16, float64; None keeps the file's (the widest of a mix).
     weights: which entry of a training checkpoint. base: of a LoRA adapter, the checkpoint that it
-    was trained on, given as `checkpoint` is; both are merged. checks: "auto" builds the model up
-    to 512 MiB of weights, "all" always, "files" never. options: the family's own, such as
-    codebook=FILE.
+    was trained on, given as `checkpoint` is; both are merged. leave_out: keys beside the model that
+    are no part of it, shell-style. checks: "auto" builds the model up to 512 MiB of weights, "all"
+    always, "files" never. options: the family's own, such as codebook=FILE.
 
     Raises:
         CheckFailed: some check failed; its `report` holds every figure; no folder is left.
@@ -135,6 +138,7 @@ def convert(
             max_shard_size,
             checks,
             progress,
+            leave_out,
             options,
         )
         if push_to_hub is None:
@@ -160,6 +164,7 @@ def verify(
     dtype: str | None = None,
     weights: str | None = None,
     base: str | Path | None = None,
+    leave_out: Sequence[str] = (),
     checks: str = "all",
     strict: bool = False,
     progress: Progress | None = None,
@@ -185,7 +190,17 @@ def verify(
     if family is None:
         family = verification.recognised(folder, tuple(families().values())).name
     request = _request(
-        family, checkpoint or "", config, dtype, weights, base, "5GB", checks, progress, options
+        family,
+        checkpoint or "",
+        config,
+        dtype,
+        weights,
+        base,
+        "5GB",
+        checks,
+        progress,
+        leave_out,
+        options,
     )
     if checkpoint is None:
         if strict:

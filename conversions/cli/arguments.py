@@ -64,6 +64,13 @@ def _add_source(command: argparse.ArgumentParser, family: Family, needed: bool) 
         help="of a LoRA adapter: the checkpoint that it was trained on; both are merged",
     )
     command.add_argument(
+        "--leave-out",
+        nargs="+",
+        default=(),
+        metavar="KEYS",
+        help="keys beside the model that are no part of it: 'loss.*' 'probe.*'",
+    )
+    command.add_argument(
         "--dtype",
         choices=["auto", "float32", "float16", "bfloat16", "float64"],
         default="auto",

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         weights=args.weights,
         base=args.base,
+        leave_out=args.leave_out,
         max_shard_size=args.max_shard_size,
         checks=args.checks,
         push_to_hub=_repository(args),

@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         weights=args.weights,
         base=args.base,
+        leave_out=args.leave_out,
         checks=args.checks,
         strict=args.strict,
         progress=terminal.progress(),

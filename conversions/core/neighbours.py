@@ -13,6 +13,7 @@ from .manifest import Json
 from .reading import documents
 from .reading.checkpoint import Checkpoint
 from .reading.fields import Document
+from .reading.hub import fetch_beside
 
 VOCABULARIES = ("vocab", "tokenizer")
 """Options either of which brings a tokenizer."""
@@ -53,20 +54,29 @@ def is_folder(location: str) -> bool:
 
 
 def configs_of(
-    family: Family, location: str, checkpoint: Checkpoint, options: Json
+    family: Family, location: str, checkpoint: Checkpoint, options: Json, known: bool = False
 ) -> Iterator[Document]:
     """The configs that came with a checkpoint: inside it, beside it, in folders of options.
 
-    Files beside it count where it is a file or folder of this machine, not of a download cache.
+    Files beside it count where it is a file or folder of this machine, or in a repository of the
+    hub (those without a pattern in their names); not where it lies in another download cache.
+
+    Args:
+        known: the checkpoint is a published one, of which the family knows all.
 
     Raises:
         ConfigError: one that goes by its name cannot be read.
+        DownloadError: one is on the hub and cannot be fetched.
     """
     yield from documents.inside(checkpoint.root, family.settings)
     folder = checkpoint.files[0].parent
     for file in family.config_files:
         if file.option is None and "://" not in location:
             yield from documents.beside(folder, file)
+        elif file.option is None and location.startswith("hf://") and not known:
+            names = tuple(name for name in file.names if not set(name) & set("*?["))
+            fetch_beside(location, names)
+            yield from documents.beside(folder, replace(file, names=names))
         elif file.option is not None and is_folder(str(options.get(file.option) or "://")):
             place = Path(str(options[file.option]))
             yield from documents.beside(place, file, documents.BESIDE)

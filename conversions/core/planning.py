@@ -45,6 +45,7 @@ class Request:
     checks: str = "auto"
     families: tuple[Family, ...] = ()
     progress: Progress | None = None
+    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,9 @@ def _chosen(
         raise WrongCheckpointError(
             f"{family.name}: --base is for LoRA adapters; {location} holds no lora_A, lora_B"
         )
-    chosen = selection.select(main.trees, family, request.weights)
+    trees, notes = selection.without(main.trees, request.leave_out)
+    chosen = selection.select(trees, family, request.weights)
+    chosen = replace(chosen, notes=(*chosen.notes, *notes))
     main.tree(chosen.tree)  # names tensors of kinds that cannot be read
     return chosen, [main]
 
@@ -208,15 +211,17 @@ def _given(request: Request, location: str, main: Checkpoint, source: Source) ->
             return [error.summary, *error.details]
         return [*given.problems, *configs.contradictions(parts, given)]
 
-    found = neighbours.configs_of(family, location, main, request.options)
+    known = source.published is not None
+    found = neighbours.configs_of(family, location, main, request.options, known)
     every = [*found, *configs.as_documents(request.config)]
     return family.fields.read(neighbours.chosen(every, contradictions))
 
 
 @contextlib.contextmanager
 def _with_tiny(request: Request) -> Iterator[Request]:
-    """`--checkpoint tiny`: the built-in checkpoint, written to a file first and read like any."""
-    if request.checkpoint != "tiny" or Path("tiny").exists():
+    """`tiny`, also as --base: the built-in checkpoint, written to a file and read like any."""
+    tiny = [name for name in ("checkpoint", "base") if getattr(request, name) == "tiny"]
+    if not tiny or Path("tiny").exists():
         yield request
         return
     with tempfile.TemporaryDirectory() as parent:
@@ -229,7 +234,8 @@ def _with_tiny(request: Request) -> Iterator[Request]:
             extra = {k: v for k, v in extra.items() if k not in ("vocab", "tokenizer")}
         yield replace(
             request,
-            checkpoint=location,
+            checkpoint=location if "checkpoint" in tiny else request.checkpoint,
+            base=location if "base" in tiny else request.base,
             options={**request.options, **extra, **options},
             config=(
                 Document("the tiny checkpoint's config", config, rank=configs.GIVEN - 1),
@@ -284,7 +290,7 @@ def _plan(
         raise CoverageError(
             f"{family.name}: {summarise(plan.coverage)}",
             [*coverage.details, *_no_tensors(plan.coverage, other)],
-            f"key-coverage: {coverage.advice}",
+            _way_out(plan.coverage, f"key-coverage: {coverage.advice}"),
         )
     impossible, shapes = [], {key: spec.shape for key, spec in manifest.items()}
     for move in plan.moves:
@@ -305,6 +311,16 @@ def _plan(
             "the file is damaged or was edited; there is no right choice between them",
         )
     return plan
+
+
+def _way_out(coverage: Coverage, otherwise: str) -> str:
+    """What to do where all that the model needs is there, and more."""
+    if coverage.missing or coverage.idle or coverage.clashes:
+        return otherwise
+    return (
+        "key-coverage: the whole model is there, and these keys beside it: if they are no part of "
+        "it (a loss, a probe), leave them out with --leave-out KEYS"
+    )
 
 
 def _after_dots(name: str) -> Iterator[int]:

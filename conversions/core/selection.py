@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 from collections import Counter
@@ -108,6 +109,26 @@ def select(
     state, notes = _taken(chosen, trees[chosen.tree], [c for c in found if c is not chosen])
     notes += _further(chosen, found, trees, family) if weights is None else []
     return Selected(state, chosen.tree, chosen.fit.prefix, tuple(notes), chosen.layout)
+
+
+def without(
+    trees: MappingABC[str, dict[str, Held]], patterns: Sequence[str]
+) -> tuple[MappingABC[str, dict[str, Held]], list[str]]:
+    """The trees without the keys that the user leaves out, and what to say of them.
+
+    patterns: shell-style, of whole keys as the file has them.
+
+    Raises:
+        ConversionError: a pattern fits no key.
+    """
+    if not patterns:
+        return trees, []
+    gone = {p: {k for tree in trees.values() for k in fnmatch.filter(tree, p)} for p in patterns}
+    if idle := [pattern for pattern, keys in gone.items() if not keys]:
+        raise ConversionError("--leave-out: no key of the checkpoint is called so", idle)
+    every = set().union(*gone.values())
+    kept = {n: {k: t for k, t in tree.items() if k not in every} for n, tree in trees.items()}
+    return kept, [f"left out as asked: {_some(sorted(every))}"]
 
 
 def _pool(

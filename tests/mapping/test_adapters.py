@@ -288,3 +288,10 @@ def test_pefts_own_adapters_compute_what_the_unmerged_model_computes(
     scale = max(1.0, float(told["logits"].abs().max()))
     assert float((logits - told["logits"]).abs().max()) <= 1e-5 * scale
     assert float((without - told["logits"]).abs().max()) > 1e-3, "the adapter changes nothing"
+
+
+def test_the_built_in_checkpoint_is_a_base(tmp_path: Path) -> None:
+    """`--base tiny` is what `--checkpoint tiny` is, its config and companions with it."""
+    folder = saved(tmp_path / "lora", adapted(main_state(HOST)))
+    found = command.run("convert", HOST, "--checkpoint", folder, "--base", "tiny")
+    assert found.code == 0 and "layers of a LoRA adapter were merged" in found.out, found.err

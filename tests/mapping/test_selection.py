@@ -125,3 +125,27 @@ def test_an_accelerate_folder_is_its_model(tmp_path: Path) -> None:
     torch.save({"a": 1}, tmp_path / "random_states_0.pkl")
     torch.save({"a": 1}, tmp_path / "custom_checkpoint_0.pkl")
     assert command.convert(HOST, tmp_path, None).code == 0
+
+
+BESIDE = {"loss_fn.weight": torch.ones(3), "linear_probe.weight": torch.ones(7, 4)}
+
+
+def test_keys_beside_a_plain_model_are_left_out_when_asked(tmp_path: Path) -> None:
+    """Refused with the option that leaves them out; with it, the plain file's folder and a note."""
+    saved = {**main_state(HOST), **BESIDE}
+    torch.save(saved, tmp_path / "m.pt")
+    refused = command.convert(HOST, tmp_path / "m.pt", None)
+    assert refused.code == 1 and "--leave-out KEYS" in refused.err, refused.err
+    assert all(key in refused.err for key in BESIDE)
+    notes = converted_as_plain(HOST, saved, tmp_path, "--leave-out", "loss_fn.*", "linear_probe.*")
+    assert "left out as asked: linear_probe.weight, loss_fn.weight" in notes
+
+
+def test_a_part_of_the_model_is_not_left_out(tmp_path: Path) -> None:
+    """A pattern that takes a key of the model: missing by name. One that fits nothing: told."""
+    torch.save({**main_state(HOST), **BESIDE}, tmp_path / "m.pt")
+    key = next(iter(main_state(HOST)))
+    found = command.convert(HOST, tmp_path / "m.pt", None, "--leave-out", key, "l*_*e*.weight")
+    assert found.code == 1 and f"{key}" in found.err and "--leave-out KEYS" not in found.err
+    found = command.convert(HOST, tmp_path / "m.pt", None, "--leave-out", "nothing.*")
+    assert found.code == 1 and "no key of the checkpoint is called so" in found.err

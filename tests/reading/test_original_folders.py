@@ -208,3 +208,38 @@ def test_one_message_names_all_that_is_missing(name: str, tmp_path: Path, note: 
         section, _, leaf = field.partition(".")
         assert written[section][leaf] == value, field
     assert outcome.report["checks"]["logits"]["status"] in ("passed", "known-defect")
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["beside", "absent"])
+def test_a_config_beside_a_checkpoint_on_the_hub_is_read(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config.json of the same folder and revision counts as one of this machine's folder does."""
+    from huggingface_hub import errors
+
+    expected = llava(tmp_path)
+    if not there:
+        (tmp_path / "config.json").unlink()
+    asked = []
+
+    def download(repository: str, file: str, revision: str | None = None) -> str:
+        asked.append(f"{repository} {file} {revision}")
+        if not (tmp_path / Path(file).name).exists():
+            raise errors.EntryNotFoundError("no")
+        return str(tmp_path / Path(file).name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    index = "hf://org/name@v1/sub/pytorch_model.bin.index.json"
+    heads = tmp_path / "heads.json"
+    heads.write_text(json.dumps({"vision_config": {"num_attention_heads": 3}}))
+    found = command.run(
+        "convert", "vipllava", "--checkpoint", index, "--config", heads,
+        "--output", tmp_path / "out", "--checks", "files",
+    )  # fmt: skip
+    assert "org/name sub/config.json v1" in asked
+    assert found.code == (0 if there else 1), found.err
+    if there:
+        written = configs.flatten(json.loads((tmp_path / "out" / "config.json").read_text()))
+        assert written["text_config.rope_theta"] == expected["text_config.rope_theta"]
+    else:
+        assert "text_config.num_attention_heads" in found.err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,26 @@ def from_hub(text: str, quiet: bool) -> list[Path]:
             name = f"{folder}/{shard}" if folder else shard
             paths.append(_hub_file(text, repository, name, revision, quiet))
     return paths
+
+
+def fetch_beside(text: str, names: Iterable[str]) -> None:
+    """Bring further files of a checkpoint's folder on the hub to where it lies on this machine.
+
+    Those that the repository has not, or that cannot be reached, are passed over.
+
+    Raises:
+        DownloadError: one is there and cannot be fetched.
+    """
+    repository, file, revision = _hub_parts(text)
+    folder = file.rpartition("/")[0]
+    for name in names:
+        with contextlib.suppress(_NotThereError):
+            place = f"{folder}/{name}" if folder else name
+            _hub_file(text, repository, place, revision, quiet=True)
+
+
+class _NotThereError(DownloadError):
+    """A repository has no such file, or the cache has none while nothing can be reached."""
 
 
 def _hub_parts(text: str) -> tuple[str, str, str | None]:
@@ -67,12 +87,12 @@ def _hub_file(text: str, repository: str, file: str, revision: str | None, quiet
         hint = "check the part after @"
         raise DownloadError(f"{shown}: has no such revision", hint=hint) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        raise DownloadError(
+        raise _NotThereError(
             f"{shown}: is not in the cache, and the hub cannot be reached",
             hint="go online (unset HF_HUB_OFFLINE), or give the path of the file",
         ) from None
     except errors.EntryNotFoundError:
-        raise DownloadError(f"{shown}: has no such file", hint=f"see {page}/tree/main") from None
+        raise _NotThereError(f"{shown}: has no such file", hint=f"see {page}/tree/main") from None
     except errors.HFValidationError:
         raise DownloadError(f"{shown}: is no name of a repository", hint="hf://REPO/FILE") from None
     # each release of huggingface_hub brings another HTTP library with its own exceptions
