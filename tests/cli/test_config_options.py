@@ -83,7 +83,9 @@ def test_upstreams_command_line_still_works(
     assert weights_of(tmp_path / "model") == weights_of(converted.folder)
     assert model_config(tmp_path / "model") == model_config(converted.folder)
     if family == "vipllava":
-        assert asked == [("someone/vip-llava", "model_state_dict_7b.bin")]
+        assert asked == [
+            ("someone/vip-llava", name) for name in ("model_state_dict_7b.bin", "config.json")
+        ]
         names = sorted(path.name for path in (tmp_path / "model").iterdir())
         assert uploads == [("someone/vip-llava-hf", names)]
         assert "tokenizer.json" in names
