@@ -91,9 +91,9 @@ def code_places(text: str, names: Callable[[str], bool] = lambda name: True) -> 
     for node in tree.body:
         if any(map(names, _defined(node))):
             spans.append((node.lineno, node.end_lineno or node.lineno))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            prose |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant):
+            prose |= set(range(part.lineno, (part.end_lineno or part.lineno) + 1))
     places: list[int] = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         row, column = token.start
@@ -137,7 +137,7 @@ def edits(family: str, kind: str, count: int) -> list[Edit]:
         "reference": [root / "reference" / f"{family}.py"],
         "rules": [Path(str(conversions.__file__)).parent / f"{family}.py"],
     }[kind]
-    places_of = {
+    places_of: Callable[[str], list[int]] = {
         "golden": golden_places,
         "reference": code_places,
         "rules": lambda text: code_places(text, _is_rule_or_config(text)),
@@ -210,7 +210,7 @@ def red_golden(edit: Edit) -> str | None:
 
 def resealed(edit: Edit) -> str | None:
     """What beside the seal sees an edit of a golden file: recomputed values, targets, configs."""
-    document = {}
+    document: dict[str, Any] = {}
     for file in golden_files(edit.family):
         text = edit.text if file == edit.file else file.read_text(encoding="utf-8")
         try:
@@ -273,7 +273,7 @@ def wrong_configs(family: Any, document: dict[str, Any]) -> str | None:
     for name, wanted in document["configs"].items():
         published = next((p for p in family.published if p.name == name), None)
         size = name if name in document["manifests"] else getattr(published, "variant", None)
-        if size not in document["manifests"]:
+        if size is None or size not in document["manifests"]:
             return f"test_published_config_holds_the_published_facts: no size {name}"
         published = published or test_strict_loading.published_of(family, size)
         options = {option.name: option.default for option in family.options}

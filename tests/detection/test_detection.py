@@ -13,6 +13,7 @@ from conversions.core.checking.checks import Check
 from tests import tiny
 from tests.detection import faults
 from tests.detection.faults import code
+from tests.detection.faults.bench import is_key
 
 FAULTS = [fault for family in tiny.FAMILIES for fault in faults.catalogue(family)]
 HARMLESS = [(f, name) for f in tiny.FAMILIES for name in faults.harmless_changes(f)]
@@ -91,7 +92,7 @@ def second_layers(family: str) -> list[tuple[str, str]]:
         return next(
             f"{layer}.{name}"
             for name, part in modules[layer].named_modules()
-            if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d)) and not code.is_key(name)
+            if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d)) and not is_key(name)
         )
 
     firsts = [name for _, name in code.first_modules(model, code.is_layer)]

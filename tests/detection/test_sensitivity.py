@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -102,7 +102,11 @@ def test_values_see_every_tensor(family: str, note: Any) -> None:
     source, written = bench.source, bench.converted.written
     plan, options = source.plan, source.request.options
     note("sensitivity")
-    for change in (lambda key, tensor: noisy(key, tensor, 1e-3), lambda key, t: permuted(t)):
+    changes: tuple[Callable[[str, Tensor], Tensor], ...] = (
+        lambda key, tensor: noisy(key, tensor, 1e-3),
+        lambda key, tensor: permuted(tensor),
+    )
+    for change in changes:
         changed = {key: change(key, tensor) for key, tensor in written.items()}
         moved = {key for key in written if not torch.equal(changed[key], written[key])}
         check = checks.exact_values(plan, source.state, changed, options)

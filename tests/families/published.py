@@ -183,7 +183,7 @@ def measure(
     if family not in MEASURES:
         raise MissingError(f"MEASURES of tests/families/published.py has nothing for {family}")
     found = supply.find(items(family, name))
-    options = {key: found[key] for key in ("vocab", "codebook") if key in found}
+    options: dict[str, Any] = {key: found[key] for key in ("vocab", "codebook") if key in found}
     if "tokenizer" in found:
         options["tokenizer"] = str(Path(found["tokenizer"]).parent)
     conversions.convert(

@@ -29,5 +29,5 @@ AS_DRAWN = (Phase.explicit, Phase.reuse, Phase.generate)
 
 def examples(count: int, **more: Any) -> settings:
     """`count` examples under the fast profiles, the profile's own number under `thorough`."""
-    thorough = settings.default.max_examples > 20
-    return settings(max_examples=settings.default.max_examples if thorough else count, **more)
+    usual = settings().max_examples
+    return settings(max_examples=usual if usual > 20 else count, **more)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core.checking import golden, parity
+from conversions.core.checking import golden, loading
 from conversions.core.checking.checks import TOLERANCE
 from tests import command, tiny
 
@@ -62,7 +62,7 @@ def test_small_features_agree(eps: float, note: Any, monkeypatch: Any) -> None:
     variance = expected["hidden"].mean((-2, -1)).var(-1, unbiased=False)
     assert variance.max() < 1e-3
     assert (expected["logits"] - other["logits"]).abs().max() > 100 * TOLERANCE
-    model = parity.loading.load_model(converted.folder, converted.family.model_class).model
+    model = loading.load_model(converted.folder, converted.family.model_class).model
     with torch.no_grad():
         actual = converted.family.outputs(model, inputs)
     worst = float((expected["logits"] - actual["logits"]).abs().max())

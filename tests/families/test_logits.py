@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from conversions.core.checking import checks, known_defects, loading, parity
+from conversions.core.checking import checks, golden, known_defects, loading, parity
 from conversions.core.mapping.key_mapping import KeyMapping
 from conversions.core.mapping.rules import Rename
 from tests import tiny
@@ -36,7 +36,7 @@ def test_random_architectures_agree(
     family: str, data: Any, seed: int, batch: int, tmp_path_factory: Any, note: Any
 ) -> None:
     """For random tiny models and batches reference(source) = transformers(converted)."""
-    reference = tiny.golden.load_reference(family)
+    reference = golden.load_reference(family)
     arch = data.draw(strategies.architectures(family))
     state = reference.state_dict(arch, seed)
     converted = tiny.convert_state(family, tmp_path_factory.mktemp("random"), state, arch)
@@ -92,7 +92,8 @@ def test_a_feature_map_is_compared_with_its_tokens() -> None:
     """[N, C, H, W] in the model is [N, H * W, C] in the reference, not its numbers in a row."""
     tokens = torch.arange(24.0).reshape(2, 6, 2)
     features = tokens.transpose(1, 2).reshape(2, 2, 2, 3)
-    assert torch.equal(parity._like(features, tokens), tokens)
+    found = parity._like(features, tokens)
+    assert found is not None and torch.equal(found, tokens)
 
 
 QUIET = {"weights": (0.02, 1.0), "norms": (1.0, 0.05)}
@@ -169,7 +170,7 @@ def test_temperatures_are_bounded_as_in_the_original(
 @tiny.only("convnextv2")
 def test_a_single_class_is_a_class(name: str, tmp_path: Path, note: Any) -> None:
     """A classifier of one class has a head of one row."""
-    arch = {**tiny.golden.load_reference(name).TINY, "num_classes": 1}
+    arch = {**golden.load_reference(name).TINY, "num_classes": 1}
     found = tiny.convert_state(name, tmp_path, arch=arch, checks="all", keep=True).report["logits"]
     note("logits", found.worst)
     assert found.status == "passed", found.details

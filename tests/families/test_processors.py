@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conversions.core.checking import checks, pixels
+from conversions.core.checking import checks, golden, pixels
 from conversions.core.checking.pictures import PLAIN, pictures, sample_image
 from tests import tiny
 
@@ -43,10 +43,10 @@ def test_pictures_of_every_kind_are_the_originals_or_recorded(
 @pytest.mark.parametrize("size", [224, 352, 384, 512], ids=lambda size: f"convnextv2-{size}")
 def test_large_pictures_are_warped_and_others_cut(size: int, tmp_path: Path, note: Any) -> None:
     """At 384 and above the whole picture is taken, below it its centre."""
-    arch = {**tiny.golden.load_reference("convnextv2").TINY, "image_size": size}
+    arch = {**golden.load_reference("convnextv2").TINY, "image_size": size}
     folder = tiny.convert_state("convnextv2", tmp_path, arch=arch, keep=True).folder
     image = sample_image(660, 520)
-    found = tiny.golden.load_reference("convnextv2").accepted_pixels(image, arch)
+    found = golden.load_reference("convnextv2").accepted_pixels(image, arch)
     expected = {name: torch.from_numpy(array).double() for name, array in found.items()}
     made = pixels.prepare(pixels.load(folder, faithful=True), image, expected)
     check = checks.outputs("pixels", expected, made, tolerance=1e-6)
@@ -57,7 +57,7 @@ def test_large_pictures_are_warped_and_others_cut(size: int, tmp_path: Path, not
 @tiny.only("vipllava")
 def test_padding_to_squares_is_a_choice(name: str, tmp_path: Path, note: Any) -> None:
     """image_aspect_ratio "pad" in --config gives the pixels of the original's training."""
-    reference = tiny.golden.load_reference(name)
+    reference = golden.load_reference(name)
     arch = {**reference.TINY, "image_aspect_ratio": "pad"}
     converted = tiny.convert_state(name, tmp_path, arch=arch)
     check = converted.report["pixels"]

@@ -81,7 +81,9 @@ def test_a_missing_key_is_asked_for(family: str, data: Any, note: Any) -> None:
     mapping = conversions.family(family).mapping
     keys = keys_of(family, data.draw(strategies.architectures(family)))
     key = data.draw(st.sampled_from(keys))
-    rule, _, _ = mapping.match(key)
+    matched = mapping.match(key)
+    assert matched is not None, key
+    rule, _, _ = matched
     note("rename")
     if rule.optional:
         return

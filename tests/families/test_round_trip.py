@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import given, strategies as st
 
-from conversions.core.checking import checks
+from conversions.core.checking import checks, golden
 from conversions.core.reading.tensors import same_bits
 from tests import tiny
 from tests.families import strategies
@@ -44,7 +44,7 @@ def test_random_architectures_come_back(
     family: str, data: Any, seed: int, tmp_path_factory: Any, note: Any
 ) -> None:
     """For random tiny architectures, weights and dtypes the round trip is the identity."""
-    reference = tiny.golden.load_reference(family)
+    reference = golden.load_reference(family)
     arch = data.draw(strategies.architectures(family))
     state = reference.state_dict(arch, seed)
     converted = tiny.convert_state(family, tmp_path_factory.mktemp("random"), state, arch)

@@ -84,8 +84,7 @@ def test_a_renamed_module_is_known_by_its_values() -> None:
     written = dict(zip(here, values, strict=True))
     expected = dict(zip(here, there, strict=True))
     assert loading.layout_of(written, memory) == expected
-    shapes = (dict.fromkeys(side, (2, 2)) for side in (here, memory))
-    blind = loading.match_layout(*shapes)
+    blind = loading.match_layout(dict.fromkeys(here, (2, 2)), dict.fromkeys(memory, (2, 2)))
     assert sorted(blind.values()) == sorted(there)
     assert all(blind[key][:8] == expected[key][:8] for key in here)
 

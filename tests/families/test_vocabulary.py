@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from conversions.core.checking import golden
 from conversions.core.errors import ConversionError
 from conversions.core.mapping import vocabulary
+from conversions.core.reading.written import open_tensors
 from golden import values
 from tests import command, tiny
 
@@ -42,7 +44,8 @@ def whitened(drawn: tuple[Tensor, Tensor]) -> Tensor:
     centred = rows - rows.mean(0)
     covariance = centred.T @ centred / len(rows)
     factor = torch.linalg.cholesky(1e-5 * covariance)
-    return torch.linalg.solve_triangular(factor, (new - rows.mean(0)).T, upper=False).T
+    solved: Tensor = torch.linalg.solve_triangular(factor, (new - rows.mean(0)).T, upper=False)
+    return solved.T
 
 
 def test_new_rows_have_the_mean_of_the_embedding(drawn: tuple[Tensor, Tensor], note: Any) -> None:
@@ -173,7 +176,7 @@ def test_the_seed_decides_the_new_rows_and_is_recorded(
         folders.append((folder / "model.safetensors").read_bytes())
     note("vocabulary")
     assert folders[0] == folders[1]
-    written, count = tiny.open_tensors(tmp_path / "first"), converted.reference.TINY["vocab_size"]
+    written, count = open_tensors(tmp_path / "first"), converted.reference.TINY["vocab_size"]
     for key, tensor in converted.written.items():
         equal = torch.equal(written[key], tensor)
         assert equal if seed == 0 or key not in (EMBED, HEAD) else not equal
@@ -190,7 +193,7 @@ def test_vocabularies_of_every_size_are_padded_to_64(
     count: int, rows: int, tmp_path: Path, note: Any
 ) -> None:
     """Two tokens more, then up to a multiple of 64; the round trip gives back what there was."""
-    reference = tiny.golden.load_reference("vipllava")
+    reference = golden.load_reference("vipllava")
     converted = tiny.convert_state(
         "vipllava", tmp_path, arch={**reference.TINY, "vocab_size": count}
     )

@@ -109,7 +109,7 @@ def converted(request: planning.Request) -> list[Check]:
     try:
         return list(pipeline.convert(request, None).checks)
     except CheckFailed as error:
-        return list(error.report.checks)  # type: ignore[attr-defined]
+        return list(error.report.checks)
 
 
 COSTLY = {

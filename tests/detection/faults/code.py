@@ -6,7 +6,7 @@ import contextlib
 import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
@@ -242,10 +242,10 @@ def _noncausal(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
 
 def _causal_sdpa(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
     """The fused attention is causal wherever nobody passes it a mask."""
-    fused = torch.nn.functional.scaled_dot_product_attention
+    fused: Callable[..., Tensor] = torch.nn.functional.scaled_dot_product_attention
 
     def changed(*args: Any, attn_mask: Any = None, is_causal: bool = False, **rest: Any) -> Tensor:
-        return fused(*args, attn_mask=attn_mask, is_causal=attn_mask is None, **rest)  # type: ignore[no-any-return]
+        return fused(*args, attn_mask=attn_mask, is_causal=attn_mask is None, **rest)
 
     with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", changed):
         return bench.verify(bench.converted.folder, EVERYTHING)
@@ -373,7 +373,7 @@ def _position_faults(model: Any) -> Iterator[Entry]:
             axis = tensor.dim() - 2
             yield (
                 f"position-offset-{name}",
-                _at(_change_tensor(name, lambda t, axis=axis: t.roll(1, axis))),
+                _at(_change_tensor(name, partial(torch.roll, shifts=1, dims=axis))),
             )
         if name.endswith("inv_freq") and "original" not in name:
             yield f"another-frequency-{name}", _at(_change_tensor(name, lambda t: t * 1.01))

@@ -139,6 +139,10 @@ def _role(keys: Iterable[str], role: str) -> str | None:
     return next((piece for key in keys for piece in pieces if piece in key), None)
 
 
+def _next_of(count: int, index: int) -> int:
+    return (index + 1) % count
+
+
 def _shifted(within: str, order: Callable[[int], int]) -> Callable[[str], str]:
     """Another layer of the same list."""
 
@@ -178,7 +182,7 @@ def converter_faults(plan: Blueprint) -> Iterator[Entry]:
             int(key[len(within) + 1 :].partition(".")[0]) for key in keys if tower(key) == within
         )
         if count > 1:
-            cycle = _shifted(within, lambda i, n=count: (i + 1) % n)
+            cycle = _shifted(within, partial(_next_of, count))
             if _permutes(keys, cycle):
                 yield from _misplaced(plan, f"layer-off-by-one@{within}", cycle)
         for a, b in _pairs(layer, plan):

@@ -123,14 +123,14 @@ def file_faults(plan: Blueprint) -> Iterator[Entry]:
     ):
         yield f"source-{name}", {"act": _damaged_source(damage), "seen_by": ("refused",)}
     for kind, run in (("folder", _damaged_shards), ("source", _source_shards)):
-        for name, damage in (
+        for name, harm in (
             ("shard-missing", lambda folder, index: _shards(folder)[-1].unlink()),
             ("shards-exchanged", _swap_files),
             ("index-wrong", _wrong_index),
             ("index-names-no-file", _unnamed_file),
             ("shard-truncated", lambda folder, index: _truncate(_shards(folder)[0])),
         ):
-            yield f"{kind}-{name}", {"act": run(damage), "seen_by": ("refused",)}
+            yield f"{kind}-{name}", {"act": run(harm), "seen_by": ("refused",)}
     yield (
         "folder-shard-flipped-byte",
         {

@@ -128,6 +128,10 @@ def _threads(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
         torch.set_num_threads(before)
 
 
+def _described(folder: Path) -> None:
+    (folder / "README.md").write_text("# A model", encoding="utf-8")
+
+
 def _written_out(model: Any) -> None:
     """Activations and normalisations by their formulas instead of torch's functions."""
     formulas: dict[str, Callable[[Tensor], Tensor]] = {
@@ -137,9 +141,10 @@ def _written_out(model: Any) -> None:
         "Tanh": lambda x: 2 / (1 + torch.exp(-2 * x)) - 1,
     }
     for part in model.modules():
-        if type(part).__name__ in formulas:
-            part.forward = formulas[type(part).__name__]
-        elif type(part) is torch.nn.LayerNorm:
+        kind = type(part)
+        if kind.__name__ in formulas:
+            part.forward = formulas[kind.__name__]
+        elif kind is torch.nn.LayerNorm:
             part.forward = _layer_norm(part)
 
 
@@ -155,7 +160,8 @@ def _layer_norm(part: torch.nn.LayerNorm) -> Callable[[Tensor], Tensor]:
 def _einsum(model: Any) -> None:
     """Every linear layer as a sum over named indices."""
     for part in model.modules():
-        if type(part) is torch.nn.Linear:
+        kind = type(part)
+        if kind is torch.nn.Linear:
             part.forward = _einsum_linear(part)
 
 
@@ -223,7 +229,7 @@ def changes(plan: Blueprint) -> Iterator[tuple[str, Act]]:
             )
         ),
     )
-    yield "more-files", _folder(lambda f: (f / "README.md").write_text("# A model") and None)
+    yield "more-files", _folder(_described)
     yield "tensors-in-another-order", _folder(_rewritten_tensors)
     yield "sharded", _sharded
     yield "source-in-another-order", _source(lambda s: {key: s[key] for key in reversed(list(s))})
