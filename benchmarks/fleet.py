@@ -88,7 +88,7 @@ def batch(entries: list[dict[str, str]], home: Path, workers: int) -> dict[str, 
         listed,
         home / "models",
         workers=workers,
-        told=lambda *_: moments.append(time.perf_counter()),
+        progress=lambda *_: moments.append(time.perf_counter()),
     )
     whole = time.perf_counter() - begun
     if not outcome.passed:

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; empty ones, of a script's unset variable, are no names of anything."""
+    """Parse the arguments, refusing empty ones, as a script's unset variable leaves them."""
     top = parser()
     args = top.parse_args(arguments)
     names = ("checkpoint", "output", "config", "model")

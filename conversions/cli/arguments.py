@@ -51,7 +51,7 @@ def _add_source(command: argparse.ArgumentParser, family: Family, needed: bool) 
         "--config_path",
         metavar="JSON",
         nargs="+",
-        help="JSON files or folders with config.json: what the tensors cannot tell",
+        help="JSON files or folders with config.json: what the tensors do not show",
     )
     command.add_argument(
         "--weights",
@@ -61,14 +61,14 @@ def _add_source(command: argparse.ArgumentParser, family: Family, needed: bool) 
     command.add_argument(
         "--base",
         metavar="CHECKPOINT",
-        help="of a LoRA adapter: the checkpoint that it was trained on; both are merged",
+        help="checkpoint that a LoRA adapter was trained on; the two are merged",
     )
     command.add_argument(
         "--leave-out",
         nargs="+",
         default=(),
         metavar="KEYS",
-        help="keys beside the model that are no part of it: 'loss.*' 'probe.*'",
+        help="keys in the file that are not the model's: 'loss.*' 'probe.*'",
     )
     command.add_argument(
         "--dtype",

@@ -18,8 +18,8 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "batch",
         help="convert, verify or restore many checkpoints",
-        description="Run every job of a manifest (YAML, JSON lines, CSV). What is done already is "
-        "not done again. Exit 0: every job succeeded; 1: a job failed, or the manifest is refused.",
+        description="Run every job of a manifest (YAML, JSON lines, CSV). Finished jobs are not "
+        "run again. Exit 0: every job succeeded; 1: a job failed, or the manifest is refused.",
     )
     command.add_argument("manifest", metavar="MANIFEST", help="file or URL, one row a job")
     command.add_argument(
@@ -45,9 +45,13 @@ def run(args: argparse.Namespace) -> int:
     from .. import fleet
     from ..fleet import report
 
-    with terminal.counting("jobs") as tell:
+    with terminal.counting("jobs") as advance:
         outcome = fleet.batch(
-            args.manifest, args.output, workers=args.workers, scheduler=args.scheduler, told=tell
+            args.manifest,
+            args.output,
+            workers=args.workers,
+            scheduler=args.scheduler,
+            progress=advance,
         )
     if args.report:
         report.write(outcome, Path(args.report))

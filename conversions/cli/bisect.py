@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     command = commands.add_parser(
         "bisect",
-        help="which transformers release first fails a check, or first no longer does",
+        help="which transformers release first fails a check, or first passes it again",
         description="Search the transformers releases between two for the first whose results "
         "differ. Where --bad is the older one it finds the first release that no longer fails.",
     )
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     flag("--good", required=True, metavar="RELEASE", help="a release whose tests pass")
     flag("--bad", required=True, metavar="RELEASE", help="one where a test fails, known or not")
     flag("--check", metavar="NAME", help="only the tests of one check (logits, reload …)")
-    flag("--work", metavar="DIR", default=".cache/bisect", help="a search found here goes on")
+    flag("--work", metavar="DIR", default=".cache/bisect", help="a search found here is continued")
     flag("--checkout", metavar="DIR", default=".", help="checkout whose suite judges")
     flag("--releases", metavar="A,B,…", help="search these instead of asking the package index")
     flag("--run-suite", action="store_true", help="run the suite even where records answer")
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     search = bisect.Search(args.select, args.good, args.bad, args.check)
     known = None if args.run_suite else _known(search)
     if known is not None and not known.unknown:
-        _tell(known, args.json)
+        _print(known, args.json)
         return 0
     if known is not None:
         print(f"from the records: {known.sentence}", file=sys.stderr)
@@ -54,16 +54,16 @@ def run(args: argparse.Namespace) -> int:
     suite = bisect.PytestSuite(checkout, made, work / search.name)
     state = bisect.State.load(work / search.name / "state.json", search)
     finding = bisect.bisect(state, releases, suite, terminal.bisect_step)
-    told = json.dumps(finding.to_json(), indent=2, ensure_ascii=False)
+    text = json.dumps(finding.to_json(), indent=2, ensure_ascii=False)
     page = work / search.name / "evidence.md"
     page.write_text(finding.to_markdown(), encoding="utf-8")
-    page.with_suffix(".json").write_text(f"{told}\n", encoding="utf-8")
-    print(told if args.json else f"{finding.sentence}\nevidence: {page} (and .json)")
+    page.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
+    print(text if args.json else f"{finding.sentence}\nevidence: {page} (and .json)")
     return 0
 
 
 def _known(search: Search) -> Known | None:
-    """What records and recorded defects say; None where there are none."""
+    """What records and recorded defects say; None without any."""
     from ..upgrading import recorded, records, releases
 
     try:
@@ -73,7 +73,7 @@ def _known(search: Search) -> Known | None:
     return recorded.answer(history, search)
 
 
-def _tell(known: Known, as_json: bool) -> None:
+def _print(known: Known, as_json: bool) -> None:
     if as_json:
         print(json.dumps(known.to_json(), indent=2, ensure_ascii=False))
         return
@@ -81,4 +81,4 @@ def _tell(known: Known, as_json: bool) -> None:
     terminal.say(to, known.sentence)
     for trouble in known.troubles:
         terminal.say(to, f"  {trouble.what}; {trouble.workaround}")
-    terminal.say(to, "from the records; --run-suite runs the suite all the same")
+    terminal.say(to, "from the records; --run-suite runs the suite anyway")

@@ -17,12 +17,12 @@ def add(commands: Any) -> None:
         "compare",
         help="what changes between two transformers releases, from their records",
         description="Compare two records that `conversions record` made. Exit 0: nothing differs; "
-        "1: something is broken, changed, new or deprecated; 2: a record is not there or none.",
+        "1: something is broken, changed, new or deprecated; 2: a record is missing or damaged.",
     )
     flag = command.add_argument
     flag("left", metavar="A", help="a recorded release (4.57.6), or a record file")
     flag("right", metavar="B", help="the release to move to, or its record")
-    flag("--reports", metavar="DIR", help="where records lie (default: reports, releases)")
+    flag("--reports", metavar="DIR", help="folder of records (default: reports, releases)")
     flag("--markdown", metavar="FILE", help="write it as Markdown, for a pull request")
     flag("--html", metavar="FILE", help="write it as one self-contained page")
     arguments.add_common(command)

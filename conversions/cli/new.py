@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         description="Write a distribution with one small family that passes every check; "
         "its comments say what to replace first. docs/new-family.md goes on from there.",
     )
-    command.add_argument("name", metavar="NAME", help="of the family: my_model")
+    command.add_argument("name", metavar="NAME", help="name of the family: my_model")
     command.add_argument(
         "--output", metavar="DIR", required=True, help="folder to write; must not exist"
     )

@@ -31,20 +31,20 @@ def run(args: argparse.Namespace) -> int:
     from ..upgrading import recorder, records
 
     names = args.family or list(families())
-    with terminal.counting("families") as tell:
+    with terminal.counting("families") as advance:
         document = recorder.record(
             names,
             tuple(args.part or recorder.PARTS),
-            lambda name, done, total: tell({}, done, total),
+            lambda name, done, total: advance({}, done, total),
         )
     release = document["versions"]["transformers"]
     file = Path(args.output or f"{records.FOLDERS[0]}/{release}.json.gz")
     records.write(file, document)
     counts = {name: len(found) for name, found in document["families"].items()}
-    told = {"release": release, "output": str(file), "bytes": file.stat().st_size,
+    summary = {"release": release, "output": str(file), "bytes": file.stat().st_size,
             "findings": {**counts, "shared": len(document["shared"])}}  # fmt: skip
     if args.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(summary, indent=2))
     else:
         total = sum(counts.values()) + len(document["shared"])
         print(f"transformers {release}: {total} findings of {len(counts)} families in {file}")

@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
         help="first ask the package index, and record every release that has no record yet",
     )
     flag("--only", metavar="A,B,…", help="with --record: these releases")
-    flag("--reports", metavar="DIR", help="where records lie (default: reports, releases)")
+    flag("--reports", metavar="DIR", help="folder of records (default: reports, releases)")
     arguments.add_common(command)
     command.set_defaults(run=run)
 
@@ -72,15 +72,15 @@ def run(args: argparse.Namespace) -> int:
         _write_page(history, Path(args.html))
     chosen = [args.family] if args.family else list(history.families)
     if args.json:
-        print(json.dumps(_told(history, chosen, args.attention), indent=2, ensure_ascii=False))
+        print(json.dumps(_document(history, chosen, args.attention), indent=2, ensure_ascii=False))
     else:
         for family in chosen:
-            _tell(history, family, args.attention or "")
+            _print(history, family, args.attention or "")
     return 1 if failed else 0
 
 
 def _recorded(args: argparse.Namespace) -> list[str]:
-    """The index is asked, then what is missing is recorded; one line a release on stderr."""
+    """Ask the index, then record what is missing; prints a line for each release on stderr."""
     from ..upgrading import environments, releases, upgrade
 
     folder = Path(args.reports or "releases")
@@ -92,11 +92,11 @@ def _recorded(args: argparse.Namespace) -> list[str]:
     if unknown:
         raise ConversionError(f"no such release of transformers: {', '.join(unknown)}")
 
-    def told(release: str, outcome: str) -> None:
+    def report(release: str, outcome: str) -> None:
         print(f"{release}: {outcome}", file=sys.stderr, flush=True)
 
     recorder = upgrade.Command(list(families()))
-    return releases.record_missing(made, recorder, folder, wanted, told)
+    return releases.record_missing(made, recorder, folder, wanted, report)
 
 
 def _write_page(history: History, file: Path) -> None:
@@ -106,7 +106,7 @@ def _write_page(history: History, file: Path) -> None:
     file.write_text(page.to_html(history, titles), encoding="utf-8")
 
 
-def _tell(history: History, family: str, attention: str) -> None:
+def _print(history: History, family: str, attention: str) -> None:
     """Ranges that pip takes, then why the others are not safe and what changed."""
     from rich.text import Text
 
@@ -123,12 +123,12 @@ def _tell(history: History, family: str, attention: str) -> None:
         if trouble.workaround != "none":
             terminal.say(to, f"    {trouble.workaround}")
     if len(answer.ranges("safe", "changed")) > 1 and len(answer.requirement) <= READABLE:
-        terminal.say(to, f"  all that is safe: {PACKAGE}{answer.requirement}")
+        terminal.say(to, f"  every safe release: {PACKAGE}{answer.requirement}")
     if answer.changed:
-        terminal.say(to, f"  changed in {', '.join(answer.changed)}: --json or --html tells what")
+        terminal.say(to, f"  changed in {', '.join(answer.changed)}: see --json or --html")
 
 
-def _told(history: History, chosen: list[str], attention: str | None) -> dict[str, Any]:
+def _document(history: History, chosen: list[str], attention: str | None) -> dict[str, Any]:
     return {
         "releases": list(history.releases),
         "recorded": [name for name in history.releases if name in history.recorded],

@@ -17,7 +17,8 @@ def add(commands: Any) -> None:
         one = several.add_parser(
             name,
             help=family.title,
-            description=f"A {family.model_class} folder as a file of {family.title}'s own code.",
+            description=f"Write a {family.model_class} folder as a file for {family.title}'s own "
+            "code.",
         )
         one.add_argument("--model", required=True, metavar="DIR", help="the transformers folder")
         one.add_argument(

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def outcome(report: Report, as_json: bool, verified: bool = False) -> None:
-    """A report whose checks passed, for people or for machines; verified: nothing was written."""
+    """Print a report whose checks passed, as text or as JSON.
+
+    verified: the report is about a folder that was there already, so nothing was written.
+    """
     if as_json:
         print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
         return

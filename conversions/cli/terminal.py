@@ -1,4 +1,4 @@
-"""What the command line shows: reports, tables, bars and complaints. Imported by cli.py alone.
+"""What the command line shows: reports, tables, bars and complaints. Only commands import it.
 
 Keys, names and messages come from files: none of them reaches the terminal with characters that
 would steer it, or break its line.
@@ -32,7 +32,7 @@ LEVELS = {"broken": "bold red", "changed": "yellow", "mended": "green", "same": 
 
 
 def open_streams() -> None:
-    """Streams that are closed, or cannot write every character, are no reason to fail."""
+    """Keep streams that are closed, or cannot write every character, from failing a command."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -41,13 +41,13 @@ def open_streams() -> None:
 
 
 def close_output() -> None:
-    """Nobody reads it: what is still to be printed goes nowhere, quietly."""
+    """Discard what is still to be printed: its reader has left."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def whatever_can_be_printed() -> Iterator[None]:
-    """What was done stays done, and keeps its exit code, when its report cannot be printed."""
+    """Keep the exit code of what was done when its report cannot be printed."""
     try:
         yield
         sys.stdout.flush()
@@ -60,13 +60,13 @@ def whatever_can_be_printed() -> Iterator[None]:
 
 
 def complain(message: str) -> None:
-    """One `error: …` on stderr; its further lines are indented by whoever wrote them."""
+    """Print one `error: …` on stderr; further lines of the message are already indented."""
     with contextlib.suppress(OSError):  # nobody listens; the exit code says it
         print(f"error: {plain(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
-    """One `warning: …` on stderr, of what does not stop the command."""
+    """Print one `warning: …` on stderr, about something that does not stop the command."""
     with contextlib.suppress(OSError):
         print(f"warning: {plain(message)}", file=sys.stderr)
 
@@ -100,14 +100,14 @@ def counting(unit: str) -> Iterator[Callable[[Mapping[str, Any], int, int], None
     with tqdm(unit=f" {unit}", disable=None, leave=False) as bar:
         failed = 0
 
-        def tell(result: Mapping[str, Any], ended: int, total: int) -> None:
+        def advance(result: Mapping[str, Any], ended: int, total: int) -> None:
             nonlocal failed
             failed += result.get("status") == "failed"
             bar.total = total
             bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
             bar.update(ended - bar.n)
 
-        yield tell
+        yield advance
 
 
 # --- lines and tables ---------------------------------------------------------------------

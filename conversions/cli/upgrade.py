@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STYLES = {"safe": "green", "changed": "yellow", "broken": "bold red"}
 SHOWN = 8
-"""Reasons a family has on the terminal; files have all of them."""
+"""Reasons shown for one family on the terminal; --markdown, --html and --json have them all."""
 
 
 def add(commands: Any) -> None:
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     flag("to", nargs="?", metavar="TO", help="the release to move to (default: the newest)")
     flag("--from", dest="origin", metavar="FROM", help="default: the installed release")
     flag("--family", metavar="NAME", action="append", choices=list(families()), help="only this")
-    flag("--fail-on", choices=["broken", "changed"], default="broken", help="what is exit 1")
+    flag("--fail-on", choices=["broken", "changed"], default="broken", help="exit 1 when")
     flag("--no-suite", action="store_true", help="judge by records and known defects alone")
     flag("--markdown", metavar="FILE", help="write the verdict as Markdown")
     flag("--html", metavar="FILE", help="write the verdict as one self-contained page")
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
-        _tell(found)
+        _print(found)
     bad = ("broken", "changed") if args.fail_on == "changed" else ("broken",)
     return 1 if found.grade in bad else 0
 
@@ -74,14 +74,14 @@ def _judged(args: argparse.Namespace, left: str, right: str) -> Upgrade:
     environments, names = Environments(), args.family or list(families())
     work = Path(args.reports).resolve()
     tests = suite.Conformance(work / "suite" / right, suite.checkout())
-    with _progress() as told:
+    with _progress() as report:
         move = upgrade.Move(
             environments,
             upgrade.Command(names),
             None if args.no_suite else tests,
             work,
             releases.files(records.folders(), names),
-            told,
+            report,
         )
         made = move.make(left, right, names)
     sides = [records.read(path).families for path in (made.left, made.right)]
@@ -92,10 +92,10 @@ def _judged(args: argparse.Namespace, left: str, right: str) -> Upgrade:
 
 
 def _ends(args: argparse.Namespace) -> tuple[str, str] | None:
-    """The releases to move from and to; None where the newest is there and none was asked for.
+    """The releases to move from and to; None when the newest is installed and no other is named.
 
     Raises:
-        ConversionError: there is no such release, or both are one.
+        ConversionError: a release does not exist, or both are the same.
     """
     from importlib.metadata import version
 
@@ -122,14 +122,14 @@ def _ends(args: argparse.Namespace) -> tuple[str, str] | None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, bool], None]]:
-    """What is being done and what is done, on stderr: a bar on a terminal, else a line each."""
+    """Report each step on stderr: as a bar on a terminal, else as a line."""
     if not sys.stderr.isatty():
 
-        def tell(label: str, done: bool) -> None:
+        def report(label: str, done: bool) -> None:
             if done:
                 print(f"{label}: done", file=sys.stderr, flush=True)
 
-        yield tell
+        yield report
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -147,7 +147,7 @@ def _progress() -> Iterator[Callable[[str, bool], None]]:
         yield show
 
 
-def _tell(found: Upgrade) -> None:
+def _print(found: Upgrade) -> None:
     from rich.text import Text
 
     to = terminal.console()

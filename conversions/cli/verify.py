@@ -12,8 +12,8 @@ from . import arguments, shown, terminal
 def add(commands: Any) -> None:
     command = commands.add_parser("verify", help="all checks on an existing folder")
     about = (
-        "Judge a {0.title} folder by what it computes. Without --checkpoint: all but whether the "
-        "weights are the original's."
+        "Judge a {0.title} folder by what it computes. Without --checkpoint, everything is "
+        "checked but whether the weights are the original's."
     )
     for one in arguments.by_family(command, about, needs_source=False):
         one.add_argument(
@@ -23,13 +23,13 @@ def add(commands: Any) -> None:
             help="the folder, or ORG/NAME[@REVISION] or hf://ORG/NAME on the hub",
         )
         one.add_argument(
-            "--strict", action="store_true", help="bit for bit what a conversion writes"
+            "--strict", action="store_true", help="demand the bits that a conversion writes"
         )
         one.set_defaults(run=run, checks="all")
 
 
 def completed(given: list[str]) -> list[str]:
-    """The arguments with the family's name, where config.json of --model tells it.
+    """The arguments, with the family's name filled in from config.json of --model.
 
     `conversions verify --model DIR …` becomes `conversions verify FAMILY --model DIR …`.
     """

@@ -20,7 +20,7 @@ from .manifest import Job, read_manifest
 if TYPE_CHECKING:
     from distributed import Client
 
-Told = Callable[[Mapping[str, Any], int, int], None]
+Progress = Callable[[Mapping[str, Any], int, int], None]
 """Called with each outcome, how many jobs are ended, and how many there are."""
 
 RESOURCE = "conversion"
@@ -99,7 +99,7 @@ def batch(
     *,
     workers: int | None = None,
     scheduler: str | None = None,
-    told: Told | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Run every job of a manifest and report on all of them; the failed ones are in the report.
 
@@ -108,7 +108,7 @@ def batch(
         output: folder or URL below which each job has a folder.
         workers: processes on this machine; default: one for each two cores, two at least.
         scheduler: address of a running dask scheduler, whose workers are used instead.
-        told: hears of each outcome as it comes.
+        progress: called with each outcome as it comes.
 
     Raises:
         ConversionError: the manifest, the output or the workers are not as they should be;
@@ -125,7 +125,7 @@ def batch(
     with _client(settings) as client:
         _wait_for_a_worker(client, settings.timeout)
         alike = check_versions(client)
-        results = _collected(client, listed, str(output), alike, told)
+        results = _collected(client, listed, str(output), alike, progress)
         count = len(client.scheduler_info()["workers"])
     seconds = time.monotonic() - begun
     notes = unfinished(str(output))
@@ -243,7 +243,7 @@ def check_versions(client: Client) -> dict[str, str]:
 
 
 def _collected(
-    client: Client, listed: list[Job], output: str, alike: dict[str, str], told: Told | None
+    client: Client, listed: list[Job], output: str, alike: dict[str, str], progress: Progress | None
 ) -> list[Mapping[str, Any]]:
     """Submit all jobs and wait for each; a job whose workers died too often is a failure."""
     from distributed import as_completed
@@ -280,8 +280,8 @@ def _collected(
             }
         results[number] = result
         future.release()
-        if told is not None:
-            told(result, ended, len(listed))
+        if progress is not None:
+            progress(result, ended, len(listed))
     return results
 
 

@@ -67,7 +67,7 @@ def test_a_run_ends_with_every_outcome_and_goes_on_where_it_stopped(
     def told(result: Mapping[str, Any], ended: int, total: int) -> None:
         heard.append((str(result["name"]), ended, total))
 
-    outcome = fleet.batch(listed, output, scheduler=scheduler, told=told)
+    outcome = fleet.batch(listed, output, scheduler=scheduler, progress=told)
     assert statuses(outcome) == ["done", "failed", "done"]
     assert not outcome.passed and len(outcome.causes) == 1
     assert sorted(count for _, count, _ in heard) == [1, 2, 3]
