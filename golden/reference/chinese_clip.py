@@ -445,7 +445,7 @@ def pixels(image: Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
     """
     side = arch["image_resolution"]
     small = image.resize((side, side), Image.Resampling.BICUBIC).convert("RGB")
-    numbers = np.asarray(small, dtype=np.float32) / np.float32(255)
+    numbers: np.ndarray = np.asarray(small, dtype=np.float32) / np.float32(255)
     numbers = (numbers - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
     return {"pixel_values": np.ascontiguousarray(numbers.transpose(2, 0, 1))}
 

@@ -530,7 +530,7 @@ def pixels(image: Image.Image, arch: Architecture) -> dict[str, np.ndarray]:
     """gradio_app.py's square_transform: warped to a square, bicubic; no crop."""
     size = arch["visual_image_size"]
     square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    array = np.asarray(square, dtype=np.float32) / np.float32(255)
+    array: np.ndarray = np.asarray(square, dtype=np.float32) / np.float32(255)
     array = (array - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
     return {"pixel_values": np.ascontiguousarray(array.transpose(2, 0, 1))}
 

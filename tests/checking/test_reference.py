@@ -39,7 +39,8 @@ class Original(nn.Module):
         x = self.norm(self.first(x)).mean((-2, -1))
         for block in (*self.blocks, self.again):
             x = x + block(x)
-        return self.head(x)  # type: ignore[no-any-return]
+        logits: Tensor = self.head(x)
+        return logits
 
 
 def halved(image: Image.Image, arch: dict[str, Any]) -> np.ndarray:

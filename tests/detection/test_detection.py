@@ -110,12 +110,19 @@ def divergence(family: str, *modules: str) -> str:
     return next(check for check in found if check.name == "logits").details[-1]
 
 
+def list_item(name: str) -> str:
+    """`model.layers.1.mlp` -> `model.layers.1`."""
+    found = re.match(r".*?\.\d+", name)
+    assert found is not None, name
+    return found[0]
+
+
 def test_first_divergence_names_the_layer(family: str, note: Any) -> None:
     """A fault in the second layer of any list of layers is reported there, with both values."""
     note("detection")
     assert second_layers(family)
     for _, second in second_layers(family):
-        layer = re.match(r".*?\.\d+", second)[0]  # type: ignore[index]
+        layer = list_item(second)
         line = divergence(family, second)
         assert line.startswith("first divergence in "), line
         assert f"-> {layer}." in line or f"-> {layer}:" in line, line
@@ -126,6 +133,6 @@ def test_first_divergence_is_the_first(family: str, note: Any) -> None:
     """Of two faults the one that the original meets first is reported."""
     note("detection")
     for first, second in second_layers(family):
-        layer = re.match(r".*?\.\d+", first)[0]  # type: ignore[index]
+        layer = list_item(first)
         line = divergence(family, second, first)
         assert f"-> {layer}." in line or f"-> {layer}:" in line, line

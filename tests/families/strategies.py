@@ -17,7 +17,8 @@ def architectures(draw: st.DrawFn, family: str) -> dict[str, Any]:
     def pick(name: str, choices: Sequence[Any]) -> Any:
         return draw(st.sampled_from(list(choices)), label=name)
 
-    return golden.load_reference(family).random_architecture(pick)  # type: ignore[no-any-return]
+    architecture: dict[str, Any] = golden.load_reference(family).random_architecture(pick)
+    return architecture
 
 
 seeds = st.integers(min_value=0, max_value=2**16)

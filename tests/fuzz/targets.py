@@ -289,11 +289,11 @@ def adapter(case: Case, path: Path) -> str:
     with watching(), open_source(request) as source:
         merged = {key: tensor.clone() for key, tensor in source.state.items()}
     file = next(path.glob("adapter_model.*"))
-    readings = of_library_values(base), of_library_values(file)
-    if None in readings:
+    below, low = of_library_values(base), of_library_values(file)
+    if below is None or low is None:
         return _as_before(case.facts["family"], base, file)
     config = standard_json.loads((path / "adapter_config.json").read_bytes())
-    wanted = by_hand(*readings, config)  # type: ignore[arg-type]
+    wanted = by_hand(below, low, config)
     # the base's keys may stand under a prefix
     own = {key: next((k for k in merged if f".{key}".endswith(f".{k}")), "") for key in wanted}
     near = all(name and close(merged[name], wanted[key]) for key, name in own.items())

@@ -7,6 +7,7 @@ import types
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,9 +55,9 @@ def test_ours_are_found_as_strangers_are() -> None:
     assert ours == modules - {"__init__", "__main__"}
 
 
-def test_a_family_tells_its_distribution(tmp_path: Path, module: types.ModuleType) -> None:
+def test_a_family_tells_its_distribution(tmp_path: Path, module: Any) -> None:
     """A stranger's family has the name and version of the distribution that brings it."""
-    module.FAMILY = family("stranger")  # type: ignore[attr-defined]
+    module.FAMILY = family("stranger")
     found = plugins.read([entry("stranger", "made_up_plugin:FAMILY", "far-away", tmp_path)])
     plugin = found.working["stranger"]
     assert (plugin.distribution, plugin.version, found.broken) == ("far-away", "1.2", ())
@@ -71,20 +72,18 @@ def test_a_family_tells_its_distribution(tmp_path: Path, module: types.ModuleTyp
         ("made_up_plugin:OTHER", "calls itself other"),
     ],
 )
-def test_a_broken_plugin_breaks_nothing_else(
-    module: types.ModuleType, target: str, reason: str
-) -> None:
+def test_a_broken_plugin_breaks_nothing_else(module: Any, target: str, reason: str) -> None:
     """What cannot be used is named in one line, and the rest works."""
-    module.FAMILY, module.OTHER, module.NUMBER = family("sound"), family("other"), 3  # type: ignore[attr-defined]
+    module.FAMILY, module.OTHER, module.NUMBER = family("sound"), family("other"), 3
     found = plugins.read([entry("bad", target), entry("sound", "made_up_plugin:FAMILY")])
     assert list(found.working) == ["sound"]
     (broken,) = found.broken
     assert broken.name == "bad" and reason in str(broken) and "\n" not in str(broken)
 
 
-def test_two_of_one_name_are_both_named(tmp_path: Path, module: types.ModuleType) -> None:
+def test_two_of_one_name_are_both_named(tmp_path: Path, module: Any) -> None:
     """Of two plugins with one name neither is taken by chance, and both distributions are named."""
-    module.FAMILY = family("twin")  # type: ignore[attr-defined]
+    module.FAMILY = family("twin")
     target = "made_up_plugin:FAMILY"
     pair = [entry("twin", target, name, tmp_path) for name in ("first", "second")]
     found = plugins.read(pair)

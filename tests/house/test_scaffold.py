@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,11 +141,11 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A file that cannot be written ends in one error, and what was written before it is gone."""
     real, calls = Path.write_text, []
 
-    def fails_at_third(self: Path, *args: object, **kwargs: object) -> int:
+    def fails_at_third(self: Path, *args: Any, **kwargs: Any) -> int:
         calls.append(self)
         if len(calls) == 3:
             raise OSError(28, "No space left on device")
-        return real(self, *args, **kwargs)  # type: ignore[arg-type]
+        return real(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "write_text", fails_at_third)
     with pytest.raises(ConversionError, match="No space left"):

@@ -226,7 +226,7 @@ def as_module(state: State) -> torch.nn.Module:
         for part in path:
             if part not in place._modules:
                 place.add_module(part, torch.nn.Module())
-            place = place._modules[part]  # type: ignore[assignment]
+            place = place.get_submodule(part)
         if tensor.is_floating_point():
             place.register_parameter(leaf, torch.nn.Parameter(tensor, requires_grad=False))
         else:
@@ -238,7 +238,8 @@ def test_compiled_by_torch(name: str, tmp_path: Path) -> None:
     """What torch.compile's module saves, also of a part that was compiled alone."""
     module = as_module(main_state(name))
     part = next(iter(module._modules))
-    module._modules[part] = torch.compile(module._modules[part])  # type: ignore[assignment]
+    compiled: Any = torch.compile(module.get_submodule(part))
+    module._modules[part] = compiled
     whole: Any = torch.compile(module)
     saved = whole.state_dict()
     assert all(key.startswith("_orig_mod.") for key in saved)

@@ -143,7 +143,7 @@ def crafted(path: Path, value: Any, **records: bytes) -> Path:
     return write_zip(path, {"data.pkl": raw, "byteorder": b"little", **data})
 
 
-def crafted_legacy(path: Path, value: Any, keys: list[str], storages: bytes) -> Path:
+def crafted_legacy(path: Path, value: Any, keys: Any, storages: bytes) -> Path:
     header = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}]
     pieces = [pickle.dumps(part, protocol=2) for part in header]
     path.write_bytes(b"".join([*pieces, pickled(value), pickle.dumps(keys, 2), storages]))
@@ -924,7 +924,7 @@ def test_storages_behind_a_legacy_pickle_are_held_against_it(tmp_path: Path) -> 
         (["0", "0"], (struct.pack("<q", 6) + SIX) * 2, "without using it"),
         ("0", b"", "list of storages"),
     ):
-        path = crafted_legacy(tmp_path / "old.pt", value, keys, data)  # type: ignore[arg-type]
+        path = crafted_legacy(tmp_path / "old.pt", value, keys, data)
         refusal(path, words, error=DamagedFileError)
 
 
