@@ -149,6 +149,16 @@ def referred_dicts(n: int) -> bytes:
     return archive(REBUILD + shared + b"}(" + names + b"u", further=1)
 
 
+def lists_of_lists(n: int) -> bytes:
+    """A list that holds one list thirty times, and so on: looked through by every way down."""
+    body = b"](" + b"".join(text(f"w{i}") for i in range(n)) + b"}e"
+    for depth in range(8, 16):
+        body = body + b"q" + bytes([depth]) + b"0](" + (b"h" + bytes([depth])) * 30 + b"e"
+    return archive(
+        REBUILD + b"}(" + text("w") + tensor(text("0")) + text("x") + body + b"u", "a", 1
+    )
+
+
 def giant_numbers(n: int) -> bytes:
     """A number of many bytes, described for every entry that holds it."""
     giant = b"\x8b" + struct.pack("<I", n * 10) + b"\x7f" * n * 10 + b"q\x050"
@@ -210,6 +220,7 @@ FAMILIES: dict[str, Callable[[int], bytes]] = {
         long_branch,
         long_key,
         referred_dicts,
+        lists_of_lists,
         giant_numbers,
         one_of_many_dimensions,
         all_of_64_dimensions,

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping as MappingABC
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
@@ -128,10 +129,16 @@ class Settings:
         stabilised, transposed, magnitudes = (bool(config.get(name)) for name in flags)
         return cls(config["lora_alpha"], stabilised, transposed, magnitudes, patterns)
 
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, float]]:
+        return {name: (place, alpha) for place, (name, alpha) in enumerate(self.alphas.items())}
+
     def scale(self, path: str, rank: int) -> float:
         """s of the layer at a path, whose matrices have this rank."""
-        own = (a for name, a in self.alphas.items() if path == name or path.endswith(f".{name}"))
-        alpha = next(own, self.alpha)
+        parts = path.split(".")
+        fit = (self._places.get(".".join(parts[n:])) for n in range(len(parts)))
+        # of several names that fit the first one counts, as in PEFT
+        alpha = min((found for found in fit if found), default=(0, self.alpha))[1]
         return alpha / (math.sqrt(rank) if self.stabilised else rank)
 
 

@@ -117,6 +117,10 @@ transformers_version typical_p use_bfloat16 use_cache use_return_dict
 """
 OF_EVERY_CONFIG = frozenset(_OF_EVERY_CONFIG.split())
 """Fields of every transformers config, on which none of its models' outputs depend."""
+LONGEST_NAME = 1024
+"""Characters of a field's dotted name."""
+MOST = 1000
+"""Unknown fields, and fields of another kind, that are told one by one."""
 NEVER: dict[str, Any] = {
     "add_cross_attention": False,
     "is_decoder": False,
@@ -196,6 +200,7 @@ class _Reader:
         self._said: dict[str, list[_Saying]] = {}
         self._unknown: list[Unknown] = []
         self._problems: list[str] = []
+        self._further = 0
         self._without: dict[tuple[str, str], list[str]] = {}
 
     def walk(self, document: Document) -> None:
@@ -205,8 +210,26 @@ class _Reader:
             path, value = stack.pop()
             for name, entry in value.items():
                 own = path + name.replace(".", "\\.").replace(":", "\\:")
-                if self._is_section(own, entry, role, document):
+                if len(own) > LONGEST_NAME:
+                    self._too_long(own, document)
+                elif self._is_section(own, entry, role, document):
                     stack.append((f"{own}.", entry))
+
+    def _too_long(self, path: str, document: Document) -> None:
+        """Names are joined of their parts, so what lies below a long one is not looked at."""
+        if document.strict:
+            self._complain(f"{path[:100]}…: a name of {len(path)} characters is no field's")
+        else:
+            self._pass_over(path, document, f"names of more than {LONGEST_NAME} characters")
+
+    def _pass_over(self, path: str, document: Document, reason: str) -> None:
+        self._without.setdefault((document.label, reason), []).append(path[:100])
+
+    def _complain(self, line: str) -> None:
+        if len(self._problems) < MOST:
+            self._problems.append(line)
+        else:
+            self._further += 1
 
     def _is_section(self, path: str, value: Any, role: str, document: Document) -> bool:
         """Whether to go on into a value; one that is no object is taken here."""
@@ -216,11 +239,11 @@ class _Reader:
             self._say(self._by_path[named], _Saying(value, path, document))
             return False
         if (reason := self._reason(named)) is not None:
-            self._without.setdefault((document.label, reason), []).append(path)
+            self._pass_over(path, document, reason)
             return False
         if named in self._sections and not isinstance(value, dict):
             if value is not None:
-                self._problems.append(f"{path}: {short(value)}: an object is needed")
+                self._complain(f"{path}: {short(value)}: an object is needed")
             return False
         if isinstance(value, dict) and (value or named in self._sections):
             return True
@@ -238,12 +261,16 @@ class _Reader:
     def _leave(self, unknown: Unknown, path: str) -> None:
         """A field that the family does not declare; what it may be instead, build() finds out."""
         name = unknown.path.rpartition(".")[2].rpartition(":")[2]
-        if name not in NEVER:
+        if name not in NEVER and len(self._unknown) < MOST:
             self._unknown.append(unknown)
+        elif name not in NEVER and unknown.document.strict:
+            self._further += 1
+        elif name not in NEVER:
+            self._pass_over(path, unknown.document, "further settings of a training run")
         elif unknown.value == NEVER[name]:
-            self._without.setdefault((unknown.document.label, BOOKKEEPING), []).append(path)
+            self._pass_over(path, unknown.document, BOOKKEEPING)
         else:
-            self._problems.append(
+            self._complain(
                 f"{path}: {short(unknown.value)}: the original has only {short(NEVER[name])}; the "
                 "converted model would compute something else"
             )
@@ -254,7 +281,7 @@ class _Reader:
         try:
             value = known.kind.read(saying.value)
         except Unfit as error:
-            self._problems.append(f"{saying.path}: {short(saying.value)}: {error}")
+            self._complain(f"{saying.path}: {short(saying.value)}: {error}")
             return
         self._said.setdefault(known.name, []).append(replace(saying, value=value))
 
@@ -284,6 +311,8 @@ class _Reader:
                 put(written, name, right[0].value)
             if right[0].path != name:
                 places[name] = f"{right[0].path} in {right[0].document.label}"
+        if self._further:
+            self._problems += [f"… and {self._further} more fields that cannot be used"]
         notes += [
             f"{label}: without effect ({reason}): {listed(names)}"
             for (label, reason), names in self._without.items()

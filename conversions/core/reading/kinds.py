@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+LONGEST_ENTRY = 256
+"""Characters of a name in an object that is a table: labels, patterns."""
+
 
 class Unfit(ValueError):
     """Why a value is not of a kind: `a whole number is needed`."""
@@ -129,6 +132,8 @@ class Table:
             raise Unfit("an object is needed")
         if len(value) > self.longest:
             raise Unfit(f"an object of at most {self.longest} entries is needed")
+        if any(len(name) > LONGEST_ENTRY for name in value):
+            raise Unfit(f"names of at most {LONGEST_ENTRY} characters are needed")
         return {name: self.of.read(entry) for name, entry in value.items()}
 
 

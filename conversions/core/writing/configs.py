@@ -189,6 +189,7 @@ def _settled(given: Given, parts: Config, fields: Fields) -> tuple[Json, list[st
     """Fields that the family does not declare, but config() knows; what is wrong; notes."""
     facts = flatten(merge(parts.assumed, parts.read, parts.fixed))
     told, problems = given.values, []
+    objects = set(_objects(facts))
     without: dict[tuple[str, str], list[str]] = {}
     names = {*fields.names(), *facts, *parts.required}
     for unknown in given.unknown:
@@ -198,7 +199,7 @@ def _settled(given: Given, parts: Config, fields: Fields) -> tuple[Json, list[st
                 told = merge(told, _nested(path, like(facts.get(path)).read(unknown.value)))
             except Unfit as error:
                 problems.append(f"{path}: {short(unknown.value)}: {error}")
-        elif any(name.startswith(f"{path}.") for name in facts):
+        elif path in objects:
             problems.append(f"{path}: {short(unknown.value)}: an object is needed")
         elif _is_bookkeeping(path):
             without.setdefault((label, BOOKKEEPING), []).append(path)
@@ -224,12 +225,22 @@ def _nested(dotted: str, value: Any) -> Json:
 
 def _misshapen(told: Json, known: Json) -> Iterable[str]:
     """Objects given for plain values, and plain values given for objects."""
+    objects_told, objects_known = set(_objects(told)), set(_objects(known))
     for field, value in known.items():
-        if any(name.startswith(f"{field}.") for name in told):
+        if field in objects_told:
             yield f"{field}: the config gives an object for a value like {short(value)}"
     for field, value in told.items():
-        if value != {} and any(name.startswith(f"{field}.") for name in known):
+        if value != {} and field in objects_known:
             yield f"{field}: the config says {short(value)} where an object is needed"
+
+
+def _objects(flat: Iterable[str]) -> Iterable[str]:
+    """The dotted names of all objects that flattened fields lie in."""
+    for name in flat:
+        place = name.find(".")
+        while place >= 0:
+            yield name[:place]
+            place = name.find(".", place + 1)
 
 
 def _contradictions(
