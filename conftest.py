@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
-from tests import record, tiny
-from tests.detection import matrix
+from conversions.conformance import deferred
+
+end_of_collection = deferred.install(
+    "tests.checking.network", "tests.detection.faults", "tests.families.originals"
+)
+
+from tests import record, tiny  # noqa: E402
+from tests.detection import matrix  # noqa: E402
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 settings.register_profile("dev", max_examples=6, deadline=None, suppress_health_check=_SLOW)
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True)
 settings.register_profile("thorough", parent=settings.get_profile("dev"), max_examples=200)
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores already
-    torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # what tests start in turn
-# a warning that torch gives once a process would fail whichever test happens to come first
-torch.set_warn_always(True)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's here, and what tests start in turn
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
@@ -47,6 +50,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, values, ids in tiny.PARAMETERS:
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, values, ids=ids)
+
+
+def pytest_collection_finish() -> None:
+    end_of_collection()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What the test's module waited to import is there before its fixtures are."""
+    for module in (item.module.__name__, *deferred.conftests()):  # type: ignore[attr-defined]
+        deferred.settle(module)
+    torch = sys.modules.get("torch")
+    if torch is not None and not torch.is_warn_always_enabled():
+        # a warning that torch gives once a process would fail whichever test happens to come first
+        torch.set_warn_always(True)
 
 
 @pytest.hookimpl(wrapper=True)

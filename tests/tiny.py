@@ -31,6 +31,13 @@ from conversions.core.writing.folder import ModelFolder
 DISTRIBUTION = "checkpoint-conversions"
 FAMILIES = [n for n, p in plugins.installed().working.items() if p.distribution == DISTRIBUTION]
 """Ours: what other installed distributions bring has its own proof."""
+VOCABULARIES = {"tokenizer", "vocab"}
+READING = [
+    name
+    for name in FAMILIES
+    if VOCABULARIES & {option.name for option in conversions.family(name).options}
+]
+"""Those that take a vocabulary."""
 
 
 def section(family: str, name: str) -> Any:

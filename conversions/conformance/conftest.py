@@ -12,7 +12,7 @@ from conversions.conformance.requirements import lacking
 from conversions.conformance.running import name_of
 from conversions.core import plugins
 from conversions.core.checking import golden
-from conversions.core.checking.checks import NAMES
+from conversions.core.checking.names import NAMES
 from conversions.core.errors import ConversionError
 
 OUTCOMES = {"passed": "passed", "failed": "failed", "skipped": "skipped", "xfailed": "known"}
@@ -30,8 +30,8 @@ def chosen(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Once for each family, and for each check, size or architecture of it; ids start with it."""
-    names = [name for name in ("check", "size", "arch", "fault") if name in metafunc.fixturenames]
+    """Once for each family, and for each check, size or fault of it; ids start with it."""
+    names = [name for name in ("check", "size", "fault") if name in metafunc.fixturenames]
     pairs = []
     for family in chosen(metafunc.config):
         values = _values(names[0], family) if names else [""]
@@ -48,11 +48,9 @@ def _values(what: str, family: str) -> list[str]:
         return [name for name in NAMES if name != NOT_HERE]
     if what == "size":
         return list(golden.load_golden(family).get("manifests", {})) or ["none"]
-    if what == "fault":
-        from conversions.conformance.faults import FAULTS
+    from conversions.conformance.faults import FAULTS
 
-        return list(FAULTS)
-    return list(golden.load_specimen(family).architectures) or ["none"]
+    return list(FAULTS)
 
 
 @pytest.fixture

@@ -92,6 +92,14 @@ def _changed(
     return edit
 
 
+def _zeroed(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(tensor)
+
+
+def _negated(tensor: torch.Tensor) -> torch.Tensor:
+    return -tensor
+
+
 def _one_bit(tensor: torch.Tensor) -> torch.Tensor:
     """The lowest bit of the first number: the smallest change there is."""
     raw = tensor.reshape(-1).contiguous().clone()
@@ -120,8 +128,8 @@ FAULTS: dict[str, Fault] = {
     "tensor-copied-over": Fault(_copied, (*BITWISE, "parameter-sums")),
     "tensor-dropped": Fault(_dropped, ("strict-load", *BITWISE)),
     "tensor-doubled": Fault(_doubled, ("exact-values",)),
-    "tensor-zeroed": Fault(_changed(torch.zeros_like, -1), (*BITWISE, "parameter-sums")),
-    "tensor-negated": Fault(_changed(torch.neg, -1), (*BITWISE, "parameter-sums")),
+    "tensor-zeroed": Fault(_changed(_zeroed, -1), (*BITWISE, "parameter-sums")),
+    "tensor-negated": Fault(_changed(_negated, -1), (*BITWISE, "parameter-sums")),
     "tensor-reversed": Fault(_changed(_reversed, -1), BITWISE),
     "tensor-with-noise": Fault(_changed(_noise, -1), (*BITWISE, "parameter-sums")),
     "tensor-one-bit": Fault(_changed(_one_bit, -1), BITWISE),

@@ -141,7 +141,7 @@ def read(family: str, document: ElementTree.Element) -> Result:
 
 def name_of(test: str) -> str:
     """`test_check[family-logits]` -> logits; `test_random_models_agree[family]` -> its words."""
-    from ..core.checking.checks import NAMES
+    from ..core.checking.names import NAMES
 
     function, _, rest = test.partition("[")
     if function == "test_check":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
@@ -58,7 +58,14 @@ class Watch:
                 self.memory[self.layout[key]].copy_(tensor)
 
 
-@torch.no_grad()
+@pytest.fixture
+def without_gradients() -> Iterator[None]:
+    """Tensors of the model are changed in place."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.usefixtures("without_gradients")
 def test_outputs_see_every_tensor(bench: Bench) -> None:
     """Each tensor, with noise of 1e-3 or turned round, moves an output, unless it is listed with
     a reason; and what is listed moves none."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -18,7 +18,7 @@ from tests import tiny
 from tests.checking import defects
 
 RECORDED = [(f, defect) for f in tiny.FAMILIES for defect in tiny.section(f, "known_defects")]
-INSTALLED = Version(Version(transformers.__version__).base_version)
+INSTALLED = Version(Version(metadata.version("transformers")).base_version)
 every_defect = pytest.mark.parametrize(
     ("name", "defect"), RECORDED, ids=[f"{f}-{d['check']}-{d['where']}" for f, d in RECORDED]
 )
@@ -55,10 +55,7 @@ def test_no_demonstration_without_a_record() -> None:
     assert set(defects.DEMONSTRATIONS) <= recorded
 
 
-CHECK = Check(
-    "logits", "failed", "", details=("first divergence in stages.0.1.grn -> layers.1.grn: 2",)
-)
-STATE = {"scale": torch.tensor(5.0)}
+DIVERGES = "first divergence in stages.0.1.grn -> layers.1.grn: 2"
 EXPLAINS: dict[str, tuple[dict[str, Any], str]] = {
     "everything": ({}, "known-defect"),
     "this-attention": ({"attention": "sdpa"}, "known-defect"),
@@ -91,9 +88,13 @@ def test_a_record_excuses_what_it_explains(case: str, monkeypatch: pytest.Monkey
     fields, status = EXPLAINS[case]
     with_record(fields, monkeypatch)
     wrong = known_defects.Mismatch(
-        "sdpa", STATE, lambda columns: [] if columns.get("logits") == [1] else ["logits"]
+        "sdpa",
+        {"scale": torch.tensor(5.0)},
+        lambda columns: [] if columns.get("logits") == [1] else ["logits"],
     )
-    found = known_defects.of_outputs("toy", CHECK, wrong)
+    found = known_defects.of_outputs(
+        "toy", Check("logits", "failed", "", details=(DIVERGES,)), wrong
+    )
     assert found.status == status
     assert ("W; D" in found.advice) == (status == "known-defect" or "excuses" in fields)
 

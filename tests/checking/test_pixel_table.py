@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from conversions.core.checking import pixels
-from conversions.core.checking.pictures import pictures
+from conversions.core.checking.pictures import KINDS, pictures
 from tests.checking import pixel_table
 
 
@@ -37,12 +37,17 @@ def test_columns_that_say_the_same_stand_together(tmp_path: Path) -> None:
     assert "| chinese_clip | 30 | default | 3 · 0.03 (landscape, 5.0.0) |" in page
 
 
+def test_every_kind_of_picture_is_named() -> None:
+    """Tests go by the list; what is made is what it lists."""
+    assert tuple(pictures(40)) == KINDS
+
+
 def test_the_page_in_docs_has_every_family_edge_and_picture() -> None:
     """docs/pixels.md is of these families, edges and kinds of picture."""
     page = Path(__file__).parents[2].joinpath("docs", "pixels.md").read_text(encoding="utf-8")
     tables = sum(len(sizes) for sizes in pixel_table.SIZES.values())
     assert page.count("\nSquares of ") == tables
-    assert all(page.count(f"\n| {kind} |") == tables for kind in pictures(40))
+    assert all(page.count(f"\n| {kind} |") == tables for kind in KINDS)
 
 
 def test_a_difference_moves_outputs_by_what_the_model_makes_of_it() -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 import conversions
 from conversions.core import pipeline, plugins
@@ -22,25 +21,7 @@ from conversions.core.checking import golden, parity, pixels
 from conversions.core.errors import ConversionError
 from conversions.core.planning import Request
 from conversions.kit import Reference, Specimen
-
-
-class Original(nn.Module):
-    """Somebody's network: two tied projections, a batch norm, a head."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, width, 2, 2)
-        self.norm = nn.BatchNorm2d(width)
-        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
-        self.again = self.blocks[0]
-        self.head = nn.Linear(width, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.first(x)).mean((-2, -1))
-        for block in (*self.blocks, self.again):
-            x = x + block(x)
-        logits: Tensor = self.head(x)
-        return logits
+from tests.checking.network import Original
 
 
 def halved(image: Image.Image, arch: dict[str, Any]) -> np.ndarray:

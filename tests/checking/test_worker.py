@@ -47,11 +47,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
         one.close()
 
 
-def large_file(directory: Path, size: int = worker.BUILD_LIMIT + 1) -> Path:
-    """A file of that size that takes no room on the disk, and is no checkpoint."""
+def large_file(directory: Path, size: int = 0) -> Path:
+    """A file of that size that takes no room on the disk, and is no checkpoint.
+
+    size: default: too large for a model to be built in the main process.
+    """
     path = directory / "large.pt"
     with path.open("wb") as file:
-        file.truncate(size)
+        file.truncate(size or worker.BUILD_LIMIT + 1)
     return path
 
 

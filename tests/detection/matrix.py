@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conversions.core.checking import checks
+from conversions.core.checking.names import NAMES
 
 Row = Mapping[str, Any]
-COLUMNS = ("refused", *(name for name in checks.NAMES if name != "portability"), "targets")
+COLUMNS = ("refused", *(name for name in NAMES if name != "portability"), "targets")
 MESSAGE = 150
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -69,7 +70,14 @@ def listed(family: str, section: str, keys: Iterable[str]) -> set[str]:
     return {key for key in keys if any(re.fullmatch(pattern, key) for pattern in patterns)}
 
 
-@torch.no_grad()
+@pytest.fixture
+def without_gradients() -> Iterator[None]:
+    """Tensors of the model are changed in place."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.usefixtures("without_gradients")
 def test_outputs_see_every_tensor(family: str, note: Any) -> None:
     """Each tensor, permuted alone or with noise of 1e-3, changes the outputs, unless listed.
 

@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from conversions.core.checking import checks, golden, pixels
-from conversions.core.checking.pictures import PLAIN, pictures, sample_image
+from conversions.core.checking.pictures import KINDS, PLAIN, sample_image
 from tests import tiny
-
-KINDS = list(pictures(32))
 
 
 def test_pixels_are_the_originals(family: str, note: Any) -> None:

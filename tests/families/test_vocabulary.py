@@ -106,14 +106,14 @@ RECORDED = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_new_rows_take_the_dtype_of_the_embedding(dtype: torch.dtype, note: Any) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_new_rows_take_the_dtype_of_the_embedding(dtype: str, note: Any) -> None:
     """Drawn in float64, rounded once."""
-    rows = embedding(300).to(dtype)
+    rows = embedding(300).to(getattr(torch, dtype))
     found = vocabulary.new_rows(rows, 4, 0, "a")
     note("vocabulary")
-    assert found.dtype is dtype and bool(found.isfinite().all())
-    assert torch.equal(found, vocabulary.new_rows(rows.double(), 4, 0, "a").to(dtype))
+    assert found.dtype is rows.dtype and bool(found.isfinite().all())
+    assert torch.equal(found, vocabulary.new_rows(rows.double(), 4, 0, "a").to(rows.dtype))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

@@ -13,8 +13,6 @@ import torch
 from tests import command
 from tests.mapping.test_wrappers import HOST, State, converted_as_plain, halved, main_state, under
 
-HEAD = {"dino_head.mlp.0.weight": torch.ones(3, 3)}
-
 WRAPPED: dict[str, tuple[Callable[[State], Any], str]] = {
     # what is saved, and a part of a note
     "(state, epoch)": (lambda s: (s, 12), ""),
@@ -61,8 +59,11 @@ def test_models_of_one_short_name_are_told_apart(tmp_path: Path) -> None:
     """`backbone` of a teacher and of a student: each is called by its whole name."""
     state = main_state(HOST)
     saved = {
-        "teacher": {**under("backbone.", state), **HEAD},
-        "student": {**under("backbone.", halved(state)), **HEAD},
+        "teacher": {**under("backbone.", state), "dino_head.mlp.0.weight": torch.ones(3, 3)},
+        "student": {
+            **under("backbone.", halved(state)),
+            "dino_head.mlp.0.weight": torch.ones(3, 3),
+        },
     }
     torch.save(saved, tmp_path / "both.pt")
     found = command.convert(HOST, tmp_path / "both.pt", None)
@@ -127,12 +128,16 @@ def test_an_accelerate_folder_is_its_model(tmp_path: Path) -> None:
     assert command.convert(HOST, tmp_path, None).code == 0
 
 
-BESIDE = {"loss_fn.weight": torch.ones(3), "linear_probe.weight": torch.ones(7, 4)}
+BESIDE = {"loss_fn.weight": (3,), "linear_probe.weight": (7, 4)}
+
+
+def with_more() -> State:
+    return {**main_state(HOST), **{key: torch.ones(shape) for key, shape in BESIDE.items()}}
 
 
 def test_keys_beside_a_plain_model_are_left_out_when_asked(tmp_path: Path) -> None:
     """Refused with the option that leaves them out; with it, the plain file's folder and a note."""
-    saved = {**main_state(HOST), **BESIDE}
+    saved = with_more()
     torch.save(saved, tmp_path / "m.pt")
     refused = command.convert(HOST, tmp_path / "m.pt", None)
     assert refused.code == 1 and "--leave-out KEYS" in refused.err, refused.err
@@ -143,7 +148,7 @@ def test_keys_beside_a_plain_model_are_left_out_when_asked(tmp_path: Path) -> No
 
 def test_a_part_of_the_model_is_not_left_out(tmp_path: Path) -> None:
     """A pattern that takes a key of the model: missing by name. One that fits nothing: told."""
-    torch.save({**main_state(HOST), **BESIDE}, tmp_path / "m.pt")
+    torch.save(with_more(), tmp_path / "m.pt")
     key = next(iter(main_state(HOST)))
     found = command.convert(HOST, tmp_path / "m.pt", None, "--leave-out", key, "l*_*e*.weight")
     assert found.code == 1 and f"{key}" in found.err and "--leave-out KEYS" not in found.err

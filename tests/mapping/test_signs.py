@@ -14,20 +14,20 @@ from tests.mapping.test_wrappers import State, main_state
 HOST = tiny.FAMILIES[0]
 
 # one linear layer's entries as each library saves them: ending -> tensor
-WEIGHT = torch.ones(8, 8)
-KINDS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
-    "pruned": ({"weight_orig": WEIGHT, "weight_mask": WEIGHT}, "prune.remove"),
-    "weight-norm": ({"weight_g": torch.ones(8, 1), "weight_v": WEIGHT}, "remove_weight_norm"),
+KINDS: dict[str, tuple[tuple[str, str], str]] = {
+    "pruned": (("weight_orig", "weight_mask"), "prune.remove"),
+    "weight-norm": (("weight_g", "weight_v"), "remove_weight_norm"),
     "parametrised": (
-        {"parametrizations.weight.original0": WEIGHT, "parametrizations.weight.original1": WEIGHT},
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
         "remove_parametrizations",
     ),
-    "loha": ({"hada_w1_a": WEIGHT, "hada_w1_b": WEIGHT}, "merge_and_unload"),
+    "loha": (("hada_w1_a", "hada_w1_b"), "merge_and_unload"),
 }
 
 
-def with_layers(entries: dict[str, torch.Tensor]) -> State:
-    """The host's tensors, its linear layers in the other form."""
+def with_layers(names: tuple[str, str]) -> State:
+    """The host's tensors, its linear layers in the other form: two tensors of these names."""
+    entries = {name: torch.ones(8, 1 if name == "weight_g" else 8) for name in names}
     state = dict(main_state(HOST))
     for key in [key for key in state if key.endswith(("c_fc.weight", "out_proj.weight"))]:
         del state[key]
@@ -38,8 +38,8 @@ def with_layers(entries: dict[str, torch.Tensor]) -> State:
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_form_of_weights_is_named(kind: str, tmp_path: Path) -> None:
     """What made it, the keys that show it, and what to do."""
-    entries, words = KINDS[kind]
-    torch.save(with_layers(entries), tmp_path / "model.pt")
+    names, words = KINDS[kind]
+    torch.save(with_layers(names), tmp_path / "model.pt")
     found = command.convert(HOST, tmp_path / "model.pt", None)
     assert found.code == 1
     assert words in found.err and "no rule" not in found.err and "the way out: " in found.err

@@ -7,6 +7,7 @@ import io
 import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,17 @@ def arrays() -> bytes:
     return target.getvalue()
 
 
-WEIGHTS = {"layer.weight": torch.ones(2, 3), "layer.bias": torch.ones(2)}
-FILES: dict[str, tuple[bytes, str, str]] = {
+def weights() -> dict[str, torch.Tensor]:
+    return {"layer.weight": torch.ones(2, 3), "layer.bias": torch.ones(2)}
+
+
+FILES: dict[str, tuple[bytes | Callable[[], bytes], str, str]] = {
     "m.pt": (gzip.compress(b"x"), "gzip archive", "unpack it"),
     "m.lz4": (b"\x04\x22\x4d\x18" + bytes(20), "lz4 archive", "unpack it"),
     "m.gguf": (b"GGUF" + bytes(20), "GGUF", "original torch checkpoint"),
     "m.ggml": (b"tjgg" + bytes(20), "ggml", "original torch checkpoint"),
-    "m.npy": (array(), "numpy array", "save its state_dict"),
-    "m.npz": (arrays(), "numpy archive", "save its state_dict"),
+    "m.npy": (array, "numpy array", "save its state_dict"),
+    "m.npz": (arrays, "numpy archive", "save its state_dict"),
     "m.h5": (b"\x89HDF\r\n\x1a\n" + bytes(20), "HDF5", "original torch checkpoint"),
     "m.onnx": (b"\x08\x07\x12\x07pytorch" + bytes(20), "ONNX model", "original torch checkpoint"),
     "onnx.bin": (b"\x08\x07\x12\x07pytorch" + bytes(20), "ONNX model", "original torch"),
@@ -75,18 +79,22 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     ),
     "m.keras": (zipped("metadata.json", "model.weights.h5"), "Keras", "original torch"),
     "archive.pt": (zipped("model/weights.pt"), "zip file with a checkpoint in it", "unpack it"),
-    "__0_0.distcp": (saved(WEIGHTS), "distributed checkpoint", "dcp_to_torch"),
+    "__0_0.distcp": (lambda: saved(weights()), "distributed checkpoint", "dcp_to_torch"),
     "zero.pt": (b"\0" * 4096, "never written", "again"),
     "old.pkl": (pickle.dumps({"a": 1}, 0), "pickle of protocol 0", "state_dict"),
     "plain.pkl": (pickle.dumps({"a": 1}, 4), "pickle", "torch.save"),
     "optimizer.pt": (
-        saved({"state": {0: {"step": 1}}, "param_groups": [{"lr": 0.1}]}),
+        lambda: saved({"state": {0: {"step": 1}}, "param_groups": [{"lr": 0.1}]}),
         "state of an optimizer",
         "another file",
     ),
-    "scheduler.pt": (saved({"_step_count": 1, "last_epoch": 3}), "learning rate", "another file"),
+    "scheduler.pt": (
+        lambda: saved({"_step_count": 1, "last_epoch": 3}),
+        "learning rate",
+        "another file",
+    ),
     "zero_pp_rank_0_mp_rank_00_optim_states.pt": (
-        saved({"optimizer_state_dict": {}, "ds_config": {}, "ds_version": "0.14"}),
+        lambda: saved({"optimizer_state_dict": {}, "ds_config": {}, "ds_version": "0.14"}),
         "DeepSpeed ZeRO",
         "zero_to_fp32",
     ),
@@ -105,7 +113,7 @@ def refusal(path: Path) -> str:
 def test_a_file_that_is_something_else_is_named(name: str, tmp_path: Path) -> None:
     """The message says what it is and what to do."""
     content, what, way_out = FILES[name]
-    (tmp_path / name).write_bytes(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content())
     message = refusal(tmp_path / name)
     assert what in message and way_out in message, message
 
@@ -221,9 +229,9 @@ def test_a_step_of_a_trainer_is_its_model(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "training_args.bin")
     (tmp_path / "global_step500").mkdir()
     (tmp_path / "latest").write_text("global_step500")
-    safetensors.torch.save_file(WEIGHTS, tmp_path / "model.safetensors")
+    safetensors.torch.save_file(weights(), tmp_path / "model.safetensors")
     with open_checkpoint(tmp_path) as checkpoint:
-        assert set(checkpoint.trees[""]) == set(WEIGHTS)
+        assert set(checkpoint.trees[""]) == set(weights())
 
 
 def test_a_real_distributed_checkpoint_is_named_and_its_way_out_works(tmp_path: Path) -> None:
@@ -233,11 +241,11 @@ def test_a_real_distributed_checkpoint_is_named_and_its_way_out_works(tmp_path: 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        save({"model": WEIGHTS}, checkpoint_id=tmp_path / "parts", no_dist=True)
+        save({"model": weights()}, checkpoint_id=tmp_path / "parts", no_dist=True)
         assert "dcp_to_torch" in refusal(tmp_path / "parts")
         dcp_to_torch_save(tmp_path / "parts", tmp_path / "whole.pt")
     with open_checkpoint(tmp_path / "whole.pt") as checkpoint:
-        assert torch.equal(checkpoint.trees["model"]["layer.weight"], WEIGHTS["layer.weight"])
+        assert torch.equal(checkpoint.trees["model"]["layer.weight"], weights()["layer.weight"])
 
 
 def quantised(**further: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -245,27 +253,45 @@ def quantised(**further: torch.Tensor) -> dict[str, torch.Tensor]:
     return packed | {key.replace("__", "."): tensor for key, tensor in further.items()}
 
 
-INT, FLOAT = torch.zeros(2, dtype=torch.int32), torch.ones(2)
-QUANTISED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
-    "nf4": (quantised(a__weight__absmax=FLOAT, a__weight__quant_map=FLOAT), "bitsandbytes, 4 bit"),
-    "int8": (quantised(a__SCB=FLOAT), "bitsandbytes, 8 bit"),
-    "gptq": (quantised(a__qweight=INT, a__qzeros=INT, a__scales=FLOAT, a__g_idx=INT), "GPTQ"),
-    "awq": (quantised(a__qweight=INT, a__qzeros=INT, a__scales=FLOAT), "AWQ"),
-    "hqq": (quantised(a__W_q=INT), "HQQ"),
-    "packed": (quantised(a__weight_packed=INT, a__weight_scale=FLOAT), "compressed-tensors"),
-    "fp8": (
-        {"a.weight": torch.zeros(2).to(torch.float8_e4m3fn), "a.weight_scale_inv": FLOAT},
-        "8 bit",
+def integers() -> torch.Tensor:
+    return torch.zeros(2, dtype=torch.int32)
+
+
+def numbers() -> torch.Tensor:
+    return torch.ones(2)
+
+
+def eighths() -> dict[str, torch.Tensor]:
+    return {"a.weight": torch.zeros(2).to(torch.float8_e4m3fn), "a.weight_scale_inv": numbers()}
+
+
+def mxfp4() -> dict[str, torch.Tensor]:
+    return {"a.w_blocks": integers(), "a.w_scales": integers()}
+
+
+QUANTISED: dict[str, tuple[Any, str]] = {
+    "nf4": ({"a__weight__absmax": numbers, "a__weight__quant_map": numbers}, "bitsandbytes, 4 bit"),
+    "int8": ({"a__SCB": numbers}, "bitsandbytes, 8 bit"),
+    "gptq": (
+        {"a__qweight": integers, "a__qzeros": integers, "a__scales": numbers, "a__g_idx": integers},
+        "GPTQ",
     ),
-    "mxfp4": ({"a.w_blocks": INT, "a.w_scales": INT}, "MXFP4"),
+    "awq": ({"a__qweight": integers, "a__qzeros": integers, "a__scales": numbers}, "AWQ"),
+    "hqq": ({"a__W_q": integers}, "HQQ"),
+    "packed": ({"a__weight_packed": integers, "a__weight_scale": numbers}, "compressed-tensors"),
+    "fp8": (eighths, "8 bit"),
+    "mxfp4": (mxfp4, "MXFP4"),
 }
 
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_quantised_tensors_are_named(name: str, tmp_path: Path) -> None:
     """The quantiser is named by what it leaves in the keys."""
-    tensors, what = QUANTISED[name]
-    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    parts, what = QUANTISED[name]
+    if callable(parts):
+        tensors = parts()
+    else:
+        tensors = quantised(**{key: make() for key, make in parts.items()})
     safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
     message = refusal(tmp_path / "model.safetensors")
     assert what in message and "plain floating point" in message, message
@@ -273,8 +299,8 @@ def test_quantised_tensors_are_named(name: str, tmp_path: Path) -> None:
 
 def test_plain_parameters_of_such_names_are_not_quantised(tmp_path: Path) -> None:
     """A model with floating parameters called `scales` and counters is a model."""
-    tensors = {"a.scales": FLOAT, "a.codes": FLOAT, "a.SCB": FLOAT, "b.weight_scale": FLOAT}
-    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    names = ("a.scales", "a.codes", "a.SCB", "b.weight_scale")
+    tensors = {name: torch.ones(2) for name in names}
     safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
     with open_checkpoint(tmp_path / "model.safetensors") as checkpoint:
         checkpoint.refuse_unusual()
@@ -289,7 +315,7 @@ def test_tensors_that_zero_3_left_empty_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["tf", "flax", "mlx"])
 def test_the_layouts_of_other_frameworks_are_named(layout: str, tmp_path: Path) -> None:
     """What the header calls its format decides; the names alone look like torch's."""
-    safetensors.torch.save_file(WEIGHTS, tmp_path / "model.safetensors", {"format": layout})
+    safetensors.torch.save_file(weights(), tmp_path / "model.safetensors", {"format": layout})
     assert "lays them out" in refusal(tmp_path / "model.safetensors")
 
 

@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from conversions.upgrading import records
 
-PACKAGE = Path(transformers.__file__).parent
+VERSION = metadata.version("transformers")
+PACKAGE = Path(str(metadata.distribution("transformers").locate_file("transformers")))
 
 
 def copy(place: Path, edits: Mapping[str, str]) -> Path:
@@ -24,9 +24,9 @@ def copy(place: Path, edits: Mapping[str, str]) -> Path:
     _link(PACKAGE, root, {Path(name) for name in edits})
     for name, text in edits.items():
         (root / name).write_text(text, encoding="utf-8")
-    metadata = PACKAGE.parent / f"transformers-{transformers.__version__}.dist-info"
-    if metadata.is_dir():
-        (place / metadata.name).symlink_to(metadata)
+    described = PACKAGE.parent / f"transformers-{VERSION}.dist-info"
+    if described.is_dir():
+        (place / described.name).symlink_to(described)
     return place
 
 

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import transformers
 
 from conversions.upgrading import compare, records
 from tests.upgrading import copies
@@ -16,7 +15,7 @@ MODEL = "models/convnextv2/modeling_convnextv2.py"
 CONFIG = "models/convnextv2/configuration_convnextv2.py"
 
 pytestmark = pytest.mark.skipif(
-    tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 20),
+    tuple(map(int, copies.VERSION.split(".")[:2])) < (5, 20),
     reason="the lines that are edited are those of transformers 5.20 and later",
 )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-import transformers
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -16,7 +16,7 @@ from conversions.core.checking import loading
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "upstream"
 DRAFTS = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
-INSTALLED = Version(Version(transformers.__version__).base_version)
+INSTALLED = Version(Version(metadata.version("transformers")).base_version)
 
 
 def blocks(text: str) -> tuple[str, str, str]:

@@ -13,20 +13,7 @@ from torch import Tensor
 from ..mapping.coverage import explain
 from ..mapping.key_mapping import KeyMapping, Plan
 from ..reading import tensors
-
-NAMES = (
-    "key-coverage",
-    "config",
-    "strict-load",
-    "parameter-sums",
-    "exact-values",
-    "round-trip",
-    "reload",
-    "logits",
-    "pixels",
-    "tokens",
-    "portability",
-)
+from .names import NAMES as NAMES
 
 TOLERANCE = 1e-5
 """Largest difference between reference and converted outputs, per unit of the output's scale."""

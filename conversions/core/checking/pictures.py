@@ -10,6 +10,21 @@ PLAIN = ("landscape", "portrait", "strip", "small")
 """RGB without anything special: the faithful path must give the original's pixels of these."""
 
 
+KINDS = (
+    *PLAIN,
+    "grey",
+    "grey alpha",
+    "alpha",
+    "palette",
+    "transparent palette",
+    "CMYK",
+    "bilevel",
+    "16 bit",
+    "rotated",
+)
+"""Every kind that `pictures` makes."""
+
+
 def sample_image(width: int = 61, height: int = 47) -> Any:
     """A deterministic RGB picture with edges and gradients, so that filters and crops show."""
     import numpy as np

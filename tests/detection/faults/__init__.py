@@ -11,6 +11,8 @@ between from_pretrained and the forward. Then the checks of the product judge it
 
 from __future__ import annotations
 
+from functools import cache
+
 from tests.detection.faults import code, converter, documents, files, harmless, tensors
 from tests.detection.faults.bench import (
     EVERYTHING,
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 
+@cache
 def catalogue(family: str) -> list[Fault]:
     """Every fault of a family, in a fixed order, with unequal names."""
     plan = blueprint(family)

@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from conversions.core import judging, pipeline, planning
 from conversions.core.checking import checks, golden, loading, parity, pixels, release
 from conversions.core.checking.checks import Check
+from conversions.core.checking.names import NAMES
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.mapping.key_mapping import KeyMapping, Plan
 from conversions.core.planning import PlannedSource
@@ -28,7 +29,7 @@ from tests import tiny
 
 Act = Callable[["Bench", frozenset[str]], Sequence[Check]]
 
-EVERYTHING = frozenset(checks.NAMES)
+EVERYTHING = frozenset(NAMES)
 DIVERGES = "first divergence"
 """What a failing logits check says of the module in which two forwards part."""
 
