@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .core.reading.checkpoint import Progress
     from .core.report import Report
     from .core.restoring import Restored
+    from .core.writing.elsewhere import Elsewhere
 
 __version__ = "0.1.0"
 __all__ = [
@@ -101,6 +102,7 @@ def convert(
     checks: str = "auto",
     push_to_hub: str | None = None,
     progress: Progress | None = None,
+    elsewhere: Elsewhere | None = None,
     **options: Any,
 ) -> Report:
     """Convert a checkpoint, check the result, and put it at `output` when every check passed.
@@ -111,7 +113,9 @@ def convert(
     weights: which entry of a training checkpoint. base: of a LoRA adapter, the checkpoint that it
     was trained on, given as `checkpoint` is; both are merged. leave_out: keys beside the model that
     are no part of it, shell-style. checks: "auto" builds the model up to 512 MiB of weights, "all"
-    always, "files" never. options: the family's own, such as codebook=FILE.
+    always, "files" never. elsewhere: takes the tensors' files in the place of the folder
+    (core.writing.elsewhere); with checks "files" only. options: the family's own, such as
+    codebook=FILE.
 
     Raises:
         CheckFailed: some check failed; its `report` holds every figure; no folder is left.
@@ -142,7 +146,7 @@ def convert(
             options,
         )
         if push_to_hub is None:
-            return pipeline.convert(request, target, overwrite, worker)
+            return pipeline.convert(request, target, overwrite, worker, elsewhere)
         from .core.writing import hub
 
         folder = target or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"

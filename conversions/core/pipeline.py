@@ -17,17 +17,23 @@ from .reading import dtypes, tensors
 from .reading.ledger import Ledger
 from .reading.written import open_tensors
 from .report import Report
+from .writing.elsewhere import Elsewhere
 from .writing.folder import ModelFolder
 from .writing.stream import Stream
 
 
 def convert(
-    request: Request, output: Path | None, overwrite: bool = False, worker: Worker | None = None
+    request: Request,
+    output: Path | None,
+    overwrite: bool = False,
+    worker: Worker | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Report:
     """Convert, check everything on the temporary folder, then rename it into place.
 
     output None converts and checks, and writes nothing that stays. worker: a process that was
-    started already for what needs transformers.
+    started already for what needs transformers. elsewhere: takes the files of tensors; the folder
+    gets all others.
 
     Raises:
         CheckFailed: a check failed (`.report` has all of them); nothing stays behind.
@@ -36,7 +42,7 @@ def convert(
     ModelFolder(output, overwrite=overwrite)  # refuses an existing folder before any download
     with (
         open_source(request) as source,
-        ModelFolder(output, overwrite=overwrite, keep=source.files) as folder,
+        ModelFolder(output, overwrite=overwrite, keep=source.files, elsewhere=elsewhere) as folder,
         contextlib.ExitStack() as stack,
     ):
         write_documents(folder, source)

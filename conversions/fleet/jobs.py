@@ -7,27 +7,32 @@ and the same releases, and every file that the record names lies there in its si
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import CheckFailed, ConversionError
-from ..core.reading import json as untrusted_json
-from . import storage
+from ..core.checking.worker import BUILD_LIMIT
+from ..core.errors import CheckFailed, CheckpointError, ConversionError
+from ..core.reading import folders, json as untrusted_json, ranged
+from ..core.writing.folder import parse_size
+from . import objects, storage
 from .manifest import Job
 
 if TYPE_CHECKING:
     from ..core.checking.checks import Check
 
 RECORDS = ".conversions"
+SMALL = 64 << 20
+"""Bytes up to which a file is fetched in one request rather than in ranges."""
 RESTORED = "original.safetensors"
 """What a restored checkpoint is called in its job's folder."""
 _DECIDING = ("python", "checkpoint-conversions", "torch", "transformers", "safetensors", "numpy")
@@ -88,7 +93,6 @@ def run(
     begun = time.monotonic()
     try:
         _refuse_other_versions(alike)
-        warm_up()
         outcome = _run(job, output)
     except ConversionError as error:
         outcome = _failure(type(error).__name__, error.summary, str(error))
@@ -121,7 +125,13 @@ def _run(job: Job, output: str) -> dict[str, Any]:
     if (record := done_before(job, output, identity)) is not None:
         return {"status": "done before", "bytes": record["bytes"], "identity": identity}
     with tempfile.TemporaryDirectory(prefix="conversions-job-", dir=_room()) as scratch:
-        done = _DO[job.kind](job, output, Path(scratch))
+        try:
+            done = _DO[job.kind](job, output, Path(scratch))
+        except ConversionError as error:
+            return _failure(
+                type(error).__name__,
+                *(_placed(t, job, scratch) for t in (error.summary, str(error))),
+            )
     record = {
         "identity": identity,
         "job": job.to_json(),
@@ -142,6 +152,12 @@ def _run(job: Job, output: str) -> dict[str, Any]:
         "identity": identity,
         "checks": record["checks"],
     }
+
+
+def _placed(text: str, job: Job, scratch: str) -> str:
+    """What an error says, with the store's name for what lies on this machine for a while."""
+    above = job.checkpoint.rstrip("/").rpartition("/")[0]
+    return text.replace(f"{scratch}/source/", f"{above}/").replace(f"{scratch}/", "")
 
 
 def _room() -> str | None:
@@ -215,63 +231,146 @@ def done_before(job: Job, output: str, identity: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def local(location: str, scratch: Path) -> Iterator[str]:
-    """A location that conversions can open: stores that it does not read are fetched first.
+def local(location: str, scratch: Path, *, by_ranges: bool = False) -> Iterator[str]:
+    """A location that conversions can open, for stores that it does not read.
 
-    What was fetched is gone afterwards, so that it takes no room while the result goes up.
+    What is fetched is gone afterwards, so that it takes no room while the result goes up.
+
+    Args:
+        by_ranges: large files are not fetched: a file of their name stands for them, and whoever
+            opens it reads the store. Not where the store gives no ranges, nor of a container that
+            says only between its tensors where they lie (torch before 1.6): they are fetched.
     """
-    if not storage.is_url(location) or storage.scheme(location) in ("http", "https", "hf"):
+    if not _fetched(location):
         yield location
         return
     fs, path = storage.filesystem(location)
+    found = storage.files(location)
+    if not found:
+        raise CheckpointError(f"{location}: no such object", hint="check bucket and key")
     target = scratch / "source" / path.rstrip("/").rpartition("/")[2]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with storage.explained(location, "reading"):
-            fs.get(path, str(target), recursive=fs.isdir(path))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, target.parent, ignore_errors=True)
+        for name, size in found.items():
+            place, there = (target / name, f"{path.rstrip('/')}/{name}") if name else (target, path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            ranges = None
+            if by_ranges and size > SMALL and folders.is_candidate(place.name):
+                ranges = _by_ranges(fs, there, storage.join(location, name) if name else location)
+            if ranges is None:
+                with storage.explained(location, "reading"):
+                    fs.get_file(there, str(place))
+            else:
+                place.write_text(f"stands for {location}\n", encoding="utf-8")
+                stack.enter_context(ranged.served(place, ranges))
         yield str(target)
-    finally:
-        shutil.rmtree(target.parent)
+
+
+def _fetched(location: str) -> bool:
+    """Whether a location is a store's that conversions does not read by itself."""
+    return storage.is_url(location) and storage.scheme(location) not in ("http", "https", "hf")
+
+
+def _by_ranges(fs: Any, path: str, location: str) -> objects.ObjectRanges | None:
+    """An object to be planned and read by ranges; None where it has to be fetched."""
+    ranges = objects.ObjectRanges(fs, path, location)
+    beginning = ranges.beginning(16)
+    length = int.from_bytes(beginning[:8], "little")
+    planned = beginning[:4] == b"PK\x03\x04" or (beginning[8:9] == b"{" and length < ranges.size)
+    return ranges if planned and ranged.possible() and ranges.serves() else None
+
+
+def _weightless(job: Job) -> bool:
+    """Whether a conversion is large enough to go from store to store, and builds no model.
+
+    A model is built from files of this machine, and compared with the source's tensors in memory.
+    """
+    if "base" in job.settings or storage.scheme(job.checkpoint) in ("http", "https", "hf"):
+        return False
+    checks = job.settings.get("checks", "auto")
+    try:
+        found = storage.files(job.checkpoint)
+    except ConversionError:
+        return False
+    held = sum(n for name, n in found.items() if folders.is_candidate(name or job.checkpoint))
+    return (checks == "files" and held > SMALL) or (checks == "auto" and held > BUILD_LIMIT)
 
 
 def _convert(job: Job, output: str, scratch: Path) -> _Done:
     import conversions
 
-    with _written(job, output, scratch) as (target, sizes):
-        if storage.is_local(storage.filesystem(output)[0]) and _left_behind(job, output, target):
-            shutil.rmtree(target)
-        with _opened(job, scratch) as (checkpoint, arguments):
+    weightless = _weightless(job)
+    if not weightless:
+        warm_up()
+    with _written(job, output, scratch, weightless) as written:
+        if storage.is_local(storage.filesystem(output)[0]) and _left_behind(
+            job, output, written.folder
+        ):
+            shutil.rmtree(written.folder)
+        with _opened(job, scratch, by_ranges=weightless) as (checkpoint, arguments):
+            if weightless:
+                arguments["checks"] = "files"
             report = conversions.convert(
-                _family(job, checkpoint), checkpoint, target, overwrite=True, **arguments
+                _family(job, checkpoint),
+                checkpoint,
+                written.folder,
+                overwrite=True,
+                elsewhere=written.uploads,
+                **arguments,
             )
-    return _Done(report.sources, report.checks, sizes())
+    return _Done(report.sources, report.checks, written.sizes)
+
+
+@dataclass
+class _Written:
+    """The folder to write, who takes its tensors meanwhile, and in the end name -> bytes."""
+
+    folder: Path
+    uploads: objects.Uploads | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @contextmanager
-def _written(
-    job: Job, output: str, scratch: Path
-) -> Iterator[tuple[Path, Callable[[], Mapping[str, int]]]]:
+def _written(job: Job, output: str, scratch: Path, weightless: bool = False) -> Iterator[_Written]:
     """The folder to write, which goes up at the end where the output is a store.
 
-    With it a function that says afterwards which files there are, and their bytes.
+    weightless: its tensors go up while they are written, where the store takes parts in any order.
     """
     location = storage.join(output, job.name)
     fs, root = storage.filesystem(location)
     if storage.is_local(fs):
-        target = Path(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield target, lambda: storage.files(root)
+        written = _Written(Path(root))
+        written.folder.parent.mkdir(parents=True, exist_ok=True)
+        yield written
+        written.sizes = storage.files(root)
         return
-    sizes: dict[str, int] = {}
-    yield scratch / "model", lambda: sizes
-    sizes |= storage.publish(scratch / "model", location, move=True)
+    written = _Written(scratch / "model")
+    if not weightless or not hasattr(fs, "call_s3"):
+        yield written
+        written.sizes = storage.publish(written.folder, location, move=True)
+        return
+    largest = parse_size(job.settings.get("max_shard_size", "5GB"))
+    with contextlib.suppress(ConversionError):  # not everyone may list uploads: the run tells
+        storage.abort_uploads(location)
+    with objects.Uploads(location, largest, lambda: storage.withdraw(location)) as uploads:
+        written.uploads = uploads
+        try:
+            yield written
+            rest = storage.publish(written.folder, location, there=uploads.sizes)
+        except BaseException:
+            if uploads.sizes:  # objects are there that nobody vouches for
+                storage.withdraw(location)
+            raise
+        written.sizes = {**uploads.sizes, **rest}
 
 
 @contextmanager
-def _opened(job: Job, scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _opened(
+    job: Job, scratch: Path, *, by_ranges: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The job's checkpoint where it can be opened, and its further arguments; so with its base."""
     arguments = {**job.settings, **job.options}
-    with local(job.checkpoint, scratch) as checkpoint:
+    with local(job.checkpoint, scratch, by_ranges=by_ranges) as checkpoint:
         if "base" not in arguments:
             yield checkpoint, arguments
             return
@@ -292,6 +391,8 @@ def _left_behind(job: Job, output: str, target: Path) -> bool:
 def _verify(job: Job, output: str, scratch: Path) -> _Done:
     import conversions
 
+    warm_up()
+
     with _opened(job, scratch) as (checkpoint, arguments), local(job.model, scratch / "2") as model:
         arguments.pop("max_shard_size", None)
         report = conversions.verify(_family(job, checkpoint), checkpoint, model, **arguments)
@@ -302,7 +403,8 @@ def _restore(job: Job, output: str, scratch: Path) -> _Done:
     """The original's file below the job's folder; a companion is a file name beside it."""
     import conversions
 
-    with _written(job, output, scratch) as (target, sizes):
+    with _written(job, output, scratch) as written:
+        target = written.folder
         target.mkdir(exist_ok=True)
         beside: dict[str, Any] = {
             name: target / Path(str(value)).name for name, value in job.options.items()
@@ -317,7 +419,7 @@ def _restore(job: Job, output: str, scratch: Path) -> _Done:
                 **beside,
             )
         source = {"file": restored.model, "bytes": sum(p.stat().st_size for p in restored.outputs)}
-    return _Done((source,), (restored.check,), sizes())
+    return _Done((source,), (restored.check,), written.sizes)
 
 
 def _family(job: Job, checkpoint: str) -> str:

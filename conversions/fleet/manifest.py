@@ -13,7 +13,7 @@
 | kind | convert (the default), verify or restore |
 | model | the folder, for verify and restore |
 | base | of a LoRA adapter, the checkpoint that it was trained on |
-| config, dtype, weights, max_shard_size, checks | as the command line's options |
+| config, dtype, weights, leave_out, max_shard_size, checks | as the command line's options |
 | options | the family's own options by name; in CSV any further column is one |
 """
 
@@ -34,7 +34,7 @@ from ..core.reading import json
 from . import storage
 
 KINDS = ("convert", "verify", "restore")
-_PLAIN = ("base", "config", "dtype", "weights", "max_shard_size", "checks")
+_PLAIN = ("base", "config", "dtype", "weights", "leave_out", "max_shard_size", "checks")
 _FIELDS = ("family", "checkpoint", "name", "kind", "model", "options", *_PLAIN)
 _NEEDED = {"convert": ("checkpoint",), "verify": ("checkpoint", "model"), "restore": ("model",)}
 _OF_RESTORE = ("dtype",)

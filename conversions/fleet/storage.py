@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,9 @@ def files(location: str) -> dict[str, int]:
     }
 
 
-def publish(folder: Path, location: str, *, move: bool = False) -> dict[str, int]:
+def publish(
+    folder: Path, location: str, *, move: bool = False, there: Collection[str] = ()
+) -> dict[str, int]:
     """Upload a finished folder, what makes it a model last; returns name -> bytes.
 
     What an earlier upload left there and this folder has not is removed first, its config.json
@@ -175,17 +177,18 @@ def publish(folder: Path, location: str, *, move: bool = False) -> dict[str, int
 
     Args:
         move: remove each file here once it is up, so that the disk is free again soon.
+        there: names that lie there already, of this very folder: nothing is removed then.
 
     Raises:
         ConversionError: refused or not reachable; without config.json nothing there is a model.
     """
     fs, root = filesystem(location)
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    names = sorted(name for name in found if name not in there)
     names.sort(key=lambda name: LAST.index(name) if name in LAST else -1)
     sizes = {name: (folder / name).stat().st_size for name in names}
-    withdraw(location)
-    with contextlib.suppress(ConversionError):  # not everyone may list uploads: the run tells
-        abort_uploads(location)
+    if not there:
+        clear(location)
     with explained(location, "uploading"):
         if is_local(fs):
             fs.makedirs(root, exist_ok=True)
@@ -194,6 +197,13 @@ def publish(folder: Path, location: str, *, move: bool = False) -> dict[str, int
             if move:
                 (folder / name).unlink()
     return sizes
+
+
+def clear(location: str) -> None:
+    """Make room for a folder: what lies there goes, and uploads to it that never ended."""
+    withdraw(location)
+    with contextlib.suppress(ConversionError):  # not everyone may list uploads: the run tells
+        abort_uploads(location)
 
 
 def withdraw(location: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..mapping.coverage import explain
 from ..mapping.key_mapping import KeyMapping, Plan
-from ..reading import tensors
+from ..reading import ranged, tensors
 from .names import NAMES as NAMES
 
 TOLERANCE = 1e-5
@@ -266,6 +266,8 @@ def first_difference(blocks: Sequence[Tensor], tensor: Tensor, drawn: int) -> st
     start = 0
     for source in blocks:
         part = tensor[start : start + len(source)] if tensor.dim() else tensor
+        with ranged.present(source, part):
+            source, part = source.clone(), part.clone()
         unequal = (source.to(part.dtype) != part).nonzero()
         if len(unequal):
             where = tuple(int(i) for i in unequal[0])

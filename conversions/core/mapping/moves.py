@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MappingError
+from ..reading import ranged
 from .patterns import Binding, Pattern, Placeholder
 from .rules import Blocks, Rule, Shape
 
@@ -45,7 +46,10 @@ class Move:
         self, state: MappingABC[str, Tensor], options: MappingABC[str, Any]
     ) -> list[Blocks]:
         """The blocks of every target, as views of the source tensors wherever possible."""
-        return self.rule.forward([state[key] for key in self.inputs], self.options(options))
+        given = self.options(options)
+        tensors = [state[key] for key in self.inputs]
+        with ranged.reading(lambda those: self.rule.forward(those, given), tensors):
+            return self.rule.forward(tensors, given)
 
     def options(self, given: MappingABC[str, Any]) -> dict[str, Any]:
         """What the rule reads of the options, with its own value for each that was not given."""
@@ -57,7 +61,9 @@ class Move:
     ) -> list[Tensor]:
         """The source tensors again; state: of which the shapes are looked at."""
         shapes = [tuple(state[key].shape) for key in self.inputs]
-        return self.rule.backward([written[key] for key in self.targets], shapes)
+        tensors = [written[key] for key in self.targets]
+        with ranged.reading(lambda those: self.rule.backward(those, shapes), tensors):
+            return self.rule.backward(tensors, shapes)
 
     def counted(
         self, state: MappingABC[str, Tensor], written: MappingABC[str, Tensor]

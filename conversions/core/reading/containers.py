@@ -11,7 +11,7 @@ from pathlib import Path
 from .contents import Contents
 from .foreign import by_name, not_a_checkpoint
 from .legacy import read_legacy
-from .mapped import MappedFile
+from .ranged import file_of
 from .safetensors import announces_header, read_safetensors
 from .zips import read_zip
 
@@ -23,7 +23,7 @@ def read_file(path: Path) -> Contents:
         CheckpointError: it is something else; the message says what.
         DamagedFileError: its bytes contradict each other.
     """
-    file = MappedFile(path)
+    file = file_of(path)
     if (part := by_name(file)) is not None:
         raise part
     head = file.buffer[:16]

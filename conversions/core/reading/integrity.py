@@ -15,7 +15,6 @@ import bisect
 import contextlib
 import hashlib
 import mmap
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import CheckpointError, ConversionError, DamagedFileError
+from .mapped import READ_AHEAD
 
 if TYPE_CHECKING:
     from .contents import Record
@@ -34,8 +34,6 @@ _SLICE = 1 << 20
 _BUFFER_BYTES = 2 << 20
 _BUFFERS = 8
 _WORKERS = 2
-_AHEAD = 32 << 20
-"""Bytes that the disk is asked for before they are needed."""
 _LINE = 64
 
 Progress = Callable[[str, int, int], None]
@@ -167,7 +165,7 @@ class Integrity:
         damaged = [_damaged(record, 0) for record in records if not record.size and record.crc]
         sha, crc, buffers = hashlib.sha256(), _Checksums(), _Buffers()
         with (
-            path.open("rb", buffering=0) as file,
+            mapped.open() as file,
             _Lane(lambda chunk, content: sha.update(content)) as hashing,
             _Lane(_give) as giving,
         ):
@@ -177,13 +175,14 @@ class Integrity:
                 giving.check()
                 if self._progress:
                     self._progress(f"checking {path.name}", chunk[0].start, size)
-                _advise(file.fileno(), chunk[0].start, size)
+                if chunk[0].start % READ_AHEAD < _BUFFER_BYTES:
+                    mapped.advise(file, chunk[0].start)
                 lanes = [hashing, giving] if any(span.tap for span in chunk) else [hashing]
                 with buffers.filled(file, chunk, lanes) as content:
                     for span, piece in _cut(chunk, content):
                         damaged += crc.take(span, piece)
         giving.check()
-        if not self._stop.is_set() and _changed(mapped.status, os.stat(path)):
+        if not self._stop.is_set() and mapped.changed():
             raise CheckpointError(
                 f"{path}: was changed while it was being read",
                 hint="convert again when nothing writes to it any more",
@@ -201,30 +200,6 @@ class Integrity:
 def _damaged(record: Record, crc: int) -> str:
     held = f" ({', '.join(record.keys[:3])})" if record.keys else ""
     return f"record {record.name}{held}: CRC-32 {crc:08x}, not {record.crc:08x}"
-
-
-def _changed(before: os.stat_result, after: os.stat_result) -> bool:
-    return any(
-        getattr(before, name) != getattr(after, name)
-        for name in ("st_size", "st_mtime_ns", "st_ino", "st_dev")
-    )
-
-
-def _advise(descriptor: int, position: int, size: int) -> None:
-    """Have the disk read ahead and, of a file that would fill the memory, let go what was read."""
-    if not hasattr(os, "posix_fadvise") or position % _AHEAD >= _BUFFER_BYTES:
-        return
-    os.posix_fadvise(descriptor, position, 2 * _AHEAD, os.POSIX_FADV_WILLNEED)
-    if size > _memory() // 2 and position > _AHEAD:
-        os.posix_fadvise(descriptor, 0, position - _AHEAD, os.POSIX_FADV_DONTNEED)
-
-
-def _memory() -> int:
-    """Bytes of memory that this machine has."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 1 << 62
 
 
 class _Lane:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import tensors
+from . import ranged, tensors
 from .mapped import populate
 
 _WINDOW = 4 << 20
@@ -97,6 +97,11 @@ class Ledger(tensors.Compared):
         self.lasting(written)
         sizes = {size for _, size in self._read}
         wanted = [t for t in written.values() if _plain(t) and t.nbytes in sizes]
+        for file, found in ranged.lying_in(wanted).items():
+            at = {span: t for t in found if (span := file.span_of(t)) is not None}
+            for span, digest in file.digested(list(at), fast_digest):
+                self._held[_place(at[span])] = digest
+        wanted = [tensor for tensor in wanted if _place(tensor) not in self._held]
         with ThreadPoolExecutor(_READERS) as pool:
             for tensor, digest in zip(wanted, pool.map(_digest_of, wanted), strict=True):
                 self._held[_place(tensor)] = digest
@@ -147,9 +152,10 @@ def _place(tensor: Tensor) -> tuple[int, int]:
 def _digest_of(tensor: Tensor) -> bytes:
     """The digest of a tensor's bytes as they are in memory or, mapped, in its file."""
     digest = fast_digest()
-    content = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
-    for start in range(0, len(content), _WINDOW):
-        with content[start : start + _WINDOW] as window:
-            populate(window)
-            digest.update(window)
+    for part in ranged.parts(tensor.detach().reshape(-1).view(torch.uint8)):
+        content = part.numpy().data
+        for start in range(0, len(content), _WINDOW):
+            with content[start : start + _WINDOW] as window:
+                populate(window)
+                digest.update(window)
     return bytes(digest.digest())

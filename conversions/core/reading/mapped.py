@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,18 @@ from .files import regular_size
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+READ_AHEAD = 32 << 20
+"""Bytes that the disk is asked for before they are needed."""
+
+
+def _memory() -> int:
+    """Bytes of memory that this machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 1 << 62
 
 
 class MappedFile:
@@ -35,6 +48,31 @@ class MappedFile:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
 
+    def want(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Many small spans are about to be looked at: of a file that is here, nothing to do."""
+
+    def open(self) -> contextlib.AbstractContextManager[Any]:
+        """The file from its first byte on, unbuffered."""
+        return self.path.open("rb", buffering=0)
+
+    def changed(self) -> bool:
+        """Whether it is another file than it was when it was mapped."""
+        now = os.stat(self.path)
+        names = ("st_size", "st_mtime_ns", "st_ino", "st_dev")
+        return any(getattr(self.status, name) != getattr(now, name) for name in names)
+
+    def advise(self, file: Any, position: int) -> None:
+        """Have the disk read ahead and, of a file that would fill the memory, let go what was read.
+
+        file: as `open` gave it; position: a multiple of READ_AHEAD.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            return
+        descriptor = file.fileno()
+        os.posix_fadvise(descriptor, position, 2 * READ_AHEAD, os.POSIX_FADV_WILLNEED)
+        if self.size > _memory() // 2 and position > READ_AHEAD:
+            os.posix_fadvise(descriptor, 0, position - READ_AHEAD, os.POSIX_FADV_DONTNEED)
+
     @cached_property
     def _storage(self) -> torch.UntypedStorage:
         import torch
@@ -46,6 +84,12 @@ class MappedFile:
         """Where in the file a tensor's first element lies; None for one that lies elsewhere."""
         offset: int = tensor.data_ptr() - self._storage.data_ptr()
         return offset if offset >= 0 and offset + tensor.nbytes <= self.size else None
+
+    def tensor_of(self, dtype: torch.dtype, count: int, start: int) -> Tensor:
+        """`count` elements from the byte `start` on, flat, with a storage of their own."""
+        import torch
+
+        return torch.frombuffer(self.buffer, dtype=dtype, count=count, offset=start)
 
     def storage(self, start: int, size: int) -> torch.UntypedStorage:
         """The bytes as a torch storage of its own; keeps the map alive."""

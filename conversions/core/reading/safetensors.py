@@ -18,6 +18,7 @@ from .files import AGAIN, shown
 from .foreign import UnknownFile, not_a_checkpoint
 from .mapped import MappedFile
 from .objects import MalformedPickle, Storage, TensorRecord, Unreadable, natural, naturals
+from .ranged import file_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +93,7 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
-    file = MappedFile(path)
+    file = file_of(path)
     header = read_header(file)
     tensors: dict[str, Tensor] = {}
     for entry in header.entries:
@@ -102,8 +103,7 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
         count = prod(entry.shape)
         if count:
             start = header.data + entry.begin
-            flat: Tensor = torch.frombuffer(file.buffer, dtype=dtype, count=count, offset=start)
-            tensors[entry.name] = flat.view(entry.shape)
+            tensors[entry.name] = file.tensor_of(dtype, count, start).view(entry.shape)
         else:
             tensors[entry.name] = torch.empty(entry.shape, dtype=dtype)
     return tensors

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from . import ranged
+
 PIECE = 1 << 18
 """Elements handled at a time: 1 MiB of float32 stays in a core's cache."""
 
@@ -62,9 +64,24 @@ def sum64(tensor: Tensor, absolute: bool = False) -> float:
     total = 0.0
     # one buffer for all pieces: the allocator would give every one of its own back to the system
     buffer = torch.empty(min(tensor.numel(), PIECE), dtype=torch.float64)
-    for piece in pieces(tensor):
-        total += sum_piece(piece, buffer, absolute)
+    with _laid_otherwise(tensor):
+        for piece in pieces(tensor):
+            with ranged.present(piece):
+                total += sum_piece(piece, buffer, absolute)
     return total
+
+
+def _laid_otherwise(*tensors: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Presence of tensors whose parts are not contiguous: they are copied before they are read."""
+    return ranged.present(*(tensor for tensor in tensors if not tensor.is_contiguous()))
+
+
+def _beside(left: Tensor, right: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Contiguous parts of two tensors of one shape, cut at the same places, to be read now."""
+    with _laid_otherwise(left, right):
+        for pair in zip(rows(left), rows(right), strict=True):
+            with ranged.present(*pair):
+                yield pair
 
 
 def sum_piece(piece: Tensor, buffer: Tensor, absolute: bool = False) -> float:
@@ -81,9 +98,9 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
         return False
     if left.data_ptr() == right.data_ptr() and left.stride() == right.stride():
         return True
-    if left.is_contiguous() and right.is_contiguous():
+    if left.is_contiguous() and right.is_contiguous() and not ranged.serving():
         return _same_memory(left, right)
-    return all(_same_memory(a, b) for a, b in zip(rows(left), rows(right), strict=True))
+    return all(_same_memory(a, b) for a, b in _beside(left, right))
 
 
 def _same_memory(left: Tensor, right: Tensor) -> bool:
@@ -124,7 +141,7 @@ def same_cast(source: Tensor, written: Tensor) -> bool:
     bits = _BITS[written.element_size()]
     return all(
         torch.equal(a.to(written.dtype).view(bits), b.view(bits))
-        for a, b in zip(rows(source), rows(written), strict=True)
+        for a, b in _beside(source, written)
     )
 
 
@@ -154,5 +171,6 @@ def largest_difference(left: Tensor, right: Tensor) -> float:
         return float("inf")
     if not left.numel():
         return 0.0
-    worst = (left.double() - right.double()).abs().max()
+    with ranged.present(left, right):
+        worst = (left.double() - right.double()).abs().max()
     return float(worst) if torch.isfinite(worst) else float("inf")

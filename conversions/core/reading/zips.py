@@ -123,14 +123,14 @@ def _directory_place(file: MappedFile) -> tuple[int, int, int]:
             "without the directory that a torch zip file ends with)",
             hint=AGAIN,
         )
-    _, _, _, count, length, start, _ = struct.unpack_from("<HHHHIIH", file.buffer, end + 4)
+    _, _, _, count, length, start, _ = struct.unpack("<HHHHIIH", file.buffer[end + 4 : end + 22])
     if count < 0xFFFF and length < 0xFFFFFFFF and start < 0xFFFFFFFF:
         return start, length, count
     locator = end - 20
     if locator >= 0 and file.buffer[locator : locator + 4] == b"PK\x06\x07":
-        (place,) = struct.unpack_from("<Q", file.buffer, locator + 8)
+        (place,) = struct.unpack("<Q", file.buffer[locator + 8 : locator + 16])
         if place + 56 <= file.size and file.buffer[place : place + 4] == b"PK\x06\x06":
-            count, length, start = struct.unpack_from("<QQQ", file.buffer, place + 32)
+            count, length, start = struct.unpack("<QQQ", file.buffer[place + 32 : place + 56])
             return start, length, count
     raise DamagedFileError(f"{file.path}: its zip64 directory is missing", hint=AGAIN)
 
@@ -198,6 +198,7 @@ def _records(file: MappedFile, entries: list[_Entry], end: int) -> tuple[Record,
             packed[:10],
             "unpack it and pack it again without compression: zip -0 -r MODEL.pt FOLDER",
         )
+    file.want((e.header, e.header + 30 + len(e.raw_name)) for e in entries)
     records = [_record(file, entry, end) for entry in entries]
     previous: Record | None = None
     for record in sorted(records, key=lambda record: (record.start, record.size)):

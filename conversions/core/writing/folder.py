@@ -30,10 +30,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError
-from ..reading import dtypes
+from ..reading import dtypes, ranged
 from ..reading.mapped import populate
 from ..reading.written import INDEX_FILE, SINGLE_FILE
-from .target import HINTS, TargetFile, explained
+from .elsewhere import Elsewhere, most_open
+from .target import HINTS, Target, TargetFile, explained
 
 if sys.platform != "win32":
     import fcntl
@@ -205,7 +206,7 @@ class _Placed:
     """A piece, the file it goes to, and where in it. left: blocks that are still to be written."""
 
     piece: Piece
-    target: TargetFile
+    target: Target
     offset: int
     left: list[tuple[int, Tensor]] | None = None
 
@@ -223,6 +224,23 @@ class _Placed:
             else:
                 self._put(position, block, buffer)
 
+    def claim(self, stream: Stream) -> list[_Sink]:
+        """Claim all blocks or none; where they were claimed to, or nothing.
+
+        What is not claimed is made again when it is written, and takes no memory until then.
+        """
+        sinks, whole = [], True
+        for position, block in self._blocks():
+            sink = self._sink(position)
+            whole = stream.claim(block, self.piece.dtype, sink) and whole
+            sinks.append(sink)
+        if whole:
+            self.left = []
+            return sinks
+        for sink in sinks:
+            sink.muted = True
+        return []
+
     def write(self, buffer: Tensor) -> None:
         """Put the blocks that are left at their places, through the buffer where they need it."""
         for position, block in self._blocks() if self.left is None else self.left:
@@ -235,13 +253,27 @@ class _Placed:
             position += block.numel() * self.piece.dtype.itemsize
 
     def _put(self, position: int, block: Tensor, buffer: Tensor) -> None:
-        for run in _runs(block, self.piece.dtype, buffer):
-            content = _memory(run)
-            self.target.write(content, position, populate)
-            position += len(content)
+        for part in ranged.parts(block):
+            for run in _runs(part, self.piece.dtype, buffer):
+                content = _memory(run)
+                self.target.write(content, position, populate)
+                position += len(content)
 
-    def _sink(self, start: int) -> Callable[[memoryview, int], None]:
-        return lambda content, offset: self.target.write(content, start + offset)
+    def _sink(self, start: int) -> _Sink:
+        return _Sink(self.target, start)
+
+
+@dataclass(eq=False)
+class _Sink:
+    """Where a block's bytes go as they pass; nowhere when muted, and are digested all the same."""
+
+    target: Target
+    start: int
+    muted: bool = False
+
+    def __call__(self, content: memoryview, offset: int) -> None:
+        if not self.muted:
+            self.target.write(content, self.start + offset)
 
 
 def _runs(tensor: Tensor, dtype: torch.dtype, buffer: Tensor) -> Iterator[Tensor]:
@@ -343,6 +375,7 @@ class ModelFolder:
         output: where the folder shall be; None for a temporary one that is always removed.
         overwrite: replace a model folder that is there already.
         keep: files that are being read; a folder that holds one of them is not replaced.
+        elsewhere: takes the tensors' files in the place of the folder, which has the others.
 
     Raises OutputError at once if the output is there already or cannot be written. A symbolic
     link to a folder stands for that folder. Missing parents are made, and unmade on failure.
@@ -354,15 +387,17 @@ class ModelFolder:
         overwrite: bool = False,
         *,
         keep: Iterable[str | os.PathLike[str]] = (),
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.overwrite = overwrite
+        self._elsewhere = elsewhere
         self.output: Path | None = None
         self.path = Path()
         self._shown = "" if output is None else os.fspath(output)
         self._partial: Path | None = None
         self._parents: list[Path] = []
         self._descriptor: int | None = None
-        self._targets: list[TargetFile] = []
+        self._targets: list[Target] = []
         if output is not None:
             with explained(f"cannot write {self._shown}"):
                 self.output = Path(os.path.realpath(output))
@@ -510,7 +545,7 @@ class ModelFolder:
         _check_names(pieces)
         total = sum(piece.bytes for piece in pieces)
         free = shutil.disk_usage(self.path).free
-        if total > free:
+        if total > free and self._elsewhere is None:
             raise OutputError(
                 f"the model needs {format_size(total)} and {self.path.parent} has only "
                 f"{format_size(free)} left",
@@ -522,9 +557,7 @@ class ModelFolder:
         placed = list(self._placed(files, _counted(progress, total)))
         buffer = torch.empty(_BUFFER_BYTES, dtype=torch.uint8)
         if stream is not None:
-            for one in placed:
-                one.stream(stream, buffer)
-            stream.begin()
+            self._begin(placed, stream, buffer)
         for one in placed:
             one.write(buffer)
         if stream is not None:
@@ -534,19 +567,44 @@ class ModelFolder:
         if len(files) > 1:
             self.write_json(INDEX_FILE, _index(files))
 
+    def _begin(self, placed: Sequence[_Placed], stream: Stream, buffer: Tensor) -> None:
+        """Begin the pass, from which bytes go to their places."""
+        if self._elsewhere is None:
+            for one in placed:
+                one.stream(stream, buffer)
+            stream.begin()
+            return
+        sinks = [sink for one in placed for sink in one.claim(stream)]
+        late = [one for one in placed if one.left is None]
+        known = {id(sink): sink for sink in sinks}
+        passing = ((known[id(s)], size) for s, size in stream.order() if id(s) in known)
+        order = [(sink.target, sink.start, size) for sink, size in passing]
+        order += [(one.target, one.offset, one.piece.bytes) for one in late]
+        if most_open(order, self._elsewhere.part) > self._elsewhere.room:
+            # too many parts would wait for bytes: the pass only digests, then all is written in
+            # the order of the target
+            for sink in sinks:
+                sink.muted = True
+            for one in placed:
+                one.left = None
+        stream.begin()
+        stream.wait()
+        for running in stream.passes:
+            running.result()  # of a damaged source nothing appears elsewhere
+
     def _placed(
         self, files: Mapping[str, Sequence[Piece]], told: Callable[[int], None]
     ) -> Iterator[_Placed]:
         """Every piece with its place in its file."""
         for name, shard in files.items():
             aligned = _aligned(shard)
-            target = TargetFile(
-                self.path / name,
-                header(aligned),
-                sum(piece.bytes for piece in aligned),
-                told,
-                stays=self.output is not None,
-            )
+            path, beginning = self.path / name, header(aligned)
+            size = sum(piece.bytes for piece in aligned)
+            target: Target
+            if self._elsewhere is not None:
+                target = self._elsewhere.file(path, beginning, size, told)
+            else:
+                target = TargetFile(path, beginning, size, told, stays=self.output is not None)
             target.make()
             self._targets.append(target)
             offset = 0

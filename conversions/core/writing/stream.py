@@ -12,7 +12,7 @@ function of bytes and of their offset in the target. Neither knows of the other.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class TensorTap:
         self._address = block.data_ptr()
         self._passing: Passing | None = None
         self._dtype = block.dtype
-        self._sink = sink
+        self.sink = sink
         self._ledger = ledger
         self.step = Passing.step_of(block.dtype)
 
@@ -42,7 +42,7 @@ class TensorTap:
         if self._passing is None:
             self._passing = Passing(self._dtype)
         self._passing.take(torch.frombuffer(content, dtype=torch.uint8))
-        self._sink(content, offset)
+        self.sink(content, offset)
 
     def finish(self) -> None:
         if self._passing is not None:
@@ -83,6 +83,12 @@ class Stream:
                 self._taps.setdefault((number, file), []).append(tap)
                 return True
         return False
+
+    def order(self) -> Iterator[tuple[Sink, int]]:
+        """Every sink with its bytes, in the order in which they will pass."""
+        for _, taps in sorted(self._taps.items(), key=lambda item: item[0]):
+            for tap in sorted(taps, key=lambda tap: tap.start):
+                yield tap.sink, tap.size
 
     def lasts(self, block: Tensor) -> bool:
         """Whether a block is a view of the source, and takes no memory of its own."""

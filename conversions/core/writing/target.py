@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import OutputError
 from ..reading.mapped import c_library
@@ -114,6 +115,28 @@ class _Flush(threading.Thread):
             os.close(self._descriptor)
 
 
+class Target(Protocol):
+    """A file of a known size that is being written, wherever it is; see TargetFile."""
+
+    @property
+    def beginning_bytes(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    def make(self) -> None: ...
+
+    def write(
+        self, content: memoryview, offset: int, prepare: Callable[[memoryview], None] = ...
+    ) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+
 class TargetFile:
     """A file of a known size: made first, opened when its first bytes come, closed with its last.
 
@@ -141,6 +164,16 @@ class TargetFile:
         self._descriptor: int | None = None
         self._flush: _Flush | None = None
         self._lock = threading.Lock()
+
+    @property
+    def beginning_bytes(self) -> int:
+        """How many bytes the file begins with, before those that `write` counts from."""
+        return len(self._beginning)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes the whole file has."""
+        return len(self._beginning) + self._size
 
     def write(
         self,

@@ -1,0 +1,311 @@
+"""Objects of a store, read by ranges and written in parts: nothing of their size lies here.
+
+Reading is fsspec's for every store. Writing parts in any order is S3's multipart upload; of other
+stores the folder is written on this machine first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import CheckpointError, ConversionError, OutputError
+from ..core.reading import ranged
+from ..core.reading.ranged import Span
+from . import storage
+
+_AHEAD = 4 << 20
+"""Bytes of one request of a stream; the next is asked for while one is read."""
+_KEPT = 3
+PART = 6 << 20
+"""Bytes of a part of an upload, where the file needs no more than MOST_PARTS of them."""
+MOST_PARTS = 9_000
+"""S3 takes ten thousand."""
+ROOM = 8
+"""Parts that may wait in memory for the rest of their bytes."""
+_GOING = 2
+"""Parts on their way at once."""
+_LEAST = 5 << 20
+"""S3 takes no smaller part but the last."""
+
+
+class ObjectRanges:
+    """One object as core.reading.ranged wants it.
+
+    Raises:
+        ConversionError: the store says nothing of it, or of its size.
+    """
+
+    def __init__(self, fs: Any, path: str, location: str) -> None:
+        self._fs, self._path, self._location = fs, path, location
+        with storage.explained(location, "looking at it"):
+            size = fs.info(path).get("size")
+            self._identity = fs.ukey(path)
+        if size is None:
+            raise CheckpointError(f"{location}: the store does not say how large it is")
+        self.size = int(size)
+
+    def read(self, spans: Sequence[Span]) -> list[bytes]:
+        with storage.explained(self._location, "reading a range"):
+            if len(spans) == 1:
+                found = [self._fs.cat_file(self._path, start=spans[0][0], end=spans[0][1])]
+            else:
+                starts, ends = [a for a, _ in spans], [b for _, b in spans]
+                found = self._fs.cat_ranges([self._path] * len(spans), starts, ends)
+        for (start, end), content in zip(spans, found, strict=True):
+            if len(content) != end - start:
+                raise CheckpointError(
+                    f"{self._location}: {len(content)} bytes came for bytes {start} to {end}"
+                )
+        return found
+
+    @contextlib.contextmanager
+    def stream(self) -> Iterator[Any]:
+        with storage.explained(self._location, "reading"):
+            cache = {"cache_type": "background", "cache_options": {"maxblocks": _KEPT}}
+            file = self._fs.open(self._path, "rb", block_size=_AHEAD, **cache)
+        with file:
+            yield _Stream(file, self._location)
+
+    def changed(self) -> bool:
+        with storage.explained(self._location, "looking at it"):
+            return bool(self._fs.ukey(self._path) != self._identity)
+
+    def serves(self) -> bool:
+        """Whether the store gives a range when it is asked for one, and not the whole."""
+        if self.size < 2:
+            return False
+        try:
+            return len(self._fs.cat_file(self._path, start=self.size - 2, end=self.size - 1)) == 1
+        except Exception:  # each store refuses in a way of its own
+            return False
+
+    def beginning(self, count: int) -> bytes:
+        with storage.explained(self._location, "reading its beginning"):
+            return bytes(self._fs.cat_file(self._path, start=0, end=min(count, self.size)))
+
+
+class _Stream:
+    """readinto() of a store's file, whose errors say where they come from."""
+
+    def __init__(self, file: Any, location: str) -> None:
+        self._file, self._location = file, location
+
+    def readinto(self, buffer: memoryview) -> int:
+        with storage.explained(self._location, "reading"):
+            content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+class Uploads:
+    """Files of tensors that go to S3 in parts, below one location; see core.writing.elsewhere.
+
+    A context manager: what is not complete at its end is aborted, and leaves no object. Once
+    complete, an object is read where the folder would have its file. before: called once, when
+    all bytes are there and before the first object appears.
+    """
+
+    room = ROOM
+
+    def __init__(
+        self, location: str, largest: int, before: Callable[[], None] = lambda: None
+    ) -> None:
+        self._fs, root = storage.filesystem(location)
+        self._location = location
+        self.bucket, _, self._prefix = root.partition("/")
+        self.part = max(PART, _LEAST, -(-largest // MOST_PARTS))
+        self.sizes: dict[str, int] = {}
+        self._before = before
+        self._files: list[_Upload] = []
+        self._stack = contextlib.ExitStack()
+        self._pool = ThreadPoolExecutor(_GOING, thread_name_prefix="upload")
+        self._free = threading.BoundedSemaphore(_GOING)
+
+    def __enter__(self) -> Uploads:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files:
+            file.close()
+        self._pool.shutdown()
+        self._stack.close()
+
+    def file(self, path: Path, beginning: bytes, size: int, told: Callable[[int], None]) -> _Upload:
+        self._files.append(_Upload(self, path, beginning, size, told))
+        return self._files[-1]
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        return self._fs.call_s3(method, Bucket=self.bucket, **arguments)
+
+    def key(self, name: str) -> str:
+        return f"{self._prefix.rstrip('/')}/{name}"
+
+    def explained(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return storage.explained(storage.join(self._location, name), "uploading")
+
+    def send(self, work: Callable[[], Any]) -> Future[Any]:
+        """Do it in another thread, once one is free: whoever writes waits for the network here."""
+        self._free.acquire()
+        future = self._pool.submit(work)
+        future.add_done_callback(lambda _: self._free.release())
+        return future
+
+    def appear(self) -> None:
+        """All bytes of one file are up; with the last file's, all of them become objects."""
+        if not all(file.whole for file in self._files):
+            return
+        self._before()
+        for file in self._files:
+            self.sizes[file.path.name] = file.bytes
+            file.complete()
+            location = storage.join(self._location, file.path.name)
+            ranges = ObjectRanges(*storage.filesystem(location), location)
+            self._stack.enter_context(ranged.served(file.path, ranges))
+
+
+class _Upload:
+    """One file on its way, part by part; as core.writing.target.TargetFile."""
+
+    def __init__(
+        self, uploads: Uploads, path: Path, beginning: bytes, size: int, told: Callable[[int], None]
+    ) -> None:
+        self.path = path
+        self.whole = False
+        self._uploads = uploads
+        self._beginning = beginning
+        self._size = size
+        self._told = told
+        self._lock = threading.Lock()
+        self._id = ""
+        self._waiting: dict[int, mmap.mmap] = {}
+        self._left: dict[int, int] = {}
+        self._sent: dict[int, Future[Any]] = {}
+
+    @property
+    def beginning_bytes(self) -> int:
+        return len(self._beginning)
+
+    @property
+    def bytes(self) -> int:
+        return len(self._beginning) + self._size
+
+    def make(self) -> None:
+        """Begin the upload. Where the file would be lies a word on where it is."""
+        self.path.write_text(f"lies in {self._uploads.key(self.path.name)}\n", encoding="utf-8")
+        with self._uploads.explained(self.path.name):
+            key = self._uploads.key(self.path.name)
+            answer = self._uploads.call("create_multipart_upload", Key=key)
+        self._id = str(answer["UploadId"])
+        self._put(memoryview(self._beginning), 0)
+
+    def write(
+        self,
+        content: memoryview,
+        offset: int,
+        prepare: Callable[[memoryview], None] = lambda window: None,
+    ) -> None:
+        """Put bytes at their place, counted from the end of the file's beginning.
+
+        Raises:
+            ConversionError: the store refused a part.
+        """
+        self._put(content, len(self._beginning) + offset)
+        self._told(len(content))
+
+    def _put(self, content: memoryview, position: int) -> None:
+        part, done = self._uploads.part, 0
+        while done < len(content):
+            index, place = divmod(position + done, part)
+            count = min(part - place, len(content) - done)
+            buffer = self._buffer(index)
+            buffer[place : place + count] = content[done : done + count]
+            done += count
+            with self._lock:
+                self._left[index] -= count
+                full = not self._left[index]
+                if full:
+                    del self._waiting[index]
+            if full:
+                self._send(index, buffer)
+
+    def _length(self, index: int) -> int:
+        return min(self._uploads.part, self.bytes - index * self._uploads.part)
+
+    def _buffer(self, index: int) -> mmap.mmap:
+        with self._lock:
+            if index not in self._waiting:
+                # of its own pages, which the system has back at once when the part is up
+                self._waiting[index] = mmap.mmap(-1, self._length(index))
+                self._left[index] = self._length(index)
+            return self._waiting[index]
+
+    def _send(self, index: int, buffer: mmap.mmap) -> None:
+        for sent in list(self._sent.values()):
+            if sent.done():
+                sent.result()  # a refusal ends the conversion now, not when all is read
+        self._sent[index] = self._uploads.send(lambda: self._upload(index, buffer))
+
+    def _upload(self, index: int, buffer: mmap.mmap) -> str:
+        with self._uploads.explained(self.path.name):
+            answer = self._uploads.call(
+                "upload_part",
+                Key=self._uploads.key(self.path.name),
+                UploadId=self._id,
+                PartNumber=index + 1,
+                Body=bytes(buffer),
+            )
+        return str(answer["ETag"])
+
+    def finish(self) -> None:
+        """All bytes were written: wait for the last part.
+
+        Raises:
+            ConversionError: the store refused a part, or bytes are missing.
+        """
+        for sent in list(self._sent.values()):
+            sent.result()
+        if len(self._sent) != -(-self.bytes // self._uploads.part):
+            raise OutputError(f"{self.path.name}: not all of its bytes were written")
+        self.whole = True
+        self._uploads.appear()
+
+    def complete(self) -> None:
+        """Let the parts become an object."""
+        parts = [
+            {"PartNumber": index + 1, "ETag": sent.result()}
+            for index, sent in sorted(self._sent.items())
+        ]
+        with self._uploads.explained(self.path.name):
+            self._uploads.call(
+                "complete_multipart_upload",
+                Key=self._uploads.key(self.path.name),
+                UploadId=self._id,
+                MultipartUpload={"Parts": parts},
+            )
+        self._id = ""
+
+    def close(self) -> None:
+        """Abort what is not complete."""
+        for sent in self._sent.values():
+            sent.cancel()
+        if self._id:
+            self._abort()
+
+    def _abort(self) -> None:
+        for sent in self._sent.values():
+            with contextlib.suppress(Exception):
+                sent.result()
+        with contextlib.suppress(ConversionError), self._uploads.explained(self.path.name):
+            key = self._uploads.key(self.path.name)
+            self._uploads.call("abort_multipart_upload", Key=key, UploadId=self._id)
+        self._id = ""
+        self._waiting.clear()
+
+    def wait(self) -> None:
+        """Nothing: what is complete is in the store."""
