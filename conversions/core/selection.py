@@ -17,7 +17,7 @@ from .manifest import Manifest, Spec
 from .mapping import layouts, signs, wrappers
 from .mapping.keys import collapse_keys
 from .mapping.wrappers import Fit
-from .reading import dtypes
+from .reading import dtypes, quantised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,8 @@ _COMPANION = ("model", "state_dict")
 """Where a companion's tensors may lie."""
 _AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow)(?:$|[._])", re.IGNORECASE)
 """In the name of a model whose weights are an average of another's."""
+_EXTRA_STATE = "_extra_state"
+"""What torch calls a module's state that is neither parameter nor buffer."""
 _SHOWN = 8
 """Keys that a message names of a long list."""
 
@@ -263,6 +265,8 @@ def _taken(
     for key, tensor in state.items():
         if key in fit.names:
             taken[fit.names[key]] = tensor
+        elif key.rpartition(".")[2] == _EXTRA_STATE:
+            left.append(key)
         elif key.startswith(fit.prefix) and key not in elsewhere:
             taken.setdefault(key[len(fit.prefix) :], tensor)
         elif key not in elsewhere:
@@ -360,7 +364,7 @@ def refuse_wrong(family: Family, selected: Selected[Held], families: Sequence[Fa
     if selected.layout is not None:
         return
     _refuse_signs(family, manifest)
-    _refuse_empty(family, manifest)
+    _refuse_valueless(family, manifest)
     matched = share(family, manifest)
     written = wrappers.targeted(manifest, family.mapping)
     converted = len(written.names) / max(len(manifest), 1) if written else 0.0
@@ -386,14 +390,23 @@ def refuse_wrong(family: Family, selected: Selected[Held], families: Sequence[Fa
         )
 
 
-def _refuse_empty(family: Family, manifest: Manifest) -> None:
-    """Name parameters of the model that are there without any value."""
-    empty = [k for k, spec in manifest.items() if 0 in spec.shape and family.mapping.match(k)]
+def _refuse_valueless(family: Family, manifest: Manifest) -> None:
+    """Name parameters of the model that are there without any value, or as whole numbers."""
+    known = {key: spec for key, spec in manifest.items() if family.mapping.match(key)}
+    empty = [key for key, spec in known.items() if 0 in spec.shape]
     if empty:
         raise WrongCheckpointError(
             f"{family.name}: {counted(len(empty), 'tensor has', 'tensors have')} no elements",
             [f"{key}   {manifest[key]}" for key in empty[:_SHOWN]],
             "save the file again where the model's parameters are whole",
+        )
+    weights = {key: spec for key, spec in known.items() if key.endswith(("weight", "bias"))}
+    whole = [key for key, spec in weights.items() if not spec.dtype.startswith(("F", "BF"))]
+    if whole:
+        raise WrongCheckpointError(
+            f"{family.name}: {counted(len(whole), 'weight is', 'weights are')} no floating point",
+            [f"{key}   {manifest[key]}" for key in whole[:_SHOWN]],
+            f"if it is quantised: {quantised.RESAVE}",
         )
 
 

@@ -40,6 +40,10 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {"module": under("model.", s), "ds_config": {"zero": 1}, "ds_version": "0.14"},
         "the prefix model.",
     ),
+    "a module's extra state": (
+        lambda s: {**s, "a.b._extra_state": torch.zeros(3, dtype=torch.uint8)},
+        "left out, since not of this model: a.b._extra_state",
+    ),
     "names that are lost": (
         lambda s: {"model": s, "ema": {"decay": 0.9, "shadow_params": list(s.values())}},
         "",
@@ -74,7 +78,7 @@ def test_models_of_one_short_name_are_told_apart(tmp_path: Path) -> None:
 
 def with_one(state: State, change: Callable[[str, torch.Tensor], State]) -> State:
     """A state in which one matrix is there as something else."""
-    key = next(k for k, t in state.items() if t.dim() == 2 and k.endswith("weight"))
+    key = next(k for k, t in state.items() if t.dim() == 2 and k.endswith(".weight"))
     made = dict(state)
     return {**made, **change(key, made.pop(key))}
 
@@ -101,6 +105,20 @@ NAMED: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
     "pruned": (
         lambda s: with_one(s, lambda k, t: {f"{k}_orig": t, f"{k}_mask": t}),
         ("prune.remove",),
+    ),
+    "whole numbers": (
+        lambda s: with_one(s, lambda k, t: {k: t.to(torch.int8)}),
+        ("1 weight is no floating point", "I8[", "quantised"),
+    ),
+    "modules that PEFT keeps twice": (
+        lambda s: with_one(
+            s,
+            lambda k, t: {
+                k.replace("weight", "original_module.weight"): t,
+                k.replace("weight", "modules_to_save.default.weight"): t,
+            },
+        ),
+        ("PEFT", "merge_and_unload"),
     ),
     "flax": (
         lambda s: {f"params.{k.replace('.weight', '.kernel')}": t for k, t in s.items()},

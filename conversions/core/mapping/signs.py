@@ -59,6 +59,7 @@ SIGNS = (
     # PEFT's other methods: tuners/*
     Sign(
         r"hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|ia3_l(?:\.\w+)?|oft_r(?:\.\w+)?|prompt_embeddings"
+        r"|original_module\.(?:weight|bias)|modules_to_save(?:\.\w+)?\.(?:weight|bias)"
         r"|vera_lambda_[bd](?:\.\w+)?|boft_[RS](?:\.\w+)?",
         "an adapter of PEFT that is no LoRA",
         "merge it into its base with PEFT's merge_and_unload() and convert what that saves",

@@ -194,6 +194,7 @@ def _settled(given: Given, parts: Config, fields: Fields) -> tuple[Json, list[st
     names = {*fields.names(), *facts, *parts.required}
     for unknown in given.unknown:
         path, label = unknown.path, unknown.document.label
+        bare = path.removeprefix(f"{unknown.document.role}:")
         if path in facts or path in parts.required:
             try:
                 told = merge(told, _nested(path, like(facts.get(path)).read(unknown.value)))
@@ -202,12 +203,12 @@ def _settled(given: Given, parts: Config, fields: Fields) -> tuple[Json, list[st
         elif path in objects:
             problems.append(f"{path}: {short(unknown.value)}: an object is needed")
         elif _is_bookkeeping(path):
-            without.setdefault((label, BOOKKEEPING), []).append(path)
+            without.setdefault((label, BOOKKEEPING), []).append(bare)
         elif unknown.document.strict:
             where = nearest(path, names) if len(problems) < _LOCATED else "see those above"
             problems.append(f"{path}: unknown in {label}; {where}")
         else:
-            without.setdefault((label, "settings of a training run"), []).append(path)
+            without.setdefault((label, "settings of a training run"), []).append(bare)
     lines = [f"{a}: without effect ({why}): {listed(n)}" for (a, why), n in without.items()]
     return told, problems, lines
 
