@@ -23,6 +23,7 @@ def add(commands: Any) -> None:
     flag("left", metavar="A", help="a recorded release (4.57.6), or a record file")
     flag("right", metavar="B", help="the release to move to, or its record")
     flag("--reports", metavar="DIR", help="folder of records (default: reports, releases)")
+    flag("--all", action="store_true", help="every change on the terminal, with all its names")
     flag("--markdown", metavar="FILE", help="write it as Markdown, for a pull request")
     flag("--html", metavar="FILE", help="write it as one self-contained page")
     arguments.add_common(command)
@@ -49,5 +50,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
     else:
-        terminal.comparison(terminal.console(), found)
+        terminal.comparison(terminal.console(), found, args.all)
     return 0 if found.level == "same" else 1

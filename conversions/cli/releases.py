@@ -48,6 +48,11 @@ def add(commands: Any) -> None:
         action="store_true",
         help="first ask the package index, and record every release that has no record yet",
     )
+    flag(
+        "--summarise",
+        action="store_true",
+        help="write what the records say into their folder, for the wheel",
+    )
     flag("--only", metavar="A,B,…", help="with --record: these releases")
     flag("--reports", metavar="DIR", help="folder of records (default: reports, releases)")
     arguments.add_common(command)
@@ -60,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     places = [Path(args.reports)] if args.reports else records.folders()
     try:
         failed = _recorded(args) if args.record else []
+        if args.summarise:
+            releases.summarise(Path(args.reports or "releases"))
         history = releases.history(places, arguments.known_defects())
     except ConversionError as error:
         terminal.complain(str(error))
@@ -96,7 +103,9 @@ def _recorded(args: argparse.Namespace) -> list[str]:
         print(f"{release}: {outcome}", file=sys.stderr, flush=True)
 
     recorder = upgrade.Command(list(families()))
-    return releases.record_missing(made, recorder, folder, wanted, report)
+    failed = releases.record_missing(made, recorder, folder, wanted, report)
+    releases.summarise(folder)
+    return failed
 
 
 def _write_page(history: History, file: Path) -> None:

@@ -208,12 +208,12 @@ def inspection(to: Console, found: Inspection) -> None:
 # --- releases -----------------------------------------------------------------------------
 
 
-MOST = 6
-"""Changes of one kind that a terminal shows; the rest is counted, and whole in --json."""
+MOST: Mapping[str, int] = {"broken": 1000, "changed": 4, "mended": 3, "deprecated": 20, "new": 2}
+"""Changes of one level and topic that a terminal shows; the rest is counted: --all."""
 
 
-def comparison(to: Console, found: Comparison) -> None:
-    """The verdict, then what is broken, changed, new and deprecated, a line each."""
+def comparison(to: Console, found: Comparison, whole: bool = False) -> None:
+    """The verdict, then each level by topic, a line each; what only insiders meet is counted."""
     from rich.text import Text
 
     from ..upgrading.compare import LEVELS as ORDER, TITLES
@@ -221,35 +221,64 @@ def comparison(to: Console, found: Comparison) -> None:
     to.print(Text(found.verdict, LEVELS["mended" if found.level == "same" else found.level]))
     for level in ORDER:
         changes = found.at(level)
-        if changes:
-            to.print(Text(f"\n{TITLES[level]}", f"bold {LEVELS.get(level, '')}".strip()))
-        for part in dict.fromkeys(change.part for change in changes):
-            own = [change for change in changes if change.part == part]
-            for change in own if level == "broken" else own[:MOST]:
-                _change(to, change)
-            if level != "broken" and len(own) > MOST:
-                to.print(Text(f"  … {len(own) - MOST} more of {part}: --json", "dim"))
-    for title, defects in (("come with it", found.came), ("are mended", found.went)):
-        if defects:
-            to.print(Text(f"\nKnown defects that {title}", "bold"))
-        for defect in defects:
-            _listing(to, [(" -", f"{defect['family']}: {defect['what']}; {defect['workaround']}")])
+        if not changes:
+            continue
+        to.print(Text(f"\n{TITLES[level]}", f"bold {LEVELS.get(level, '')}".strip()))
+        hidden: dict[str, int] = {}
+        for topic, own in found.topics(level).items():
+            shown = own if whole else _met(own, level)[: MOST[level]]
+            _topic(to, found, topic, shown, whole)
+            hidden |= {topic: len(own) - len(shown)} if len(own) > len(shown) else {}
+        _counted(to, hidden)
+    for title, defects in found.defects.items():
+        to.print(Text(f"\n{title}", "bold"))
+        for known in defects:
+            _listing(to, [(" -", known.line)])
 
 
-def _change(to: Console, change: Change) -> None:
-    first = f" [first in {change.first}]" if change.first else ""
-    _listing(to, [(" -", _one_line(f"{change.line}{first}"))])
-    if change.todo and change.level == "broken":
-        _listing(to, [("  ", f"what to do: {change.todo}")])
+def _met(changes: Sequence[Change], level: str) -> list[Change]:
+    """Without what only insiders meet, unless it is grave."""
+    grave = level in ("broken", "deprecated")
+    return [change for change in changes if grave or not change.inner]
 
 
-def _listing(to: Console, rows: Sequence[Sequence[str]]) -> None:
+def _topic(
+    to: Console, found: Comparison, topic: str, shown: Sequence[Change], whole: bool
+) -> None:
+    """A heading, what to do once where it is the same, and a line a change."""
+    from rich.text import Text
+
+    from ..upgrading.compare import TOPICS
+
+    if not shown:
+        return
+    todos = {change.todo for change in shown}
+    common = todos.pop() if len(todos) == 1 and len(shown) > 1 else ""
+    head = TOPICS.get(topic, (topic.capitalize(), ""))[0]
+    to.print(Text(f" {head}") + Text(f": {common}" if common else "", "dim"))
+    for change in shown:
+        first = f" [{change.first}]" if change.first else ""
+        line = found.line(change, 1000 if whole else 5)
+        _listing(to, [("  -", _one_line(f"{line}{first}"))])
+        if change.todo and not common:
+            _listing(to, [("   ", Text(f"to do: {change.todo}", "dim"))])
+
+
+def _counted(to: Console, hidden: Mapping[str, int]) -> None:
+    from rich.text import Text
+
+    if hidden:
+        told = ", ".join(f"{count} of {topic}" for topic, count in hidden.items())
+        to.print(Text(f" … more with --all: {told}", "dim"))
+
+
+def _listing(to: Console, rows: Sequence[Sequence[str | Text]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     listing = Table.grid(padding=(0, 1))
     for row in rows:
-        listing.add_row(*map(Text, row))
+        listing.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     to.print(listing)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ..core.errors import ConversionError
 from . import arguments, terminal
 
 if TYPE_CHECKING:
+    from ..upgrading.records import Record
     from ..upgrading.upgrade import Upgrade, Verdict
 
 STYLES = {"safe": "green", "changed": "yellow", "broken": "bold red"}
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _judged(args: argparse.Namespace, left: str, right: str) -> Upgrade:
-    from ..upgrading import findings, records, releases, suite, upgrade
+    from ..upgrading import compare, records, releases, suite, upgrade
     from ..upgrading.environments import Environments
 
     environments, names = Environments(), args.family or list(families())
@@ -84,11 +86,16 @@ def _judged(args: argparse.Namespace, left: str, right: str) -> Upgrade:
             report,
         )
         made = move.make(left, right, names)
-    sides = [records.read(path).families for path in (made.left, made.right)]
-    before, after = ({name: side[name] for name in names if name in side} for side in sides)
+    before, after = (_only(records.read(path), names) for path in (made.left, made.right))
     known = releases.of_defects(arguments.known_defects(), (left, right))
-    events = findings.events(before, after, right)
+    events = compare.compare(before, after).changes
     return upgrade.judge((left, right), names, events, known, made.judgements)
+
+
+def _only(record: Record, names: Sequence[str]) -> Record:
+    """The families that are judged."""
+    kept = {name: found for name, found in record.families.items() if name in names}
+    return replace(record, families=kept)
 
 
 def _ends(args: argparse.Namespace) -> tuple[str, str] | None:

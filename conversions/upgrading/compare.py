@@ -1,14 +1,16 @@
-"""Two records compared: what is broken, changed, new and deprecated, each told once."""
+"""Two records compared: what is broken, changed, mended, deprecated and new, each told once."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from ..core.manifest import Json
-from .differences import LEVELS, SHARED, Fact, Level, facts
+from . import causes
+from .causes import TOPICS, Change
+from .differences import LEVELS, SHARED, Finding, Level, facts, value_in
+from .judging import ABSENT, same
 from .records import Record, newest_first
 
 Verdict = Literal["broken", "changed", "same"]
@@ -16,68 +18,37 @@ Verdict = Literal["broken", "changed", "same"]
 TITLES: Mapping[Level, str] = {
     "broken": "Broken",
     "changed": "Changed",
-    "new": "New",
+    "mended": "Mended",
     "deprecated": "Deprecated",
-}
-_ADVICE = {
-    "truth": "stay below {release}, or take the workaround of the known defect",
-    "output": "read another field, or stay below {release}",
-    "loads": "do not use this class in {release}: weights are at random",
-    "position": "read outputs by name",
-    "parameter": "pass it under its new name",
-    "default": "write the field into config.json and the processor's file",
-    "class default": "write the field into config.json and the processor's file",
-    "config": "write the field into config.json",
-    "words": "move to what the message names",
-    "pixels": "pin the processor's backend and fields",
-    "ids": "pin the tokenizer",
-    "saved": "convert, or load and save once more, for other releases",
+    "new": "New",
 }
 
 
-@dataclass(frozen=True)
-class Change:
-    """One change, told once with all families that have it.
+class Known(NamedTuple):
+    """A known defect that comes or goes. who: the families that have it, for people."""
 
-    first: the first recorded release that has it. names: of all that came or went together.
-    todo: what to do.
-    """
-
-    level: Level
-    part: str
+    who: str
     what: str
-    families: tuple[str, ...]
-    where: tuple[str, ...]
-    first: str = ""
-    names: tuple[str, ...] = ()
-
-    @property
-    def todo(self) -> str:
-        advice = _ADVICE.get(self.part, "") if self.level in ("broken", "changed") else ""
-        if self.level == "deprecated":
-            advice = _ADVICE["words"]
-        return advice.format(release=self.first or "it")
+    todo: str
 
     @property
     def line(self) -> str:
-        """`Kosmos-2, ViP-LLaVA: what (where)`, for people."""
-        places = [place for place in self.where if place]
-        more = f" … {len(places)} in all" if len(places) > 4 else ""
-        shown = f" ({', '.join(places[:4])}{more})" if places else ""
-        more = f" … {len(self.names)} in all" if len(self.names) > 12 else ""
-        listed = f": {', '.join(self.names[:12])}{more}" if self.names else ""
-        return f"{', '.join(self.families)}: {self.what}{listed}{shown}"
+        return f"{self.who}: {self.what}{f'; {self.todo}' if self.todo else ''}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that tells two releases apart. defects: known ones that come or go."""
+    """Everything that tells two releases apart.
+
+    defects: known ones that come or go. titles: family -> the name people know.
+    """
 
     left: str
     right: str
     changes: tuple[Change, ...]
     came: tuple[Json, ...] = ()
     went: tuple[Json, ...] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def level(self) -> Verdict:
@@ -88,14 +59,40 @@ class Comparison:
 
     def of(self, family: str) -> Comparison:
         """Only what one family meets, what all families share included."""
-        own = tuple(c for c in self.changes if family in c.families or SHARED in c.families)
+        own = tuple(change for change in self.changes if family in change.families)
         came, went = (
             tuple(d for d in ds if d["family"] == family) for ds in (self.came, self.went)
         )
-        return Comparison(self.left, self.right, own, came, went)
+        return replace(self, changes=own, came=came, went=went)
 
     def at(self, level: Level) -> list[Change]:
         return [change for change in self.changes if change.level == level]
+
+    def topics(self, level: Level) -> dict[str, list[Change]]:
+        """Topic -> its changes of one level, in the order of reading."""
+        found: dict[str, list[Change]] = {}
+        for change in self.at(level):
+            found.setdefault(change.topic, []).append(change)
+        return found
+
+    def line(self, change: Change, most: int = 8) -> str:
+        """`Kosmos-2, ViP-LLaVA: what (where)`, for people."""
+        return f"{change.who(self.titles)}: {change.sentence(most)}"
+
+    @property
+    def defects(self) -> Mapping[str, list[Known]]:
+        """Title -> known defects that come or go, each once for all families that have it."""
+        titled = (("Known defects that come with it", self.came),
+                  ("Known defects that are mended", self.went))  # fmt: skip
+        return {title: self._once(defects) for title, defects in titled if defects}
+
+    def _once(self, defects: Sequence[Json]) -> list[Known]:
+        found: dict[tuple[str, str], list[str]] = {}
+        for defect in defects:
+            todo = "" if defect["workaround"] == "none" else defect["workaround"]
+            who = found.setdefault((defect["what"], todo), [])
+            who.append(self.titles.get(defect["family"], defect["family"]))
+        return [Known(", ".join(who), what, todo) for (what, todo), who in found.items()]
 
     @property
     def verdict(self) -> str:
@@ -105,11 +102,12 @@ class Comparison:
         counts = [
             f"{len(self.at(level))} {TITLES[level].lower()}" for level in LEVELS if self.at(level)
         ]
+        told = ", ".join(counts) or "known defects alone differ"
         if self.level == "broken":
-            names = sorted({family for change in self.at("broken") for family in change.families})
-            broke = f"{self.right} breaks what {self.left} did for {', '.join(names)}"
-            return f"{broke}: {', '.join(counts)}."
-        return f"Nothing that worked in {self.left} fails in {self.right}: {', '.join(counts)}."
+            families = dict.fromkeys(f for change in self.at("broken") for f in change.families)
+            names = ", ".join(self.titles.get(family, family) for family in families)
+            return f"{self.right} breaks what {self.left} did for {names}: {told}."
+        return f"Nothing that worked in {self.left} fails in {self.right}: {told}."
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -117,7 +115,7 @@ class Comparison:
             "right": self.right,
             "level": self.level,
             "verdict": self.verdict,
-            "changes": [{**asdict(c), "todo": c.todo, "line": c.line} for c in self.changes],
+            "changes": [{**change.to_json(), "line": self.line(change)} for change in self.changes],
             "defects": {"came": list(self.came), "went": list(self.went)},
         }
 
@@ -134,101 +132,54 @@ def compare(
     known: family -> golden's known_defects. recorded: all records there are; those between the two
     say in which release each change came first. titles: family -> the name people know.
     """
-    merged = _merged(facts(left, right))
-    firsts = _firsts(merged, left, right, recorded)
-    named = titles or {}
     families = sorted(left.families.keys() | right.families.keys())
-    changes = [
-        Change(
-            key.level,
-            key.part,
-            key.what,
-            _who(having, families, named),
-            _where(having),
-            firsts.get(key, ""),
-        )
-        for key, having in merged.items()
-        if not key.name
-    ] + list(_together(merged, firsts, families, named))
-    changes.sort(key=lambda change: (LEVELS.index(change.level), change.part, change.families))
+    between = Between(left, right, recorded)
+    found = causes.changes(facts(left, right), families, between.first)
     came, went = _defects(left.release, right.release, known or {})
-    return Comparison(left.release, right.release, tuple(changes), tuple(came), tuple(went))
+    named = {family: (titles or {}).get(family, family) for family in families}
+    return Comparison(left.release, right.release, tuple(found), tuple(came), tuple(went), named)
 
 
-class Key(NamedTuple):
-    """What makes facts of several families one change. common: of transformers' common classes."""
+class Between:
+    """The records from left to right, which say where a finding first was otherwise."""
 
-    level: Level
-    part: str
-    what: str
-    common: bool
-    name: str
+    def __init__(self, left: Record, right: Record, recorded: Sequence[Record]) -> None:
+        order = newest_first([*{r.release for r in recorded}, left.release, right.release])[::-1]
+        one, other = (order.index(side.release) for side in (left, right))
+        steps = order[one + 1 : other] if one < other else order[other + 1 : one][::-1]
+        by_name = {record.release: record for record in recorded}
+        self.left, self.right = left, right
+        self.steps = [by_name[name] for name in dict.fromkeys(steps)]
+        self._found: dict[tuple[str, str, tuple[str, ...]], int] = {}
 
+    def first(self, evidence: Sequence[tuple[str, Finding]]) -> str:
+        """The first release in which any of these is not as in left."""
+        place = min((self._place(*entry) for entry in evidence), default=len(self.steps))
+        return self.right.release if place == len(self.steps) else self.steps[place].release
 
-def _merged(found: Sequence[Fact]) -> dict[Key, dict[str, tuple[str, ...]]]:
-    """Facts that say the same, with each family that has them and where."""
-    merged: dict[Key, dict[str, tuple[str, ...]]] = defaultdict(dict)
-    for fact in found:
-        key = Key(fact.level, fact.part, fact.what, fact.family == SHARED, fact.name)
-        places = (*merged[key].get(fact.family, ()), *fact.where)
-        merged[key][fact.family] = tuple(dict.fromkeys(places))
-    return merged
+    def _place(self, family: str, finding: Finding) -> int:
+        key = (family, finding.key, finding.inner)
+        if key not in self._found:
+            before = value_in(self._of(self.left, family), finding)
+            self._found[key] = next(
+                (
+                    place
+                    for place, record in enumerate(self.steps)
+                    if self._other(value_in(self._of(record, family), finding), before)
+                ),
+                len(self.steps),
+            )
+        return self._found[key]
 
+    @staticmethod
+    def _of(record: Record, family: str) -> Mapping[str, Any]:
+        return record.shared if family == SHARED else record.families.get(family, {})
 
-def _who(
-    having: Iterable[str], families: Sequence[str], named: Mapping[str, str]
-) -> tuple[str, ...]:
-    who = [family for family in having if family != SHARED]
-    if SHARED in having or len(who) == len(families) > 1:
-        return (SHARED,)
-    return tuple(named.get(family, family) for family in who)
-
-
-def _where(having: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(place for places in having.values() for place in places))
-
-
-def _together(
-    merged: Mapping[Key, Mapping[str, tuple[str, ...]]],
-    firsts: Mapping[Key, str],
-    families: Sequence[str],
-    named: Mapping[str, str],
-) -> Iterator[Change]:
-    """What came or went in the same families and the same release, as one change with all names."""
-    groups: dict[tuple[Any, ...], list[Key]] = defaultdict(list)
-    for key, having in merged.items():
-        if key.name:
-            same = (key.level, key.part, key.what, key.common, tuple(having), firsts.get(key, ""))
-            groups[same].append(key)
-    for (level, part, what, _, having, first), keys in groups.items():
-        names = tuple(sorted(key.name for key in keys))
-        places = tuple(dict.fromkeys(p for key in keys for p in _where(merged[key])))
-        yield Change(level, part, what, _who(having, families, named), places, first, names)
-
-
-def _firsts(
-    wanted: Mapping[Key, Any], left: Record, right: Record, recorded: Sequence[Record]
-) -> dict[Key, str]:
-    """The first release after left, towards right, whose comparison with left has a fact."""
-    order = newest_first([*{r.release for r in recorded}, left.release, right.release])[::-1]
-    places = (order.index(left.release), order.index(right.release))
-    low, high = min(places), max(places)
-    steps = order[low + 1 : high + 1]
-    if places[0] > places[1]:
-        steps = order[low:high][::-1]
-    by_name = {record.release: record for record in recorded} | {right.release: right}
-    firsts: dict[Key, str] = {}
-    for name in dict.fromkeys(steps):
-        if len(firsts) == len(wanted):
-            break
-        if name == right.release:
-            for key in wanted:
-                firsts.setdefault(key, name)
-            continue
-        for key in _merged(facts(left, by_name[name])):
-            if key in wanted:
-                firsts.setdefault(key, name)
-    return firsts
+    @staticmethod
+    def _other(now: Any, before: Any) -> bool:
+        if now is ABSENT or before is ABSENT:
+            return now is not before
+        return not same(now, before)
 
 
 def _defects(
@@ -256,4 +207,4 @@ def _defects(
     return came, went
 
 
-__all__ = ["LEVELS", "SHARED", "TITLES", "Change", "Comparison", "compare"]
+__all__ = ["LEVELS", "SHARED", "TITLES", "TOPICS", "Change", "Comparison", "compare"]

@@ -1,61 +1,93 @@
-"""What differs between two records, as facts that read like sentences: pure, records in, facts out.
+"""What differs between two records, finding by finding: pure, records in, facts out.
 
-A fact is what changed (`forward(): cache came, past_key_values went`), where (classes, forms,
-calls) and for whom (families). Findings that say the same of several classes, calls and folder
-forms become one fact; facts that are the same in several families are told once.
+A fact is what one differing finding means to a user: how grave, about what, of which class and
+folder form. Nothing is grouped here; causes puts together what is one change.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ..core.mapping.keys import collapse_keys, expand_key
+from . import renamings
+from .judging import (
+    ABSENT,
+    AGREES,
+    COARSE,
+    TOLERANCE,
+    brief,
+    from_to,
+    is_tensor,
+    moved,
+    raises,
+    same,
+    shown,
+)
 from .records import Record
 
-Level = Literal["broken", "changed", "new", "deprecated"]
-LEVELS: tuple[Level, ...] = ("broken", "changed", "new", "deprecated")
-
-TOLERANCE = 1e-4
-"""Relative difference of recorded numbers that is arithmetic; of bfloat16 ones COARSE."""
-COARSE = 3e-2
-FLOOR = 1e-3
-"""Numbers are compared relative to their size, but no finer than this size's."""
+Level = Literal["broken", "changed", "mended", "new", "deprecated"]
+LEVELS: tuple[Level, ...] = ("broken", "changed", "mended", "deprecated", "new")
+Family = Mapping[str, Any]
 
 SHARED = "all families"
+NUMBERS = "numbers"
+FOLDERS = ("of ", " folders")
+"""Around a folder form's name, where a change is not one of fresh folders."""
+INNER = "inner classes"
 _DEPRECATES = re.compile(
     r"deprecat|will be (?:removed|dropped|an error)|is removed in|FutureWarning", re.IGNORECASE
 )
-_ABSENT = object()
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One thing that one family's users can meet.
-
-    where: classes, calls and forms that show it. name: of what came or went, where many may do so
-    together; `what` then says only that (`config fields are gone`).
-    """
-
-    level: Level
-    part: str
-    what: str
-    family: str
-    where: tuple[str, ...] = ()
-    name: str = ""
+_MEASURE = re.compile(r" by [\d.e+-]+$")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One id whose value differs; _ABSENT stands for no finding."""
+    """One id whose value differs. path: the id's steps; inner: the way into its value."""
 
     path: tuple[str, ...]
     left: Any
     right: Any
+    inner: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return "|".join(self.path)
+
+    @property
+    def came(self) -> bool:
+        return self.left is ABSENT
+
+    @property
+    def went(self) -> bool:
+        return self.right is ABSENT
+
+    @property
+    def moves(self) -> bool:
+        """Whether something works on one side and is not on the other."""
+        return (self.came and not raises(self.right)) or (self.went and not raises(self.left))
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What one finding says.
+
+    topic: under which heading people look for it. name: of what came, went or moved, where many
+    may do so together; `what` then says only that. where: class, form or method. size: by how much
+    numbers moved. todo: what to do, where the records themselves say it.
+    """
+
+    level: Level
+    topic: str
+    what: str
+    family: str = ""
+    name: str = ""
+    where: str = ""
+    attention: str = ""
+    size: float = 0.0
+    todo: str = ""
+    finding: Finding | None = None
 
 
 def facts(left: Record, right: Record) -> list[Fact]:
@@ -63,648 +95,638 @@ def facts(left: Record, right: Record) -> list[Fact]:
     found: list[Fact] = []
     for family in sorted(left.families.keys() | right.families.keys()):
         sides = (left.families.get(family), right.families.get(family))
-        found += _lacking(family, sides) or _of_family(family, sides[0] or {}, sides[1] or {})
+        lacking = next((word for side, word in zip(sides, ("before", "after"), strict=True)
+                        if side is None), "")  # fmt: skip
+        if lacking:
+            found.append(Fact("changed", "record", f"not recorded {lacking}", family))
+        else:
+            found += of_family(family, sides[0] or {}, sides[1] or {})
+    return found + of_family(SHARED, *_shared(left, right))
+
+
+def _shared(left: Record, right: Record) -> tuple[Family, Family]:
+    """Common classes; where families are not the same, only those that both sides met."""
     ours, theirs = left.shared, right.shared
     if left.families.keys() != right.families.keys():
-        # other families lead to other common classes: only those that both met can be compared
-        met = _owners(ours) & _owners(theirs)
+        met = {key.split("|")[1] for key in ours} & {key.split("|")[1] for key in theirs}
         ours, theirs = (
             {key: value for key, value in side.items() if key.split("|")[1] in met}
             for side in (ours, theirs)
         )
-    found += _of_family(SHARED, ours, theirs)
-    return found
+    return ours, theirs
 
 
-def _owners(shared: Mapping[str, Any]) -> set[str]:
-    return {key.split("|")[1] for key in shared}
-
-
-def _lacking(family: str, sides: tuple[Any, Any]) -> list[Fact]:
-    for side, word in zip(sides, ("before", "after"), strict=True):
-        if side is None:
-            return [Fact("changed", "record", f"not recorded {word}", family)]
-    return []
-
-
-def _of_family(family: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Fact]:
-    parts = {key.split("|", 1)[0] for side in (left, right) for key in side}
-    has = [{key.split("|", 1)[0] for key in side} for side in (left, right)]
-    # a part that a record has none of was not asked for; one of its findings may be all there is
-    unasked = {p for p in parts if p in _WHOLE_PARTS and (p in has[0]) != (p in has[1])}
+def of_family(family: str, left: Family, right: Family) -> list[Fact]:
+    """One family's facts, or those of the common classes."""
+    sides = Sides(left, right)
     found = [
-        Fact("changed", part, f"{part}: recorded on one side only", family) for part in unasked
+        Fact("changed", "record", f"{part}: recorded on one side only") for part in sides.unasked
     ]
-    differing = _Differing(left, right)
-    for part in sorted(parts - unasked):
-        make = _PARTS.get(part, _plain)
-        found += make(family, part, differing)
-    return found
+    found += _classes(sides)
+    for finding in sides.findings():
+        make = _PARTS.get(finding.path[0], _plain)
+        for fact in make(finding, sides):
+            found.append(fact if fact.finding else replace(fact, finding=finding))
+    found += _saved_names(sides)
+    return [replace(_placed(fact, sides), family=family) for fact in found]
+
+
+class Sides:
+    """Two families' findings, and what came or went as a whole: its parts are not told."""
+
+    def __init__(self, left: Family, right: Family) -> None:
+        self.left, self.right = left, right
+        parts = [{key.split("|", 1)[0] for key in side} for side in (left, right)]
+        # a part that a record has none of was not asked for; one of its findings may be all
+        self.unasked = sorted(p for p in _WHOLE_PARTS if (p in parts[0]) != (p in parts[1]))
+        owners = [_owners(side) for side in (left, right)]
+        self.came, self.went = owners[1] - owners[0], owners[0] - owners[1]
+        loaded = [_second(side, "loads") for side in (left, right)]
+        self.loads = (loaded[0] ^ loaded[1]) - self.came - self.went
+        self.loads_now = loaded[1]
+        reached = ("loads", "default", "class default")
+        self.reached = {name for side in (left, right) for name in _reached(side, reached)}
+        self.forms = {key.split("|")[1] for side in (left, right) for key in side
+                      if key.startswith("config|")}  # fmt: skip
+        self.holders = {n for side in (left, right) for n in _reached(side, ("class default",))}
+        self.calls = [{key for name in side for key in _prefixes(name)} for side in (left, right)]
+
+    def findings(self) -> Iterator[Finding]:
+        """What differs, without what belongs to something that came or went as a whole."""
+        for key in sorted(self.left.keys() | self.right.keys()):
+            one, other = self.left.get(key, ABSENT), self.right.get(key, ABSENT)
+            if one is other:
+                continue
+            path = tuple(key.split("|"))
+            if path[0] in self.unasked or path[0] == "class" or self._within(path):
+                continue
+            if path[0] == "saved" and path[2:3] == ("tensor",):
+                continue
+            coarse = COARSE if {"bfloat16", "float16"} & {*path} or path[0] in _LOOSE else TOLERANCE
+            if one is ABSENT or other is ABSENT or not same(one, other, coarse):
+                yield from _taken_apart(Finding(path, one, other))
+
+    def _within(self, path: tuple[str, ...]) -> bool:
+        moved = self.came | self.went
+        if moved.intersection(path[1:3]):
+            return True
+        return path[0] in _OF_MODELS and len(path) > 2 and path[2] in self.loads
+
+    def whole(self, path: tuple[str, ...]) -> tuple[str, ...]:
+        """The shortest beginning of a field's path that one side has nothing of."""
+        for length in range(6, len(path)):
+            beginning = "|".join(path[:length])
+            if (beginning in self.calls[0]) != (beginning in self.calls[1]):
+                return path[:length]
+        return path
+
+    def has(self, side: int, path: tuple[str, ...]) -> bool:
+        """Whether one side has findings below an id."""
+        return "|".join(path) in self.calls[side]
+
+    def raised(self, side: int, path: tuple[str, ...]) -> bool:
+        """Whether what a finding lies in raises: that says it all."""
+        found = (self.left, self.right)[side]
+        above = ("|".join(path[:length]) for length in range(2, len(path)))
+        return any(bool(raises(found.get(key))) for key in above)
 
 
 _WHOLE_PARTS = (
-    "module",
-    "signature",
-    "default",
-    "config",
-    "output",
-    "loads",
-    "saved",
-    "truth",
-    "ids",
-)
+    "module", "signature", "default", "config", "output", "loads", "saved", "truth", "ids",
+)  # fmt: skip
+_OF_MODELS = {"loads", "output", "position", "order", "property", "names", "gradient",
+              "generate", "attention", "argument", "layer", "dropout"}  # fmt: skip
+_LOOSE = {"gradient"}
+"""Parts whose numbers are sums over many layers."""
 
 
-class _Differing:
-    """Findings that differ, by part; and which classes came or went, whose findings are theirs."""
+def _owners(side: Family) -> set[str]:
+    """Classes that a side has anything of."""
+    classes = {key.split("|")[1] for key in side if key.startswith("class|")}
+    return classes or {key.split("|")[1] for key in side if key.startswith("signature|")}
 
-    def __init__(self, left: Mapping[str, Any], right: Mapping[str, Any]) -> None:
-        self.left, self.right = left, right
-        self.came = _classes(right) - _classes(left)
-        self.went = _classes(left) - _classes(right)
-        self.by_part: dict[str, list[Finding]] = defaultdict(list)
-        self._whole = {prefix for key in left for prefix in _prefixes(key)}
-        for key in sorted(left.keys() | right.keys()):
-            one, other = left.get(key, _ABSENT), right.get(key, _ABSENT)
-            path = tuple(key.split("|"))
-            coarse = COARSE if "bfloat16" in path else TOLERANCE
-            if one is _ABSENT or other is _ABSENT or not same(one, other, coarse):
-                self.by_part[path[0]].append(Finding(path, one, other))
 
-    def had(self, path: tuple[str, ...]) -> bool:
-        """Whether left has findings below an id: an output within an output, taken apart."""
-        return "|".join(path) in self._whole
+def _second(side: Family, part: str) -> set[str]:
+    prefix = f"{part}|fresh|"
+    return {key.split("|")[2] for key in side if key.startswith(prefix)}
 
-    def raises_above(self, path: tuple[str, ...]) -> bool:
-        """Whether what a finding lies in raises on the right: that says it all."""
-        above = ("|".join(path[:length]) for length in range(2, len(path)))
-        return any(bool(raises(self.right.get(key))) for key in above)
 
-    def of(self, part: str) -> Iterator[Finding]:
-        """Those of a part, without what belongs to classes that came or went."""
-        moved = self.came | self.went
-        for finding in self.by_part[part]:
-            if part == "class" or not moved.intersection(finding.path[1:4]):
-                yield finding
+def _reached(side: Family, parts: Iterable[str]) -> Iterator[str]:
+    for key, value in side.items():
+        part, *rest = key.split("|")
+        if part in parts:
+            yield rest[1] if part == "loads" and len(rest) > 1 else rest[0]
+        elif part == "processor" and rest[-1] == "class":
+            yield str(value)
 
 
 def _prefixes(key: str) -> Iterator[str]:
     parts = key.split("|")
-    return ("|".join(parts[:length]) for length in range(6, len(parts)))
+    return ("|".join(parts[:length]) for length in range(4, len(parts)))
 
 
-def _classes(side: Mapping[str, Any]) -> set[str]:
-    return {key.split("|")[1] for key in side if key.startswith("class|")}
+def _taken_apart(finding: Finding) -> Iterator[Finding]:
+    """An object that differs in some of its fields, as those fields."""
+    left, right = finding.left, finding.right
+    plain = finding.path[0] in _TAKEN_APART and all(
+        isinstance(side, dict) and side and not raises(side) and not is_tensor(side)
+        for side in (left, right)
+    )
+    if not plain:
+        yield finding
+        return
+    for key in sorted(left.keys() | right.keys()):
+        one, other = left.get(key, ABSENT), right.get(key, ABSENT)
+        if one is ABSENT or other is ABSENT or not same(one, other):
+            path = (*finding.path[:-1], f"{finding.path[-1]}.{key}")
+            yield from _taken_apart(Finding(path, one, other, (*finding.inner, key)))
 
 
-def same(left: Any, right: Any, tolerance: float = TOLERANCE) -> bool:
-    """Equal, numbers up to the tolerance of their size."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
-        if left == right:
-            return True
-        if isinstance(left, int) and isinstance(right, int):
-            return False
-        size = max(abs(left), abs(right), FLOOR)
-        return math.isfinite(size) and abs(left - right) <= tolerance * size
-    if isinstance(left, dict) and isinstance(right, dict):
-        if "values" in left and "values" in right:
-            return left.get("tensor") == right.get("tensor") and _same_values(
-                left["values"], right["values"], tolerance
-            )
-        return left.keys() == right.keys() and all(
-            same(left[key], right[key], tolerance) for key in left
-        )
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(
-            same(a, b, tolerance) for a, b in zip(left, right, strict=True)
-        )
-    return bool(left == right)
+_TAKEN_APART = {"config", "written", "image processor", "tokenizer", "processor"}
 
 
-def _same_values(left: list[Any], right: list[Any], tolerance: float) -> bool:
-    """Mean and projection are compared by the mean magnitude: they may cancel to nothing."""
-    if any(isinstance(one, str) for one in (*left, *right)):
-        return left == right
-    size = max(abs(left[1]), abs(right[1]), FLOOR)
-    return all(abs(a - b) <= tolerance * size for a, b in zip(left, right, strict=True))
+def value_in(family: Family, finding: Finding) -> Any:
+    """What another record has in the place of a finding."""
+    steps = len(finding.inner)
+    last = finding.path[-1]
+    if steps:
+        last = last[: len(last) - sum(len(step) + 1 for step in finding.inner)]
+    value = family.get("|".join((*finding.path[:-1], last)), ABSENT)
+    for step in finding.inner:
+        value = value.get(step, ABSENT) if isinstance(value, dict) else ABSENT
+    return value
 
 
-def raises(value: Any) -> str:
-    """What a finding says was raised; "" where nothing was."""
-    return str(value["raises"]) if isinstance(value, dict) and "raises" in value else ""
-
-
-def shown(value: Any) -> str:
-    """A value for people, short."""
-    if value is _ABSENT:
-        return "absent"
-    if raises(value):
-        return f"raises {raises(value)}"
-    if isinstance(value, dict) and "tensor" in value:
-        return str(value["tensor"])
-    if value is None:
-        return "None"
-    if isinstance(value, list) and len(value) > 6:
-        return f"{len(value)} entries"
-    text = str(value)
-    return text if len(text) <= 70 else f"{text[:67]}…"
+def _placed(fact: Fact, sides: Sides) -> Fact:
+    """Classes that no folder leads to, and private names, are told apart from what users hold."""
+    if fact.topic not in ("parameters", "methods", "config") or fact.finding is None:
+        return fact
+    part, owner = fact.finding.path[0], fact.finding.path[1]
+    inner = part in ("signature", "parameter") and sides.reached and owner not in sides.reached
+    private = fact.name.startswith("_")
+    if not inner and not private:
+        return fact
+    name = f"{owner}.{fact.name}" if fact.name and inner else fact.name or owner
+    return replace(fact, topic=INNER, name=name, where="")
 
 
 # --- one maker of facts for each part ------------------------------------------------------
 
-
-def _grouped(
-    findings: Iterable[Finding],
-    told: Callable[[Finding], tuple[Level, str] | None],
-    where: Callable[[Finding], str],
-) -> dict[tuple[Level, str], list[str]]:
-    groups: dict[tuple[Level, str], list[str]] = defaultdict(list)
-    for finding in findings:
-        said = told(finding)
-        if said is not None and where(finding) not in groups[said]:
-            groups[said].append(where(finding))
-    return groups
+Facts = Iterator[Fact]
 
 
-def _made(family: str, part: str, groups: Mapping[tuple[Level, str], list[str]]) -> list[Fact]:
-    return [Fact(level, part, what, family, tuple(w)) for (level, what), w in groups.items()]
-
-
-def _plain(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """`field: was a, is b`, one fact for every form or class that shows the same."""
-
-    def told(finding: Finding) -> tuple[Level, str] | None:
-        *_, name = finding.path
-        label = f"{_LABELS.get(part, part)} {name}" if len(finding.path) > 1 else part
-        return _change(label, finding)
-
-    findings = list(differing.of(part))
-    moved = [f for f in findings if _came_or_went(f) and len(f.path) > 1]
-    rest = [f for f in findings if f not in moved]
-    groups = _grouped(rest, told, lambda f: " ".join(f.path[1:-1]))
-    return [*_made(family, part, groups), *_moved(family, part, moved)]
-
-
-def _came_or_went(finding: Finding) -> bool:
-    left, right = finding.left, finding.right
-    return (left is _ABSENT and not raises(right)) or (right is _ABSENT and not raises(left))
-
-
-def _moved(family: str, part: str, findings: Iterable[Finding]) -> Iterator[Fact]:
-    """Fields that came or went: by their own name, whatever they lie in, told together."""
-    label = _LABELS.get(part, part)
-    for finding in findings:
-        came = finding.left is _ABSENT
-        plural = _PLURALS.get(label, f"{label}s")
-        what = f"{plural} that {'came' if came else 'went'}"
-        name = finding.path[-1].rpartition(".")[2] or finding.path[-1]
-        where = " ".join(finding.path[1:-1])
-        yield Fact("new" if came else "changed", part, what, family, (where,), name)
-
-
-def _change(label: str, finding: Finding) -> tuple[Level, str] | None:
+def _changed(topic: str, label: str, finding: Finding, where: str) -> Facts:
+    """A thing that raises, works, or has another value."""
     left, right = finding.left, finding.right
     if raises(right):
-        if left is _ABSENT or raises(left):
-            return None if left is _ABSENT else ("changed", f"{label} {shown(right)}")
-        return "broken", f"{label} {shown(right)}"
-    if right is _ABSENT and raises(left):
-        return "changed", f"{label} works (it raised {raises(left)})"
-    if left is _ABSENT:
-        return "new", f"{label} = {shown(right)}"
-    if right is _ABSENT:
-        return "changed", f"{label} is gone (was {shown(left)})"
-    if raises(left):
-        return "changed", f"{label} works again (raised {raises(left)})"
-    return "changed", f"{label}: {_from_to(left, right)}"
+        if left is not ABSENT and not raises(left):
+            yield Fact("broken", topic, f"{label} {shown(right)}", where=where)
+    elif raises(left):
+        yield Fact("mended", topic, f"{label} works (raised {brief(raises(left))})", where=where)
+    elif left is ABSENT:
+        yield Fact("new", topic, f"{label} = {shown(right)}", where=where)
+    elif right is ABSENT:
+        yield Fact("changed", topic, f"{label} is gone (was {shown(left)})", where=where)
+    else:
+        yield Fact("changed", topic, f"{label}: {from_to(left, right)}", where=where)
 
 
-def _from_to(left: Any, right: Any) -> str:
-    if isinstance(left, list) and isinstance(right, list) and (len(left) > 6 or len(right) > 6):
-        ours, theirs = {str(x) for x in left}, {str(x) for x in right}
-        parts = [f"{len(theirs - ours)} came" * bool(theirs - ours),
-                 f"{len(ours - theirs)} went" * bool(ours - theirs)]  # fmt: skip
-        return ", ".join(filter(None, parts)) or "another order"
-    if (
-        isinstance(left, dict)
-        and isinstance(right, dict)
-        and "tensor" in left
-        and "tensor" in right
-    ):
-        if left["tensor"] != right["tensor"]:
-            return f"{left['tensor']} -> {right['tensor']}"
-        size = (
-            max(abs(left["values"][1]), abs(right["values"][1]), FLOOR)
-            if _numeric(left, right)
-            else 1.0
+def _moving(topic: str, plural: str, finding: Finding, name: str, where: str) -> Facts:
+    """Something that came or went, told together with what did so beside it."""
+    verb, level = ("came", "new") if finding.came else ("went", "changed")
+    yield Fact(level, topic, f"{plural} that {verb}", name=name, where=where)  # type: ignore[arg-type]
+
+
+def _at(form: str, *place: str) -> str:
+    """Where something is met: `Model`, `Model of half folders`; nothing for fresh ones alone."""
+    folders = "" if form == "fresh" else f"{FOLDERS[0]}{form}{FOLDERS[1]}"
+    return " ".join(filter(None, [*place, folders]))
+
+
+def _plain(finding: Finding, sides: Sides) -> Facts:
+    """A field of a config, a processor, or of a part that is not known here."""
+    part, *rest = finding.path
+    topic, plural = _FIELDS.get(part, (part, f"{part}: entries"))
+    if not rest:
+        yield from _changed(topic, part, finding, "")
+        return
+    name = rest[-1].rpartition(".")[2] or rest[-1]
+    places = rest[:-1]
+    if not finding.moves and rest[-1] != name:
+        places = [*places, rest[-1].rpartition(".")[0]]
+    where = _at(*places) if places and places[0] in sides.forms else " ".join(places)
+    if finding.moves:
+        yield from _moving(topic, plural, finding, name, where)
+    else:
+        yield from _changed(topic, name if part in _FIELDS else f"{part} {name}", finding, where)
+
+
+_FIELDS = {
+    "config": ("config", "config fields"),
+    "written": ("config", "config fields"),
+    "default": ("config", "config fields"),
+    "class default": ("config", "class values"),
+    "processor": ("processors", "fields of processors"),
+    "image processor": ("processors", "fields of processors"),
+    "tokenizer": ("processors", "attributes of tokenizers"),
+    "auto": ("classes", "Auto classes"),
+    "pipeline": ("classes", "pipelines"),
+    "module": ("classes", "modules"),
+}
+
+
+def _auto(finding: Finding, sides: Sides) -> Facts:
+    """auto|Auto class, pipeline|task|Auto class, module|name."""
+    topic, plural = _FIELDS[finding.path[0]]
+    name = " ".join(finding.path[1:])
+    if finding.moves:
+        yield from _moving(topic, plural, finding, name, "")
+    else:
+        label = f"{finding.path[0].replace('auto', 'Auto class')} {name}"
+        yield from _changed(topic, label, finding, "")
+
+
+def _classes(sides: Sides) -> Facts:
+    """Classes that came, went, or can be loaded by themselves on one side only."""
+    for verb, level, names in (("came", "new", sides.came), ("went", "changed", sides.went)):
+        for name in sorted(names):
+            there = sides.right if verb == "came" else sides.left
+            part = "class" if f"class|{name}" in there else "signature"
+            path = (part, name)
+            held = there.get("|".join(path), [])
+            finding = Finding(path, *((ABSENT, held) if verb == "came" else (held, ABSENT)))
+            yield Fact(level, "classes", f"classes that {verb}", name=name, finding=finding)  # type: ignore[arg-type]
+    for name in sorted(sides.loads):
+        now = name in sides.loads_now
+        yield Fact(
+            "new" if now else "changed",
+            "loading",
+            f"classes that from_pretrained {'takes' if now else 'no longer takes'}",
+            name=name,
+            finding=Finding(("loads", "fresh", name, "dtype"), ABSENT, ABSENT),
         )
-        worst = (
-            max(abs(a - b) for a, b in zip(left["values"], right["values"], strict=True))
-            if (_numeric(left, right))
-            else math.nan
-        )
-        return f"other values (by {worst / size:.1g} of their size)"
-    return f"{shown(left)} -> {shown(right)}"
 
 
-def _numeric(left: Any, right: Any) -> bool:
-    entries = [*left.get("values", ["x"]), *right.get("values", ["x"])]
-    return not any(isinstance(one, str) for one in entries)
-
-
-def _outputs(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """output|form|class|attention|call|field…: told by field, where: classes."""
-    groups: dict[tuple[Level, str], list[str]] = defaultdict(list)
-    moved: dict[str, list[Finding]] = defaultdict(list)
-    fields: list[Fact] = []
-    for finding in differing.of(part):
-        if len(finding.path) < 6:
-            label = f"calling it ({' '.join(finding.path[3:])})"
-            said = _change(label, finding)
-        elif _only_values(finding):
-            moved[finding.path[2]].append(finding)
-            continue
-        elif finding.path[5].startswith("["):
-            continue  # what stands where in a tuple is told by position
+def _signature(finding: Finding, sides: Sides) -> Facts:
+    """signature|class|name: methods, properties and class values."""
+    _, owner, name = finding.path[:3]
+    kind = str(finding.left if finding.went else finding.right).partition(":")[0]
+    if kind == "value":
+        left, right = (_unpacked(side) for side in (finding.left, finding.right))
+        finding = replace(finding, left=left, right=right)
+        config = owner.endswith("Config")
+        topic = "config" if config or owner in sides.holders else "methods"
+        if finding.moves:
+            plural = "config fields" if config else "class values"
+            yield from _moving(topic, plural, finding, name, owner)
         else:
-            name = ".".join(finding.path[5:])
-            if differing.raises_above(finding.path):
-                continue
-            if raises(finding.right) and finding.left is _ABSENT and differing.had(finding.path):
-                broken: tuple[Level, str] = ("broken", f"output {name} {shown(finding.right)}")
-                if finding.path[2] not in groups[broken]:
-                    groups[broken].append(finding.path[2])
-                continue
-            if _came_or_went(finding):
-                came = finding.left is _ABSENT
-                what = f"fields of outputs that {'came' if came else 'went'}"
-                level: Level = "new" if came else "changed"
-                fields.append(Fact(level, part, what, family, (finding.path[2],), name))
-                continue
-            said = _change(f"output {name}", finding)
-        if said is not None and finding.path[2] not in groups[said]:
-            groups[said].append(finding.path[2])
-    for name, findings in moved.items():
-        names = sorted({".".join(f.path[5:]) for f in findings})
-        ways = sorted({f"{f.path[3]}" for f in findings})
-        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        worst = max((_moved_by(f) for f in findings), default=0.0)
-        what = f"computes other numbers: {listed} (by up to {worst:.1g} of their size)"
-        groups["changed", what].append(f"{name} ({', '.join(ways)}; {_forms(findings)})")
-    return [*_made(family, part, groups), *fields]
+            yield from _changed(topic, name, finding, owner)
+    elif finding.moves:
+        plural = {"method": "methods", "property": "properties"}.get(kind, f"{kind}s")
+        yield from _moving("methods", plural, finding, name, owner)
+    else:
+        yield from _changed("methods", name, finding, owner)
 
 
-def _forms(findings: Iterable[Finding]) -> str:
-    return ", ".join(sorted({finding.path[1] for finding in findings}))
+def _unpacked(value: Any) -> Any:
+    return value.removeprefix("value:").strip() if isinstance(value, str) else value
+
+
+def _parameter(finding: Finding, sides: Sides) -> Facts:
+    """parameter|class|method()|name: what a method takes; causes joins a method's."""
+    _, owner, method, name = finding.path[:4]
+    whole = f"signature|{owner}|{method}"
+    if whole not in sides.left or whole not in sides.right:
+        return
+    if finding.came or finding.went:
+        verb, level = ("came", "new") if finding.came else ("went", "changed")
+        told = Fact(level, "parameters", f"{name} {verb}", name=method, where=owner)  # type: ignore[arg-type]
+        yield told
+    elif finding.left[1] != finding.right[1]:
+        change = f"{name}: {from_to(*(_value(side[1]) for side in (finding.left, finding.right)))}"
+        yield Fact("changed", "parameters", change, name=method, where=owner)
+
+
+def _value(told: str) -> str:
+    return told.removeprefix("positional or keyword").removeprefix(" = ") or "required"
+
+
+def _output(finding: Finding, sides: Sides) -> Facts:
+    """output|form|class|attention|call|field…"""
+    _, _, owner, attention, call, *_ = (*finding.path, "", "")
+    if len(finding.path) < 6:
+        way = " ".join(step for step in finding.path[3:] if step not in ("default", "plain"))
+        label = f"calling it with {way}" if way else "calling it"
+        if not finding.moves:
+            yield from _changed("outputs", label, finding, owner)
+        return
+    field = ".".join(finding.path[5:])
+    if not all(sides.has(side, finding.path[:5]) for side in (0, 1)):
+        if not any(sides.raised(side, finding.path) for side in (0, 1)):
+            yield from _new_call(finding, sides, call, attention, owner)
+        return
+    if sides.raised(1, finding.path):
+        return
+    if _only_values(finding):
+        yield _number(finding, _bare(field), owner)
+    elif field.startswith("["):
+        return  # what stands where in a tuple is told by position
+    elif raises(finding.right) and not raises(finding.left):
+        if finding.left is not ABSENT or sides.has(0, finding.path):
+            what = f"output {field} {shown(finding.right)}"
+            todo = _instead(finding, sides)
+            yield Fact("broken", "outputs", what, where=owner, todo=todo)
+    elif finding.moves:
+        name = ".".join(sides.whole(finding.path)[5:])
+        todo = _instead(finding, sides) if finding.went else ""
+        for fact in _moving("outputs", "fields of outputs", finding, _bare(name), owner):
+            yield replace(fact, todo=todo)
+    else:
+        left, right = (_shape(side) for side in (finding.left, finding.right))
+        alike = replace(finding, left=left, right=right)
+        yield from _changed("outputs", f"output {_bare(field)}", alike, owner)
+
+
+def _new_call(finding: Finding, sides: Sides, call: str, attention: str, owner: str) -> Facts:
+    """A way of calling that one side alone has; with another attention, that says it."""
+    beside = ("|".join((*finding.path[:3], attention)), "|".join(finding.path[:3]))
+    if all(beside[0] in side for side in sides.calls):
+        yield from _moving("outputs", "ways of calling", finding, call, owner)
+
+
+def _bare(field: str) -> str:
+    """`hidden_states.3`, `hidden_states.last` -> `hidden_states`."""
+    return re.sub(r"\.(\d+|last)(?=\.|$)", "", field)
+
+
+def _shape(value: Any) -> Any:
+    """A tensor's shape beside something that is none: the same in every dtype is one change."""
+    return f"[{value['tensor'].partition('[')[2]}" if is_tensor(value) else value
 
 
 def _only_values(finding: Finding) -> bool:
     left, right = finding.left, finding.right
-    return (
-        isinstance(left, dict) and isinstance(right, dict)
-        and "values" in left and "values" in right and left["tensor"] == right["tensor"]
-    )  # fmt: skip
+    return is_tensor(left) and is_tensor(right) and left["tensor"] == right["tensor"]
 
 
-def _moved_by(finding: Finding) -> float:
-    left, right = finding.left, finding.right
-    if not _numeric(left, right):
-        return math.inf
-    size = max(abs(left["values"][1]), abs(right["values"][1]), FLOOR)
-    return float(
-        max(abs(a - b) for a, b in zip(left["values"], right["values"], strict=True)) / size
-    )
+def _number(finding: Finding, name: str, owner: str) -> Fact:
+    size = moved(finding.left["values"], finding.right["values"])
+    return Fact("changed", NUMBERS, "other numbers", name=name, where=owner, size=size)
 
 
-def _positions(family: str, part: str, differing: _Differing) -> list[Fact]:
+def _instead(finding: Finding, sides: Sides) -> str:
+    """The field of the same answer that holds now what this one held."""
+    prefix = "|".join(finding.path[:5]) + "|"
+    wanted = _below(sides.left, "|".join(sides.whole(finding.path)))
+    if not any(is_tensor(value) for value in wanted.values()):
+        return ""
+    gone = sides.whole(finding.path)[5]
+    below = (key.removeprefix(prefix) for key in sides.right if key.startswith(prefix))
+    names = {key.split("|")[0] for key in below}
+    tensors = {key: value for key, value in wanted.items() if is_tensor(value)}
+    for name in sorted(names - {gone}):
+        held = _below(sides.right, f"{prefix}{name}")
+        found = [key for key, value in tensors.items() if same(value, held.get(key))]
+        if len(found) == len(tensors):
+            return f"read out.{name}, which holds it"
+        if found:
+            fields = dict.fromkeys(_bare(key.strip("|").replace("|", ".")) for key in found)
+            return f"out.{name} holds its {', '.join(fields)}"
+    return ""
+
+
+def _below(side: Family, prefix: str) -> dict[str, Any]:
+    return {
+        key[len(prefix) :]: value
+        for key, value in side.items()
+        if key == prefix or key.startswith(f"{prefix}|")
+    }
+
+
+def _position(finding: Finding, sides: Sides) -> Facts:
     """position|form|class|attention|call|number…: what stands where in a tuple."""
-
-    def told(finding: Finding) -> tuple[Level, str] | None:
-        call = finding.path[4] if len(finding.path) > 4 else ""
-        place = ".".join(finding.path[5:])
-        if finding.left is _ABSENT:
-            return "new", f"{call}: an element {place} more, {shown(finding.right)}"
-        if finding.right is _ABSENT:
-            return "changed", f"{call}: element {place} is gone (was {shown(finding.left)})"
-        return (
-            "changed",
-            f"{call}: element {place} was {shown(finding.left)}, is {shown(finding.right)}",
-        )
-
-    return _made(family, part, _grouped(differing.of(part), told, lambda f: f.path[2]))
+    if not all(sides.has(side, ("output", *finding.path[1:5])) for side in (0, 1)):
+        return
+    place = ".".join(finding.path[5:])
+    what = f"elements of the tuple with {finding.path[4]}"
+    if finding.came:
+        name, level = f"{place} is new", "new"
+    elif finding.went:
+        name, level = f"{place} is gone (was {shown(finding.left)})", "changed"
+    else:
+        name, level = f"{place} was {shown(finding.left)}, is {shown(finding.right)}", "changed"
+    yield Fact(level, "outputs", what, name=name, where=finding.path[2])  # type: ignore[arg-type]
 
 
-def _order(family: str, part: str, differing: _Differing) -> list[Fact]:
+def _order(finding: Finding, sides: Sides) -> Facts:
     """order|form|class|attention|call: only another order of what both have is news."""
-
-    def told(finding: Finding) -> tuple[Level, str] | None:
-        left, right = finding.left, finding.right
-        if not isinstance(left, list) or not isinstance(right, list):
-            return None
-        common = [name for name in left if name in right]
-        if common == [name for name in right if name in left]:
-            return None
-        return "changed", "fields of the output come in another order"
-
-    return _made(family, part, _grouped(differing.of(part), told, lambda f: f.path[2]))
+    left, right = finding.left, finding.right
+    if not isinstance(left, list) or not isinstance(right, list):
+        return
+    if [n for n in left if n in right] != [n for n in right if n in left]:
+        what = "fields of the output come in another order"
+        yield Fact("changed", "outputs", what, where=finding.path[2])
 
 
-def _parameters(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """parameter|class|method()|name: one fact a method, with what came, went and changed."""
-    fresh = {f.path[1:3] for f in differing.of("signature") if len(f.path) > 2}
-    changed: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for finding in differing.of(part):
-        if len(finding.path) < 4 or finding.path[1:3] in fresh:
-            continue
-        _, owner, method, name = finding.path[:4]
-        if finding.left is _ABSENT:
-            changed[owner, method]["came"].append(name)
-        elif finding.right is _ABSENT:
-            changed[owner, method]["went"].append(name)
-        elif finding.left[1] != finding.right[1]:
-            changed[owner, method]["changed"].append(
-                f"{name}: {finding.left[1]} -> {finding.right[1]}"
-            )
-    groups: dict[tuple[Level, str], list[str]] = defaultdict(list)
-    for (owner, method), ways in changed.items():
-        told = "; ".join(f"{', '.join(names)} {way}" for way, names in sorted(ways.items()))
-        level: Level = "new" if set(ways) == {"came"} else "changed"
-        groups[level, f"{method}: parameters {told}"].append(owner)
-    return _made(family, part, groups)
+def _attention(finding: Finding, sides: Sides) -> Facts:
+    """attention|form|class|name: there only where asking for it raises."""
+    name = finding.path[-1]
+    if finding.came and finding.path[2] in sides.loads_now:
+        what = f"attention {name} {shown(finding.right)}"
+        yield Fact("broken", "loading", what, where=finding.path[2], attention=name)
+    elif finding.went:
+        yield Fact("mended", "loading", f"attention {name} is offered", where=finding.path[2])
 
 
-def _signatures(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """signature|class|name: methods, properties and class values that came, went or changed."""
-
-    def told(finding: Finding) -> tuple[Level, str] | None:
-        return "changed", f"{finding.path[2]}: {_from_to(finding.left, finding.right)}"
-
-    findings = list(differing.of(part))
-    rest = [f for f in findings if not _came_or_went(f)]
-    made = _made(family, part, _grouped(rest, told, lambda f: f.path[1]))
-    for finding in findings:
-        if _came_or_went(finding):
-            came = finding.left is _ABSENT
-            kind = str(finding.right if came else finding.left).partition(":")[0]
-            word = {"method": "methods", "property": "properties"}.get(kind, "class values")
-            what = f"{word} that {'came' if came else 'went'}"
-            level: Level = "new" if came else "changed"
-            made.append(Fact(level, part, what, family, (finding.path[1],), finding.path[2]))
-    return made
-
-
-def _class(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """class|name: what other bases bring is told by what it is."""
-    return [
-        Fact("new", part, "classes that came", family, (), name) for name in sorted(differing.came)
-    ] + [
-        Fact("changed", part, "classes that went", family, (), name)
-        for name in sorted(differing.went)
-    ]
-
-
-def _loads(family: str, part: str, differing: _Differing) -> list[Fact]:
+def _loads(finding: Finding, sides: Sides) -> Facts:
     """loads|form|class|report: weights at random are broken; names collapse to a rule."""
-    groups: dict[tuple[Level, str], list[str]] = defaultdict(list)
-    for finding in differing.of(part):
-        where = " ".join(finding.path[1:3])
-        if len(finding.path) == 3:
-            said = _change("from_pretrained", finding)
-        elif finding.path[3] == "missing_keys":
-            said = _missing(finding)
-        elif finding.path[3].endswith("_keys"):
-            rule = renamed(_expanded(finding.left), _expanded(finding.right))
-            said = ("changed", f"{finding.path[3].replace('_', ' ')}: {rule}")
-        else:
-            said = _change(f"as loaded, {finding.path[3]}", finding)
-        if said is not None:
-            groups[said].append(where)
-    return _made(family, part, groups)
+    form, owner = finding.path[1:3]
+    where = _at(form, owner)
+    if len(finding.path) == 3:
+        yield from _changed("loading", "from_pretrained", finding, where)
+        return
+    report = finding.path[3]
+    if not report.endswith("_keys"):
+        yield from _changed("loading", f"{report} as loaded", finding, where)
+        return
+    left, right = (renamings.expanded(side) for side in (finding.left, finding.right))
+    keys = renamings.between(left, right)
+    if report == "missing_keys" and not finding.came and keys.new and not left:
+        what = f"{len(right)} tensors are left at random ({renamings.some(right)})"
+        yield Fact("broken", "loading", what, where=where)
+    elif report == "missing_keys" and left and not right:
+        yield Fact("mended", "loading", f"{len(left)} tensors are loaded that were left at random",
+                   where=where)  # fmt: skip
+    elif not finding.came and not finding.went:
+        label = report.replace("_", " ")
+        for told, names in (("gone", keys.gone), ("new", keys.new)):
+            if names:
+                what = f"{label}: {len(names)} {told} ({renamings.some(names)})"
+                yield Fact("changed", "loading", what, where=where)
 
 
-def _missing(finding: Finding) -> tuple[Level, str]:
-    left, right = _expanded(finding.left), _expanded(finding.right)
-    came = [key for key in right if key not in set(left)]
-    if came and not left:
-        return (
-            "broken",
-            f"{len(came)} tensors are left at random ({', '.join(collapse_keys(came)[:3])} …)",
-        )
-    if not right:
-        return "changed", f"{len(left)} tensors that were left at random are loaded"
-    return "changed", f"tensors left at random: {renamed(left, right)}"
+def _names(finding: Finding, sides: Sides) -> Facts:
+    """names|form|class: the state dict in memory."""
+    if finding.came or finding.went:
+        return
+    lists = (renamings.expanded(side) for side in (finding.left, finding.right))
+    yield from _renamed(renamings.between(*lists), finding.path[2], "in memory")
 
 
-def _expanded(value: Any) -> list[str]:
-    return [key for one in value for key in expand_key(one)] if isinstance(value, list) else []
-
-
-def _names(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """names|form|class: the state dict in memory, renamings as their rule."""
-
-    def told(finding: Finding) -> tuple[Level, str] | None:
-        if not isinstance(finding.left, list) or not isinstance(finding.right, list):
-            return None
-        rule = renamed(_expanded(finding.left), _expanded(finding.right))
-        return "changed", f"names in memory: {rule}"
-
-    return _made(family, part, _grouped(differing.of(part), told, lambda f: f.path[2]))
-
-
-def renamed(left: list[str], right: list[str]) -> str:
-    """Two lists of keys as renaming rules with counts: `a.b.* -> a.*, 199 tensors`."""
-    went = [key for key in left if key not in set(right)]
-    came = [key for key in right if key not in set(left)]
-    rules: dict[tuple[str, str], int] = defaultdict(int)
-    by_tail: dict[str, list[str]] = defaultdict(list)
-    for key in came:
-        by_tail[_tail(key)].append(key)
-    lost: list[str] = []
-    for key in went:
-        fitting = by_tail.get(_tail(key))
-        if fitting:
-            rules[_heads(key, _nearest(key, fitting))] += 1
-            fitting.remove(_nearest(key, fitting))
-        else:
-            lost.append(key)
-    found = [key for keys in by_tail.values() for key in keys]
-    parts = [
-        f"{a} -> {b}, {n} tensors" for (a, b), n in sorted(rules.items(), key=lambda x: -x[1])[:4]
-    ]
-    if len(rules) > 4:
-        parts.append(f"{len(rules) - 4} further renamings")
-    parts += [f"{len(lost)} gone ({', '.join(collapse_keys(lost)[:2])} …)"] if lost else []
-    parts += [f"{len(found)} new ({', '.join(collapse_keys(found)[:2])} …)"] if found else []
-    return "; ".join(parts) or "another order"
-
-
-def _tail(key: str) -> str:
-    return ".".join(key.split(".")[-2:])
-
-
-def _nearest(key: str, candidates: list[str]) -> str:
-    """The candidate that shares the longest end with a key."""
-
-    def shared(other: str) -> int:
-        mine, theirs = key.split(".")[::-1], other.split(".")[::-1]
-        length = 0
-        while length < min(len(mine), len(theirs)) and mine[length] == theirs[length]:
-            length += 1
-        return length
-
-    return max(candidates, key=shared)
-
-
-def _heads(left: str, right: str) -> tuple[str, str]:
-    """`a.b.c.x`, `a.c.x` -> (`a.b.*`, `a.*`): what differs at the front, indices as `{}`."""
-    mine, theirs = left.split("."), right.split(".")
-    while len(mine) > 1 and len(theirs) > 1 and mine[-1] == theirs[-1]:
-        mine.pop()
-        theirs.pop()
-    heads = (".".join([*mine, "*"]), ".".join([*theirs, "*"]))
-    return tuple(re.sub(r"(?<=\.)\d+(?=\.)", "{}", head) for head in heads)  # type: ignore[return-value]
-
-
-def _saved(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """saved|form|tensor|key: names that save_pretrained writes, as rules."""
-    went: dict[str, list[str]] = defaultdict(list)
-    came: dict[str, list[str]] = defaultdict(list)
-    found: list[Fact] = []
-    for finding in differing.of(part):
-        if len(finding.path) > 3 and finding.path[2] == "tensor":
-            keys = expand_key("|".join(finding.path[3:]))
-            if finding.right is _ABSENT or finding.left is not _ABSENT:
-                went[finding.path[1]] += keys
-            if finding.left is _ABSENT or finding.right is not _ABSENT:
-                came[finding.path[1]] += keys
-            continue
-        said = _change(f"save_pretrained, {' '.join(finding.path[2:]) or 'all of it'}", finding)
-        if said is not None:
-            found.append(Fact(said[0], part, said[1], family, (finding.path[1],)))
-    for form in sorted(went.keys() | came.keys()):
-        gone, new = set(went[form]) - set(came[form]), set(came[form]) - set(went[form])
-        kinds = len(set(went[form]) & set(came[form]))
-        if gone or new:
-            what = f"save_pretrained writes other names: {renamed(sorted(gone), sorted(new))}"
-            found.append(Fact("changed", part, what, family, (form,)))
-        if kinds:
-            what = f"save_pretrained writes {kinds} tensors in another dtype or shape"
-            found.append(Fact("changed", part, what, family, (form,)))
-    return found
-
-
-def _truth(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """truth|form|attention|output: as the original, or not any more."""
-
-    def told(finding: Finding) -> tuple[Level, str] | None:
-        name = finding.path[3] if len(finding.path) > 3 else "every output"
-        right = raises(finding.right) or str(finding.right)
-        if finding.right is _ABSENT:
-            return None
-        if finding.right == "as the original":
-            return None if finding.left is _ABSENT else (
-                "changed", f"{name} is as the original's again"
-            )  # fmt: skip
-        if finding.left == "as the original" or finding.left is _ABSENT:
-            return "broken", f"{name} {right}"
-        return "changed", f"{name} {right} (before: {shown(finding.left)})"
-
-    return _made(family, part, _grouped(differing.of(part), told, lambda f: " ".join(f.path[1:3])))
-
-
-def _words(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """words|line: what is said once more, or no longer."""
-
-    def told(finding: Finding) -> tuple[Level, str] | None:
-        line = "|".join(finding.path[1:])
-        if finding.left is _ABSENT:
-            return ("deprecated" if _DEPRECATES.search(line) else "changed"), f"says: {line}"
-        return None
-
-    return _made(family, part, _grouped(differing.of(part), told, lambda f: ""))
-
-
-def _gradients(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """gradient|form|class|leaf: one fact a class."""
-
-    def told(finding: Finding) -> tuple[Level, str] | None:
-        if raises(finding.right) and not raises(finding.left) and finding.left is not _ABSENT:
-            return "broken", f"backward() {shown(finding.right)}"
-        if _ABSENT in (finding.left, finding.right) or raises(finding.left):
-            return None
-        if same(finding.left, finding.right, COARSE):
-            return None
-        return "changed", "gradients differ"
-
-    return _made(family, part, _grouped(differing.of(part), told, lambda f: f.path[2]))
-
-
-def _texts(family: str, part: str, differing: _Differing) -> list[Fact]:
-    """ids|form|text and the like: counted, the first one shown."""
-    findings = list(differing.of(part))
-    errors = [
-        f for f in findings if raises(f.right) and f.left is not _ABSENT and not raises(f.left)
-    ]
-    found = [
-        Fact("broken", part, f"{part} of {f.path[-1]!r:.60} {shown(f.right)}", family)
-        for f in errors[:3]
-    ]
-    rest = [f for f in findings if f not in errors and _ABSENT not in (f.left, f.right)]
-    if rest:
-        first = rest[0]
+def _renamed(keys: renamings.Keys, where: str, place: str) -> Facts:
+    for rule in keys.rules:
+        old, new = rule.edit
         what = (
-            f"{_LABELS.get(part, part)} of {len(rest)} differ, first "
-            f"{' '.join(first.path[2:])!r:.60}: {_from_to(first.left, first.right)}"
+            f"names of weights: `{old}` became `{new}`"
+            if old and new
+            else f"names of weights: `{old or new}` {'left them' if old else 'came in'}"
         )
-        found.append(Fact("changed", part, what, family, tuple(sorted({f.path[1] for f in rest}))))
+        yield Fact("changed", "weights", what, name=f"{rule} ({where})")
+    for told, names in (("gone", keys.gone), ("new", keys.new)):
+        if names:
+            what = f"{len(names)} tensors {place} {'are gone' if told == 'gone' else 'are new'}"
+            level: Level = "changed" if told == "gone" else "new"
+            name = renamings.some(sorted(names), 3)
+            yield Fact(level, "weights", what, name=name, where=where)
+
+
+def _saved(finding: Finding, sides: Sides) -> Facts:
+    label = f"save_pretrained, {' '.join(finding.path[2:]) or 'all of it'}"
+    yield from _changed("saving", label, finding, _at(finding.path[1]))
+
+
+def _saved_names(sides: Sides) -> Facts:
+    """saved|form|tensor|key: names and kinds that save_pretrained writes."""
+    written = [_tensors(side) for side in (sides.left, sides.right)]
+    for form in sorted(written[0].keys() & written[1].keys()):
+        left, right = (side[form] for side in written)
+        first = next((key for key in left.keys() ^ right.keys()), None)
+        anchor = Finding(("saved", form, "tensor", first or ""), ABSENT, ABSENT)
+        for fact in _renamed(renamings.between([*left], [*right]), "save_pretrained", "as saved"):
+            yield replace(fact, finding=anchor)
+        kinds = [key for key in left.keys() & right.keys() if left[key] != right[key]]
+        if kinds:
+            key = min(kinds)
+            what = f"save_pretrained writes {len(kinds)} tensors in another dtype or shape"
+            finding = Finding(("saved", form, "tensor", key), left[key], right[key])
+            yield Fact("changed", "saving", what, where=_at(form), finding=finding)
+
+
+def _tensors(side: Family) -> dict[str, dict[str, Any]]:
+    """Form -> key, ranges expanded -> what is recorded of the tensor."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in side.items():
+        if name.startswith("saved|") and "|tensor|" in name:
+            _, form, _, key = name.split("|", 3)
+            found.setdefault(form, {}).update(dict.fromkeys(renamings.expanded([key]), value))
     return found
 
 
-_LABELS = {
-    "default": "class default",
-    "class default": "class default",
-    "config": "config field",
-    "written": "field of config.json",
-    "tokenizer": "tokenizer attribute",
-    "image processor": "image processor field",
-    "processor": "processor field",
-    "auto": "Auto class",
-    "pipeline": "pipeline",
-    "generate": "generate()",
-    "gradient": "gradient of",
-    "property": "property of models",
-    "ids": "token ids",
-    "tokens": "tokens",
-    "decoded": "decoded texts",
-    "pixels": "pixels",
-}
+def _truth(finding: Finding, sides: Sides) -> Facts:
+    """truth|form|attention|output: as the original, or not any more."""
+    _, form, attention, *rest = (*finding.path, "")
+    name, right = rest[0] or "every output", finding.right
+    where = _at(form)
+    if right is ABSENT or (right == AGREES and finding.came):
+        return
+    if right == AGREES:
+        yield Fact("mended", "truth", f"as the original's again with {attention}", name=name,
+                   where=where, attention=attention)  # fmt: skip
+        return
+    told = shown(right) if raises(right) else str(right)
+    measured = _MEASURE.search(told)
+    what = f"{_MEASURE.sub('', told)} with {attention}"
+    size = float(measured[0].removeprefix(" by ")) if measured else 0.0
+    level: Level = "broken" if finding.left in (AGREES, ABSENT) else "changed"
+    if level == "changed" and what == f"{_MEASURE.sub('', str(finding.left))} with {attention}":
+        return  # as wrong as it was, by another number
+    yield Fact(level, "truth", what, name=name, where=where, attention=attention, size=size)
 
-_PLURALS = {
-    "Auto class": "Auto classes",
-    "field of config.json": "fields of config.json",
-    "property of models": "properties of models",
-    "gradient of": "gradients of",
-    "generate()": "ways to generate()",
-}
 
-_PARTS: Mapping[str, Callable[[str, str, _Differing], list[Fact]]] = {
-    "class": _class,
-    "signature": _signatures,
-    "parameter": _parameters,
-    "output": _outputs,
-    "position": _positions,
-    "order": _order,
-    "loads": _loads,
-    "names": _names,
-    "saved": _saved,
-    "truth": _truth,
-    "words": _words,
-    "ids": _texts,
-    "tokens": _texts,
-    "decoded": _texts,
-    "pixels": _texts,
-    "processed": _texts,
-    "gradient": _gradients,
-}
+def _words(finding: Finding, sides: Sides) -> Facts:
+    """words|line: what is said that was not; what is no longer said is no news."""
+    line = "|".join(finding.path[1:])
+    if finding.came:
+        level: Level = "deprecated" if _DEPRECATES.search(line) else "changed"
+        yield Fact(level, "words", f"says: {line if len(line) <= 240 else line[:237] + '…'}")
+
+
+def _gradient(finding: Finding, sides: Sides) -> Facts:
+    """gradient|form|class|leaf: which parameters there are is told by names."""
+    owner = finding.path[2]
+    if raises(finding.right) and not finding.came and not raises(finding.left):
+        yield Fact("broken", "outputs", f"backward() {shown(finding.right)}", where=owner)
+    elif not (finding.came or finding.went or raises(finding.left) or raises(finding.right)):
+        yield Fact("changed", NUMBERS, "other numbers", name="gradients", where=owner)
+
+
+def _generate(finding: Finding, sides: Sides) -> Facts:
+    """generate|form|class|way: the ids."""
+    owner, way = finding.path[2], " ".join(finding.path[3:])
+    if finding.moves:
+        yield from _moving("outputs", "ways to generate()", finding, way, owner)
+    elif raises(finding.left) or raises(finding.right):
+        yield from _changed("outputs", f"generate() {way}", finding, owner)
+    else:
+        yield Fact("changed", NUMBERS, "other numbers", name=f"generate() {way}", where=owner)
+
+
+def _argument(finding: Finding, sides: Sides) -> Facts:
+    """argument|form|class|parameter: the fields that giving it changes; parameters say the rest."""
+    owner, name = finding.path[2], " ".join(finding.path[3:])
+    left, right = finding.left, finding.right
+    if finding.came or finding.went:
+        return
+    if raises(left) or raises(right):
+        yield from _changed("outputs", f"forward({name})", finding, owner)
+    elif not isinstance(left, dict) or not isinstance(right, dict) or left.keys() == right.keys():
+        yield Fact("changed", NUMBERS, "other numbers", name=f"forward({name})", where=owner)
+    else:
+        sides_told = (", ".join(sorted({_bare(f.replace("|", ".")) for f in side})) or "nothing"
+                      for side in (left, right))  # fmt: skip
+        what = f"forward({name}) has an effect on: {' -> '.join(sides_told)}"
+        yield Fact("changed", "outputs", what, where=owner)
+
+
+def _property(finding: Finding, sides: Sides) -> Facts:
+    """property|form|class|name: what a property of a model answers."""
+    owner, name = finding.path[2], " ".join(finding.path[3:])
+    if finding.moves:
+        yield from _moving("methods", "properties", finding, name, owner)
+    else:
+        yield from _changed("methods", f"property {name}", finding, owner)
+
+
+def _layer(finding: Finding, sides: Sides) -> Facts:
+    """layer|form|class|name: value -> in how many modules."""
+    owner, name = finding.path[2], " ".join(finding.path[3:])
+    yield from _changed("layers", f"layers' {name}", finding, owner)
+
+
+def _texts(finding: Finding, sides: Sides) -> Facts:
+    """ids|form|text, pixels|form|picture|field and the like."""
+    part, form, *rest = (*finding.path, "")
+    label, name = _READS.get(part, part), " ".join(filter(None, rest))[:60]
+    if finding.moves:
+        return  # another set of pictures or texts is the recorder's
+    if raises(finding.left) or raises(finding.right):
+        for fact in _changed("processing", f"{label} of some", finding, _at(form)):
+            yield replace(fact, name=repr(name))
+        return
+    size = moved(finding.left["values"], finding.right["values"]) if _only_values(finding) else 0.0
+    yield Fact("changed", "processing", f"other {label}", name=repr(name), where=_at(form),
+               size=size)  # fmt: skip
+
+
+_READS = {
+    "ids": "token ids", "tokens": "tokens", "decoded": "decoded texts", "pixels": "pixels",
+    "processed": "outputs of the processor", "cut": "cut texts", "padded": "padded texts",
+}  # fmt: skip
+
+_PARTS: Mapping[str, Callable[[Finding, Sides], Facts]] = {
+    "auto": _auto, "pipeline": _auto, "module": _auto, "signature": _signature,
+    "parameter": _parameter, "output": _output, "position": _position, "order": _order,
+    "attention": _attention, "loads": _loads, "names": _names, "saved": _saved, "truth": _truth,
+    "words": _words, "gradient": _gradient, "generate": _generate, "argument": _argument,
+    "property": _property, "layer": _layer, **dict.fromkeys(_READS, _texts),
+}  # fmt: skip

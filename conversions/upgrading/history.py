@@ -1,56 +1,31 @@
 """What each release of transformers means for each family: safe, changed or broken.
 
 Pure: what is wrong and what changed goes in, and a state for every family and release comes out.
-A *trouble* lasts over releases, an *event* is what one release did to the one before.
+A *trouble* lasts over releases, a *change* is what one release did to the one before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..core.manifest import Json
 from . import specifiers
+from .causes import Change
 
 State = Literal["safe", "changed", "broken", "not offered", "not recorded"]
-Level = Literal["broken", "changed", "mended", "new", "deprecated"]
 
 DEFAULT_ATTENTION = ("sdpa", "eager")
 """What from_pretrained takes when nothing is asked for: the first that the model offers."""
 
 
 @dataclass(frozen=True)
-class Event:
-    """One thing that a release changed, told once for all families that it touches.
-
-    before, after: as the release before had it, and as this one has it; empty where a sentence
-    says all. attention: the implementation that it happens with; empty for any.
-    """
-
-    release: str
-    families: tuple[str, ...]
-    level: Level
-    what: str
-    before: str = ""
-    after: str = ""
-    advice: str = ""
-    attention: str = ""
-
-    @property
-    def sentence(self) -> str:
-        """What changed, with both sides where it has them."""
-        if self.before or self.after:
-            return f"{self.what}: {self.before or '(none)'} → {self.after or '(none)'}"
-        return self.what
-
-
-@dataclass(frozen=True)
 class Trouble:
     """Something wrong over releases. releases: those that have it, oldest first.
 
-    breaks: whether it meets everybody, not only who does something rare. attention: as of an
-    event. key: what names it in records; empty for one that was recorded by hand.
+    breaks: whether it meets everybody, not only who does something rare. attention: as of a
+    change. key: what names it in records; empty for one that was recorded by hand.
     """
 
     family: str
@@ -72,7 +47,7 @@ class Cell:
     state: State
     troubles: tuple[Trouble, ...] = ()
     limits: tuple[Trouble, ...] = ()
-    events: tuple[Event, ...] = ()
+    events: tuple[Change, ...] = ()
 
     @property
     def reason(self) -> str:
@@ -80,7 +55,7 @@ class Cell:
         if self.troubles:
             return "; ".join(trouble.what for trouble in self.troubles)
         if self.state == "changed":
-            return "; ".join(event.what for event in self.events)
+            return "; ".join(event.sentence() for event in self.events if event.met)
         return ""
 
 
@@ -129,7 +104,7 @@ class Answer:
             "ranges": [span.specifier for span in self.ranges("safe", "changed")],
             "releases": states,
             "broken": [_trouble(trouble, self.releases) for trouble in self.troubles],
-            "changes": [asdict(event) for cell in self.cells for event in cell.events],
+            "changes": [event.to_json() for cell in self.cells for event in cell.events],
         }
 
 
@@ -145,7 +120,7 @@ class History:
     recorded: frozenset[str]
     families: tuple[str, ...]
     troubles: tuple[Trouble, ...] = ()
-    events: tuple[Event, ...] = ()
+    events: tuple[Change, ...] = ()
     offered: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     yanked: Mapping[str, str] = field(default_factory=dict)
 
@@ -178,9 +153,7 @@ class History:
         events = tuple(
             event
             for event in self.events
-            if event.release == release
-            and family in event.families
-            and event.attention in ("", used)
+            if event.first == release and family in event.families and event.attention in ("", used)
         )
         troubles = tuple(trouble for trouble in met if trouble.breaks)
         limits = tuple(trouble for trouble in met if not trouble.breaks)
@@ -199,14 +172,12 @@ class History:
         """The attention implementation that from_pretrained takes when nothing is asked for."""
         return _default(self.offered.get(family, {}).get(release))
 
-    def _state(self, release: str, broken: bool, events: Sequence[Event]) -> State:
+    def _state(self, release: str, broken: bool, events: Sequence[Change]) -> State:
         if broken:
             return "broken"
         if release not in self.recorded:
             return "not recorded"
-        return (
-            "changed" if any(event.level in ("broken", "changed") for event in events) else "safe"
-        )
+        return "changed" if any(event.met for event in events) else "safe"
 
 
 def _default(offered: Sequence[str] | None) -> str:

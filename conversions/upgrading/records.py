@@ -48,9 +48,11 @@ class Record:
 
 
 def folders() -> list[Path]:
-    """Where records are looked for: here, then in the checkout this package is in."""
-    checkout = Path(__file__).resolve().parents[2]
-    return list(dict.fromkeys(root / name for root in (Path.cwd(), checkout) for name in FOLDERS))
+    """Where records are looked for: here, in the checkout this package is in, in the wheel."""
+    package = Path(__file__).resolve().parent
+    roots = (Path.cwd(), package.parents[1])
+    places = [root / name for root in roots for name in FOLDERS]
+    return list(dict.fromkeys([*places, package / FOLDERS[1]]))
 
 
 def load(name: str, places: Sequence[Path] | None = None) -> Record:
@@ -87,6 +89,14 @@ def every(places: Sequence[Path] | None = None) -> list[Record]:
             continue
         found.setdefault(record.release, record)
     return [found[release] for release in reversed(newest_first(found))]
+
+
+def files(places: Sequence[Path]) -> dict[str, Path]:
+    """Release -> its file, by the files' names, unread; the first place that has it."""
+    found: dict[str, Path] = {}
+    for path in (path for place in places for path in _files(place)):
+        found.setdefault(stem(path), path)
+    return {release: found[release] for release in reversed(newest_first(found))}
 
 
 def read(path: Path) -> Record:

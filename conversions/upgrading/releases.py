@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
 from ..core.errors import ConversionError
 from ..core.manifest import Json
 from ..core.reading import json as untrusted_json
-from . import findings, records
+from . import records
 from .environments import Environments, Offer, environment
-from .history import Event, History, Trouble
+from .history import History, Trouble
+from .summary import FILE, Wrong, build, digest, summary, write
 
 OFFERED = "offered.json"
 """Beside the records: which releases there are, as the package index last said."""
@@ -27,11 +27,11 @@ def history(places: Sequence[Path], known: Mapping[str, Sequence[Json]]) -> Hist
     Raises:
         ConversionError: there are neither records nor a list of releases.
     """
-    found = [(record.release, record.families) for record in records.every(places)]
-    recorded = [release for release, _ in found]
+    found = summary(places)
+    recorded = list(found.recorded) if found else []
     offer = offered(places)
     releases = tuple(dict.fromkeys([*offer.releases, *recorded]))
-    if not releases:
+    if not releases or found is None:
         raise ConversionError(
             "there are no records of releases here",
             [f"looked in {place}" for place in places],
@@ -43,32 +43,33 @@ def history(places: Sequence[Path], known: Mapping[str, Sequence[Json]]) -> Hist
         ordered,
         frozenset(recorded),
         tuple(known),
-        (*defects, *findings.troubles(found, defects)),
-        tuple(_events(found)),
-        _offered_attentions(found),
+        (*defects, *(one.trouble for one in found.wrong if not explained(one, defects))),
+        found.changes,
+        found.offered,
         offer.yanked,
     )
 
 
-Found = Sequence[tuple[str, Mapping[str, Json]]]
-"""(release, family -> id -> value), oldest first."""
+def explained(found: Wrong, known: Sequence[Trouble]) -> bool:
+    """Whether a recorded defect of the same releases says what the records say.
+
+    A defect of outputs explains outputs that are not the original's with its attention; any
+    defect explains what it names.
+    """
+    trouble = found.trouble
+    for defect in known:
+        if defect.family != trouble.family or not {*defect.releases} & {*trouble.releases}:
+            continue
+        if any(part == "truth" for part, _ in found.signs):
+            if defect.check in OF_OUTPUTS and defect.attention in ("", trouble.attention):
+                return True
+        elif any(leaf and leaf.split("(")[0] in defect.what for _, leaf in found.signs):
+            return True
+    return False
 
 
-def _events(found: Found) -> Iterable[Event]:
-    """What each recorded release changed, against the recorded one before it."""
-    for (_, before), (release, after) in pairwise(found):
-        yield from findings.events(before, after, release)
-
-
-def _offered_attentions(found: Found) -> dict[str, dict[str, list[str]]]:
-    """family -> release -> the attention implementations that its model class was judged with."""
-    offered: dict[str, dict[str, list[str]]] = {}
-    for release, families in found:
-        for family, ids in families.items():
-            names = {name.split("|")[2] for name in ids if name.startswith("truth|fresh|")}
-            if names:
-                offered.setdefault(family, {})[release] = sorted(names)
-    return offered
+OF_OUTPUTS = ("logits", "reload", "generation")
+"""Checks whose defects show in what a model computes."""
 
 
 def files(places: Sequence[Path], families: Sequence[str]) -> dict[str, Path]:
@@ -113,6 +114,12 @@ def record_missing(
             failed.append(release)
             told(release, str(error))
     return failed
+
+
+def summarise(folder: Path) -> None:
+    """Write the summary of the records of a folder beside them, as the wheel takes it along."""
+    digests = {release: digest(path) for release, path in records.files([folder]).items()}
+    write(build(records.every([folder]), digests), folder / FILE)
 
 
 # ---- which releases there are ----

@@ -16,8 +16,9 @@ from typing import Literal, Protocol
 
 from ..core.errors import ConversionError
 from ..core.manifest import Json
+from .causes import Change
 from .environments import Environments, Run, environment, run
-from .history import Event, Trouble
+from .history import Trouble
 from .suite import Judgement, Suite
 
 Grade = Literal["safe", "changed", "broken"]
@@ -101,7 +102,7 @@ class Upgrade:
 def judge(
     ends: tuple[str, str],
     families: Sequence[str],
-    events: Sequence[Event],
+    events: Sequence[Change],
     troubles: Sequence[Trouble],
     judgements: Mapping[str, Judgement],
     notes: Sequence[str] = (),
@@ -120,7 +121,7 @@ def judge(
 def _verdict(
     family: str,
     ends: tuple[str, str],
-    events: Sequence[Event],
+    events: Sequence[Change],
     troubles: Sequence[Trouble],
     judgement: Judgement | None,
 ) -> Verdict:
@@ -130,13 +131,14 @@ def _verdict(
     reasons = [
         *(_of_trouble(t) for t in mine if right in t.releases and left not in t.releases),
         *_of_suite(judgement),
-        *(_of_event(event) for event in here if event.level in ("broken", "changed", "deprecated")),
+        *(_of_event(change) for change in here if change.breaks or change.met),
+        *(_of_event(change) for change in here if change.level == "deprecated"),
     ]
     gone = [t.what for t in mine if left in t.releases and right not in t.releases]
     return Verdict(
         family,
         tuple(sorted(reasons, key=lambda reason: -GRADES.index(reason.grade))),
-        tuple(dict.fromkeys([*gone, *(e.sentence for e in here if e.level == "mended")])),
+        tuple(dict.fromkeys([*gone, *(e.sentence() for e in here if e.level == "mended")])),
         tuple(_standing(t) for t in mine if left in t.releases and right in t.releases),
         _tests(judgement),
     )
@@ -147,9 +149,9 @@ def _of_trouble(trouble: Trouble) -> Reason:
     return Reason("broken", trouble.what, advice, "known defect", trouble.attention)
 
 
-def _of_event(event: Event) -> Reason:
-    grade: Grade = "broken" if event.level == "broken" else "changed"
-    return Reason(grade, event.sentence, event.advice, "record", event.attention)
+def _of_event(event: Change) -> Reason:
+    grade: Grade = "broken" if event.breaks else "changed"
+    return Reason(grade, event.sentence(), event.todo, "record", event.attention)
 
 
 def _of_suite(judgement: Judgement | None) -> Iterable[Reason]:

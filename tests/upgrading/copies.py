@@ -63,7 +63,7 @@ def recorded(family: str, output: Path, overlay: Path | None = None, *parts: str
 
 def lines(found: Any) -> str:
     """Every change of a comparison, a line each."""
-    return "\n".join(f"{change.level} {change.line}" for change in found.changes)
+    return "\n".join(f"{change.level} {found.line(change, 1000)}" for change in found.changes)
 
 
 def plain(value: Any) -> str:

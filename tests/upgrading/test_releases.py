@@ -14,8 +14,9 @@ from packaging.specifiers import SpecifierSet
 from conversions import cli
 from conversions.core.errors import ConversionError
 from conversions.upgrading import records, releases, specifiers
+from conversions.upgrading.causes import Change
 from conversions.upgrading.environments import Environments, Offer
-from conversions.upgrading.history import Event, History, Trouble
+from conversions.upgrading.history import History, Trouble
 from conversions.upgrading.pages import history as page
 from tests.upgrading import browser
 from tests.upgrading.test_environments import Installer
@@ -35,11 +36,19 @@ def toy() -> History:
         ("toy", "other"),
         (broken, rare, gone),
         (
-            Event(
-                "5.0.0", ("toy", "other"), "changed", "forward lost", "a", "b", "pass it </script>"
+            Change(
+                "changed",
+                "outputs",
+                "forward lost: a -> b",
+                ("toy", "other"),
+                first="5.0.0",
+                advice="pass it </script>",
             ),
-            Event("4.50.0", ("other",), "new", "a field"),
-            Event("4.50.1", ("other",), "mended", "no longer raises"),
+            Change("new", "outputs", "a field", ("other",), first="4.50.0"),
+            Change(
+                "changed", "methods", "push lost x", ("toy", "other"), first="4.50.0", shared=True
+            ),
+            Change("mended", "outputs", "no longer raises", ("other",), first="4.50.1"),
         ),
         {
             "toy": {name: ("eager", "sdpa") for name in KNOWN},
@@ -76,7 +85,8 @@ def test_attention_decides_what_is_broken() -> None:
 
 
 def test_states_follow_from_troubles_events_and_records() -> None:
-    """Broken by what meets everybody, changed by an event, safe despite news and rare limits."""
+    """Broken by what meets everybody, changed by what a family shows; news, rare limits and what
+    the common classes lost leave a release safe."""
     history = toy()
     states = {name: history.cell("other", name).state for name in KNOWN}
     assert states["4.49.0"] == states["4.50.0"] == states["4.50.1"] == "safe"
@@ -91,7 +101,7 @@ def test_answer_is_json_with_ranges_and_reasons() -> None:
     told = json.loads(json.dumps(toy().answer("toy", "sdpa").to_json()))
     assert told["ranges"] == [">=4.49.0,<=4.50.1", "==5.1.0"]
     assert told["broken"][0]["releases"] == [">=4.51.0,<=5.0.0"]
-    assert told["changes"][0]["what"] == "forward lost"
+    assert told["changes"][1]["what"] == "forward lost: a -> b"
 
 
 # ---- the command ----
@@ -263,5 +273,5 @@ def test_page_answers_for_an_attention_at_once(tmp_path: Path) -> None:
     seen = browser.ran(page.to_html(toy(), TITLES), CLICKS, tmp_path)
     assert seen["was"] == "cell broken" and "off by 11" in seen["before"]
     assert seen["now"] == "cell changed" and "off by 11" not in seen["after"]
-    assert "forward lost: a → b" in seen["after"] and "pass it </script>" in seen["after"]
+    assert "forward lost: a -> b" in seen["after"] and "pass it </script>" in seen["after"]
     assert seen["live"] == "polite"

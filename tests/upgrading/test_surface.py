@@ -62,7 +62,7 @@ def test_what_is_added_appears(installed: records.Record, tmp_path: Path) -> Non
         "brand_new_field",
     ):
         assert re.search(rf"new .*{re.escape(name)}", told), (name, told)
-    assert "class default layer_norm_eps: 1e-12 -> 0.001 (ConvNextV2Config)" in told
+    assert "layer_norm_eps: 1e-12 -> 0.001 (ConvNextV2Config" in told
 
 
 def test_equal_code_is_no_change(installed: records.Record, tmp_path: Path) -> None:

@@ -13,19 +13,21 @@ import pytest
 from conversions import cli
 from conversions.core.errors import ConversionError
 from conversions.upgrading import environments, suite, upgrade
+from conversions.upgrading.causes import Change
 from conversions.upgrading.environments import Environments, Output
-from conversions.upgrading.history import Event, Trouble
+from conversions.upgrading.history import Trouble
 from conversions.upgrading.pages import verdict as page
 from conversions.upgrading.suite import Judgement
 from tests.upgrading.test_environments import Installer
 
 ENDS = ("1.0", "2.0")
 FAMILIES = ("toy", "other")
+OUT = (("toy", "output|fresh|Model|default|plain|x"),)
 KINDS = ["broken", "changed", "deprecated", "new", "defect", "standing", "rare", "tests", "none"]
 
 
 def judged(
-    events: Sequence[Event] = (),
+    events: Sequence[Change] = (),
     troubles: Sequence[Trouble] = (),
     judgements: Mapping[str, Judgement] | None = None,
 ) -> upgrade.Upgrade:
@@ -43,10 +45,10 @@ def test_nothing_found_is_safe() -> None:
 @pytest.mark.parametrize(
     ("found", "grade"),
     [
-        (judged([Event("2.0", ("toy",), "broken", "out.x raises")]), "broken"),
-        (judged([Event("2.0", ("toy",), "changed", "a field", "1", "2")]), "changed"),
-        (judged([Event("2.0", ("toy",), "deprecated", "words x")]), "changed"),
-        (judged([Event("2.0", ("toy",), "new", "a field")]), "safe"),
+        (judged([Change("broken", "outputs", "out.x raises", ("toy",), ids=OUT)]), "broken"),
+        (judged([Change("changed", "config", "a field: 1 -> 2", ("toy",))]), "changed"),
+        (judged([Change("deprecated", "words", "words x", ("toy",))]), "changed"),
+        (judged([Change("new", "config", "a field", ("toy",))]), "safe"),
         (judged(troubles=[Trouble("toy", "off by 11", "eager", ("2.0",))]), "broken"),
         (judged(troubles=[Trouble("toy", "off", "eager", ("1.0", "2.0"))]), "safe"),
         (judged(troubles=[Trouble("toy", "rare", "none", ("2.0",), breaks=False)]), "safe"),
@@ -71,8 +73,8 @@ def test_what_is_mended_and_what_stays_broken_are_told_apart() -> None:
 
 def test_pages_say_what_the_verdict_says() -> None:
     """Markdown and HTML have the sentence, every reason with what to do, and text stays text."""
-    event = Event("2.0", ("toy",), "broken", "out.<x> raises", advice="read | y")
-    found = judged([event, Event("2.0", ("toy",), "mended", "z")])
+    change = Change("broken", "outputs", "out.<x> raises", ("toy",), advice="read | y", ids=OUT)
+    found = judged([change, Change("mended", "outputs", "z", ("toy",))])
     text, html = page.to_markdown(found), page.to_html(found)
     assert "**broken**: out.&lt;x> raises → read \\| y" in text and "**mended**: z" in text
     assert "out.&lt;x&gt; raises" in html and "→ read | y" in html and "<x>" not in html

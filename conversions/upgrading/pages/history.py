@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from ...core.manifest import Json
-from ..history import Answer, Cell, Event, History, State
+from ..causes import Change
+from ..history import Answer, Cell, History, State
 from .document import beside, document
 
 MARKS: Mapping[State, str] = {
@@ -203,14 +204,14 @@ def _starting(history: History, release: str, titles: Mapping[str, str]) -> Iter
 
 
 def _happened(history: History, release: str, titles: Mapping[str, str]) -> Iterable[str]:
-    for event in _sorted(event for event in history.events if event.release == release):
+    for event in _sorted(event for event in history.events if event.first == release):
         names = [titles.get(family, family) for family in event.families]
         if set(event.families) == set(history.families):
             names = ["all families"]
-        yield _item(names, event.level, event.sentence, event.advice, event.attention)
+        yield _item(names, event.level, event.sentence(), event.todo, event.attention)
 
 
-def _sorted(events: Iterable[Event]) -> list[Event]:
+def _sorted(events: Iterable[Change]) -> list[Change]:
     return sorted(events, key=lambda event: ORDER[event.level])
 
 
@@ -262,14 +263,14 @@ def _data(history: History, titles: Mapping[str, str]) -> Json:
         "events": [
             {
                 "f": [index[family] for family in event.families if family in index],
-                "r": places[event.release],
+                "r": places[event.first],
                 "level": event.level,
-                "what": event.sentence,
-                "do": event.advice,
+                "what": event.sentence(),
+                "do": event.todo,
                 "attention": event.attention,
             }
             for event in _sorted(history.events)
-            if event.release in places
+            if event.first in places
         ],
     }
 

@@ -9,26 +9,24 @@ MOST = 40
 
 
 def to_markdown(found: Comparison) -> str:
-    """Verdict, then what is broken, changed, new and deprecated; a line each."""
+    """Verdict, then each level by topic; a line a change."""
     lines = [f"## transformers {found.left} → {found.right}", "", f"**{escaped(found.verdict)}**"]
     for level in LEVELS:
         changes = found.at(level)
         if changes:
-            lines += ["", f"### {TITLES[level]}", "", *map(_line, changes[:MOST])]
+            lines += ["", f"### {TITLES[level]}", ""]
+            lines += [_line(found, change) for change in changes[:MOST]]
         if len(changes) > MOST:
             lines.append(f"- … {len(changes) - MOST} more: `conversions compare --json`")
-    for title, defects in (("come with it", found.came), ("are mended", found.went)):
-        if defects:
-            lines += ["", f"### Known defects that {title}", ""]
-            lines += [f"- {d['family']}: {escaped(d['what'])}; {escaped(d['workaround'])}"
-                      for d in defects]  # fmt: skip
+    for title, defects in found.defects.items():
+        lines += ["", f"### {title}", "", *(f"- {escaped(known.line)}" for known in defects)]
     return "\n".join(lines) + "\n"
 
 
-def _line(change: Change) -> str:
-    first = f" *(first in {change.first})*" if change.first else ""
-    todo = f" — {change.todo}" if change.todo else ""
-    return f"- {escaped(change.line)}{first}{escaped(todo)}"
+def _line(found: Comparison, change: Change) -> str:
+    first = f" *({change.first})*" if change.first else ""
+    todo = f" → {change.todo}" if change.todo else ""
+    return f"- {escaped(found.line(change))}{first}{escaped(todo)}"
 
 
 def escaped(text: str) -> str:
