@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checking import checks, known_defects, loading, parity, release
+from .checking import checks, classes, known_defects, loading, parity, release
 from .checking.checks import Check
 from .checking.worker import BUILD_LIMIT, Worker, imported_here
 from .errors import ConversionError
@@ -216,3 +216,13 @@ def _rows_restored(
                 tensor[row] = written[key][row]
             restored[layout[key]] = tensor
     return restored
+
+
+def class_notes(source: PlannedSource, folder: Path) -> list[str]:
+    """A sentence for each class of the release that the folder does not fill.
+
+    They are tried where the model itself is built; else what is recorded of the release is told.
+    """
+    family = source.request.family
+    small = source.builds_model and source.written_bytes <= BUILD_LIMIT
+    return classes.told(family.name, family.model_class, folder, tried=small)

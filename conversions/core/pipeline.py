@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping as MappingABC, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from .checking import checks
 from .checking.checks import Check
 from .checking.worker import Worker
 from .errors import CheckFailed
-from .judging import begun_release_checks, run_checks
+from .judging import begun_release_checks, class_notes, run_checks
 from .planning import PlannedSource, Request, open_source, pieces
 from .reading import dtypes, tensors
 from .reading.ledger import Ledger
@@ -59,6 +60,8 @@ def convert(
         files = [file for one in stream.passes for file in one.result()]
         results = run_checks(source, folder.path, release_checks, ledger)
         report = make_report(source, output, results, files)
+        if report.passed:
+            report = replace(report, notes=(*report.notes, *class_notes(source, folder.path)))
         folder.write_json("conversion.json", report.to_json(with_output=False))
         if not report.passed:
             raise failure(report)

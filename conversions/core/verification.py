@@ -34,9 +34,9 @@ from .checking.checks import Check
 from .checking.copies import Judgement
 from .checking.readings import Reading
 from .checking.saved import SavedFolder, config_of, open_saved, spelled, with_twins
-from .checking.worker import BUILD_LIMIT
 from .errors import ConversionError
 from .family import Family, Source
+from .judging import class_notes
 from .manifest import Json
 from .pipeline import make_report, write_documents
 from .planning import PlannedSource, Request, open_source
@@ -609,11 +609,8 @@ def _told(subject: Subject, files: Sequence[Any]) -> list[str]:
 
 
 def _of_classes(subject: Subject) -> list[str]:
-    """What other classes than the family's make of the folder, where it is small enough to try."""
-    source, told = subject.source, []
-    if source.written_bytes <= BUILD_LIMIT and source.builds_model:
-        name = source.request.family.model_class
-        told += classes.notes(classes.survey(subject.folder, name), name)
+    """What other classes than the family's, and a tokenizer of nothing, make of the folder."""
+    told = class_notes(subject.source, subject.folder)
     if not any((subject.folder / name).exists() for name in _TOKENIZERS):
         told += filter(None, [classes.tokenizer_of_nothing(subject.folder)])
     return told

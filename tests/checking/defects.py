@@ -128,11 +128,11 @@ def saved_under_other_names(on: Stage, defect: Defect) -> bool:
     return not open_tensors(on.place).keys() <= open_tensors(on.folder).keys()
 
 
-def base_class_is_empty(on: Stage, defect: Defect) -> bool:
-    """The model without heads misses weights that the folder has."""
+def class_is_not_whole(on: Stage, defect: Defect) -> bool:
+    """The class that the record names lacks tensors when it loads the folder."""
     import transformers
 
-    name = behaviour.BASES[on.request.family.name]
+    name = defect["class"]
     return hasattr(transformers, name) and bool(loading.load_model(on.folder, name).missing)
 
 
@@ -429,7 +429,10 @@ DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] =
     ("flava", "logits", "contrastive_temperature"): temperature_is_unbounded,
     ("flava", "saving", "layer_norm_names"): saved_under_other_names,
     ("vipllava", "saving", "language_model_names"): saved_under_other_names,
-    ("vipllava", "strict-load", "base_class"): base_class_is_empty,
+    ("vipllava", "strict-load", "base_class"): class_is_not_whole,
+    ("chinese_clip", "strict-load", "text_tower"): class_is_not_whole,
+    ("convnextv2", "strict-load", "backbone_norms"): class_is_not_whole,
+    ("flava", "strict-load", "codebook_alone"): class_is_not_whole,
     ("kosmos2", "logits", "image_to_text_projection.x_attn"): connector_is_causal,
     ("kosmos2", "outputs", "vision_model_output"): tower_output_raises,
     ("kosmos2", "reload", "padding_row"): rows_are_zero,

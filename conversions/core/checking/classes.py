@@ -1,34 +1,39 @@
 """Every class of the installed transformers that takes a folder, and how whole it comes out.
 
 The classes are asked of the release: those of the model's own module, and the Auto classes whose
-tables hold its config. Each loads the folder as its users would.
+tables hold its config. Each loads the folder as its users would. Where the model is too large for
+that, what golden data record of the release is told instead.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConversionError
-from . import loading
+from ..manifest import Json
+from ..mapping.keys import collapse_keys
+from . import known_defects, loading
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How one class takes the folder.
 
-    name: of the class. through: the Auto classes that choose it. random: how many of its tensors
-    are left at random. raised: what it raises instead, in one line.
+    name: of the class. through: the Auto classes that choose it. random: those of its tensors
+    that are left at random, under the names that the release gives them; total: of how many.
+    raised: what it raises instead, in one line. way: how to come by the same with the weights.
     """
 
     name: str
     through: tuple[str, ...] = ()
-    random: int = 0
+    random: tuple[str, ...] = ()
     total: int = 0
     raised: str = ""
+    way: str = ""
 
     @property
     def whole(self) -> bool:
@@ -39,7 +44,7 @@ class Outcome:
         if self.raised:
             return f"raises {self.raised}"
         if self.random:
-            return f"{self.random} of {self.total} tensors at random"
+            return f"{len(self.random)} of {self.total} tensors at random"
         return "whole"
 
 
@@ -48,7 +53,7 @@ def survey(folder: Path, model_class: str) -> list[Outcome]:
     chosen = _through(loading.model_class(model_class))
     found = []
     for name in dict.fromkeys((*_own(model_class), *chosen)):
-        found.append(_tried(folder, name, tuple(chosen.get(name, ()))))
+        found.append(_tried(folder, name, tuple(chosen.get(name, ())), model_class))
     return found
 
 
@@ -82,26 +87,70 @@ def _through(model: Any) -> dict[str, list[str]]:
     return found
 
 
-def _tried(folder: Path, name: str, through: tuple[str, ...]) -> Outcome:
+def _tried(folder: Path, name: str, through: tuple[str, ...], model_class: str) -> Outcome:
     try:
         loaded = loading.load_model(folder, name)
     except ConversionError as error:
-        line = (error.details or (error.summary,))[0][:120]
-        return Outcome(name, through, raised=line)
+        line = (error.details or (error.summary,))[0].replace(str(folder), "the folder")[:160]
+        return Outcome(name, through, raised=line, way=_way_round(folder, name, (), model_class))
+    random = tuple(entry.partition(" ")[0] for entry in (*loaded.missing, *loaded.mismatched))
     total = len(loading.memory_names(loaded.model))
-    return Outcome(name, through, len(loaded.missing) + len(loaded.mismatched), total)
+    way = _way_round(folder, name, random, model_class) if random else ""
+    return Outcome(name, through, random, total, way=way)
 
 
-def notes(found: list[Outcome], model_class: str) -> list[str]:
-    """What is to be said of classes that are not whole, with the way round."""
-    partial = [one for one in found if not one.whole]
-    if not partial:
-        return []
-    told = "; ".join(f"{one.name}: {one.describe()}" for one in partial)
-    way = f"load {model_class} and take its parts"
+def _way_round(folder: Path, name: str, random: Sequence[str], model_class: str) -> str:
+    """Where the whole model holds this class, unless it has none of these tensors."""
+    otherwise = f"load {model_class} and take its parts"
+    try:
+        whole = loading.model_on_meta(folder, model_class)
+    except ConversionError:  # strict-load says so
+        return otherwise
+    for path, module in whole.named_modules():
+        if path and type(module).__name__ == name:
+            return f"{model_class}.from_pretrained(…).{path} is whole"
+    held = tuple(f".{key}" for key in whole.state_dict())
+    if random and not any(key.endswith(f".{entry}") for entry in random for key in held):
+        return f"the original has no such tensors: train them, or load {model_class}"
+    return otherwise
+
+
+def notes(found: Sequence[Outcome]) -> list[str]:
+    """A sentence for each class that is not whole, with the way round."""
     return [
-        f"of {len(found)} classes that take this folder {len(partial)} are not whole: {told}; {way}"
+        f"{_called(one)}: {one.describe()}{_which(one)}; {one.way}"
+        for one in found
+        if not one.whole
     ]
+
+
+def _called(one: Outcome) -> str:
+    return f"{one.name} ({', '.join(one.through)})" if one.through else one.name
+
+
+def _which(one: Outcome) -> str:
+    """The tensors, where a few names say it."""
+    names = collapse_keys(one.random)
+    return f" ({', '.join(names)})" if 0 < len(names) <= 3 and len(one.random) < one.total else ""
+
+
+def told(family: str, model_class: str, folder: Path, tried: bool) -> list[str]:
+    """What is to be said of the classes of a folder, by trying them or by what is recorded.
+
+    transformers is not imported where they are not tried.
+    """
+    if tried:
+        return notes(survey(folder, model_class))
+    from importlib import metadata
+
+    found = recorded(family, metadata.version("transformers"))
+    return [f"{defect['what']}; {defect['workaround']}" for defect in found]
+
+
+def recorded(family: str, release: str | None = None) -> list[Json]:
+    """Records of classes that are not whole under a release; None: the installed one."""
+    found = known_defects.recorded(family, "strict-load", release)
+    return [defect for defect in found if "class" in defect]
 
 
 def tokenizer_of_nothing(folder: Path) -> str:
