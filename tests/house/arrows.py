@@ -33,7 +33,7 @@ core.judging: core.errors core.manifest core.reading core.writing core.checking 
 core.pipeline: core.errors core.reading core.writing core.checking core.report core.planning
     core.judging
 core.verification: core.errors core.manifest core.reading core.family core.writing core.checking
-    core.report core.selection core.restoring core.planning core.pipeline
+    core.report core.selection core.restoring core.planning core.judging core.pipeline
 kit: core.errors core.manifest core.reading core.mapping core.family core.writing core.checking
 families: kit
 conformance: core.errors core.manifest core.reading core.mapping core.family core.plugins
