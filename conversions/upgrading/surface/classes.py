@@ -65,6 +65,12 @@ def auto_classes() -> dict[str, Any]:
     return found
 
 
+def takes(cls: Any, config: Any) -> bool:
+    """Whether an Auto class's own mapping has the config's class; asked of every release alike."""
+    mapping = getattr(cls, "_model_mapping", None)
+    return mapping is not None and type(config) in mapping
+
+
 def is_model(cls: type) -> bool:
     import transformers
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,15 +11,20 @@ import torch
 from torch import Tensor
 
 from ...core.mapping.keys import collapse_keys
+from . import calls, layers, modules, training
 from .probing import Probes
-from .values import kind
+from .values import kind, number
 
-CALLS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "return_dict=False": {"return_dict": False},
-    "all states": {"output_hidden_states": True, "output_attentions": True},
-}
-LABELS = "labels"
+DEFAULT = "default"
+PLAINLY = (DEFAULT, calls.PLAIN)
+ATTENTIONS = ("eager", "sdpa")
+HALVES = ("bfloat16", "float16")
+QUIET = 1e-4
+"""What weights are scaled by in a quiet run: epsilons, which are added to small numbers, show."""
+ARGUMENT = ("",)
+"""Stands for where an argument's answer is found, until it is compared with the plain one."""
+ALIKE = 1e-5
+"""Relative difference up to which an argument is said to have no effect."""
 
 
 def record(
@@ -41,28 +45,45 @@ def record(
     probes.put("loads", form, name, "dtype", entry=str(model.dtype))
     if not whole:
         if not report.get("missing_keys"):  # what starts at random has no values to compare
-            _called(probes, model.float(), inputs, (form, name, "eager"), {"plain": {}})
+            _called(probes, model.float(), inputs, (form, name, "eager"), (calls.PLAIN,))
         return
     probes.put("loads", form, name, "training", entry=model.training)
     probes.put("names", form, name, entry=_names(model))
+    layers.record(probes, model, (form, name))
     if report.get("missing_keys"):
         _filled(model)
-    model = model.float()
-    _called(probes, model, inputs, (form, name, "default"), CALLS)
-    _properties(probes, model, (form, name))
-    for attention in ("eager", "sdpa"):
+    _every_way(probes, model.float(), inputs, form)
+    for attention in ATTENTIONS:
         other = probes.attempt(
             "attention", form, name, attention, of=partial(load, cls, attention=attention)
         )
         if other is not None and not other[1].get("missing_keys"):
-            _called(probes, other[0].float(), inputs, (form, name, attention), {"plain": {}})
-    _called(probes, model.bfloat16(), inputs, (form, name, "bfloat16"), {"plain": {}})
-    model = model.float()
-    model.train()
-    _called(probes, model, inputs, (form, name, "train"), {"plain": {}}, values=False)
+            ways = (calls.PLAIN, calls.STATES) if attention == "eager" else (calls.PLAIN,)
+            _called(probes, other[0].float(), inputs, (form, name, attention), ways)
+
+
+def _every_way(probes: Probes, model: Any, inputs: Mapping[str, Tensor], form: str) -> None:
+    """Ways of calling, batches, arguments, dtypes, training, generation; the model is used up."""
+    where = (form, type(model).__name__)
+    plain = _called(probes, model, inputs, (*where, DEFAULT), calls.WAYS)
+    given = calls.given(model, inputs)
+    for name, batch in calls.batches(given):
+        _answered(probes, model, batch, (*where, DEFAULT, name))
+    _arguments(probes, model, given, where, plain)
+    modules.record(probes, model, inputs, where)
+    _properties(probes, model, where)
+    training.gradients(probes, model, inputs, where)
+    _generated(probes, model, inputs, where)
+    _called(probes, model.train(), inputs, (*where, "train"), (calls.PLAIN,))
     model.eval()
-    _gradients(probes, model, inputs, (form, name))
-    _generated(probes, model, inputs, (form, name))
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    for dtype in HALVES:
+        model = model.to(getattr(torch, dtype))
+        _called(probes, model, inputs, (*where, dtype), (calls.PLAIN,))
+        model = model.float()
+        model.load_state_dict(before)
+    _hushed(model)
+    _answered(probes, model, given, (*where, "quiet", calls.PLAIN), relative=True)
 
 
 def _keys(entries: Any) -> list[str]:
@@ -77,16 +98,19 @@ def _names(model: Any) -> list[str]:
 def _filled(model: Any) -> None:
     """Give weights that no file fills the same values in every run."""
     with torch.no_grad():
-        for number, parameter in enumerate(model.parameters()):
+        for place, parameter in enumerate(model.parameters()):
             if parameter.is_floating_point() and not parameter.is_meta:
                 line = torch.arange(parameter.numel(), dtype=torch.float32)
-                parameter.copy_((torch.sin(line + number) * 0.05).reshape(parameter.shape))
+                parameter.copy_((torch.sin(line + place) * 0.05).reshape(parameter.shape))
 
 
-def accepted(function: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of the reference's inputs those that a forward names."""
-    named = inspect.signature(function).parameters
-    return {name: tensor for name, tensor in inputs.items() if name in named}
+def _hushed(model: Any) -> None:
+    """Scale all weights but those of norms, so that what norms divide by is small."""
+    with torch.no_grad():
+        for module in model.modules():
+            if "Norm" not in type(module).__name__:
+                for parameter in module.parameters(recurse=False):
+                    parameter.mul_(QUIET)
 
 
 def _called(
@@ -94,59 +118,132 @@ def _called(
     model: Any,
     inputs: Mapping[str, Tensor],
     where: tuple[str, ...],
-    calls: Mapping[str, Mapping[str, Any]],
-    values: bool = True,
-) -> None:
-    given = {
-        key: tensor.to(model.dtype) if tensor.is_floating_point() else tensor
-        for key, tensor in accepted(model.forward, inputs).items()
+    ways: Iterable[str],
+) -> dict[str, Any]:
+    """Record each way of calling; returns the plain one's findings."""
+    given = calls.given(model, inputs)
+    found: dict[str, Any] = {}
+    for way in ways:
+        made = _answered(probes, model, {**given, **calls.WAYS[way]}, (*where, way))
+        found = found or made
+    return found
+
+
+def _answered(
+    probes: Probes, model: Any, given: calls.Given, where: tuple[str, ...], relative: bool = False
+) -> dict[str, Any]:
+    """Record one call's answer; returns what was recorded below it, field by field.
+
+    relative: numbers by their mean magnitude, and of that the logarithm.
+    """
+    made = probes.attempt("output", *where, of=partial(_forward, model, given))
+    answer = Probes()
+    answer.words = probes.words
+    if made is not None:
+        _fields(answer, made, where)
+    if relative:
+        answer.found = {path: _relative(entry) for path, entry in answer.found.items()}
+    probes.found |= answer.found
+    prefix = "|".join(("output", *where)) + "|"
+    return {
+        path.removeprefix(prefix): entry
+        for path, entry in answer.found.items()
+        if path.startswith(prefix)
     }
-    for call, more in calls.items():
-        made = _forward(probes, model, {**given, **more}, (*where, call))
-        if made is not None:
-            _fields(probes, made, (*where, call), values)
-    if "plain" in calls and len(calls) > 1:
-        for parameter, label in _labels(model, given):
-            made = _forward(probes, model, {**given, parameter: label}, (*where, parameter))
-            if made is not None:
-                _fields(probes, made, (*where, parameter), values)
 
 
-def _forward(probes: Probes, model: Any, given: Mapping[str, Any], where: tuple[str, ...]) -> Any:
-    def run() -> Any:
-        torch.manual_seed(0)
-        with torch.no_grad():
-            return model(**given)
+def _relative(entry: Any) -> Any:
+    if not isinstance(entry, dict) or "values" not in entry:
+        return entry
+    mean, size, projection = entry["values"]
+    if isinstance(size, str) or not size:
+        return entry
+    return {
+        **entry,
+        "values": [number(mean / size), number(math.log10(size)), number(projection / size)],
+    }
 
-    return probes.attempt("output", *where, of=run)
+
+def _forward(model: Any, given: calls.Given) -> Any:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return model(**given)
 
 
-def _labels(model: Any, given: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """A target for each parameter that is called like one: ids where there are, else classes."""
-    for name in inspect.signature(model.forward).parameters:
-        if LABELS not in name:
+def _arguments(
+    probes: Probes, model: Any, given: calls.Given, where: tuple[str, ...], plain: Mapping[str, Any]
+) -> None:
+    """argument|form|class|parameter: the fields that giving it changes, and to what."""
+    for name, tries in calls.arguments(model, given):
+        probes.found["|".join(("argument", *where, name))] = _effect(probes, model, tries, plain)
+
+
+def _effect(
+    probes: Probes, model: Any, tries: Iterable[calls.Given], plain: Mapping[str, Any]
+) -> Any:
+    """Changed fields of the first call that works; the kind of exception if none does."""
+    kinds: list[str] = []
+    for attempt in tries:
+        try:
+            with probes.heard():
+                made = _forward(model, attempt)
+        except Exception as error:
+            # a value that does not fit is this probe's guess, and the next one is tried
+            kinds.append(type(error).__name__)
             continue
-        ids = given.get("input_ids")
-        batch = len(next(iter(given.values()))) if given else 1
-        yield name, ids if ids is not None else torch.zeros(batch, dtype=torch.long)
+        answer = Probes()
+        answer.words = probes.words
+        _fields(answer, made, ARGUMENT)
+        fields = {
+            path.removeprefix(f"output|{ARGUMENT[0]}|"): entry
+            for path, entry in answer.found.items()
+            if path.startswith("output|")
+        }
+        return {
+            name: fields.get(name, "absent")
+            for name in sorted(fields.keys() | plain.keys())
+            if not _alike(fields.get(name), plain.get(name))
+        }
+    return {"raises": ", ".join(dict.fromkeys(kinds))}
 
 
-def _fields(probes: Probes, made: Any, where: tuple[str, ...], values: bool) -> None:
+def _alike(left: Any, right: Any) -> bool:
+    if (
+        isinstance(left, dict)
+        and isinstance(right, dict)
+        and "values" in left
+        and "values" in right
+    ):
+        numbers = [*left["values"], *right["values"]]
+        if left["tensor"] != right["tensor"] or any(isinstance(one, str) for one in numbers):
+            return bool(left == right)
+        size = max(abs(left["values"][1]), abs(right["values"][1]))
+        pairs = zip(left["values"], right["values"], strict=True)
+        return all(abs(one - other) <= ALIKE * size for one, other in pairs)
+    return bool(left == right)
+
+
+def _fields(probes: Probes, made: Any, where: tuple[str, ...]) -> None:
     """Every field by name, by property, and by position, as deep as they go."""
     if isinstance(made, (tuple, list)):
-        for number, entry in enumerate(made):
-            probes.put("position", *where, str(number), entry=kind(entry))
-            _leaf(probes, entry, (*where, f"[{number}]"), values)
+        for place, entry in enumerate(made):
+            probes.put("position", *where, str(place), entry=kind(entry))
+            _leaf(probes, entry, (*where, f"[{place}]"))
         return
     if isinstance(made, Tensor):
-        _leaf(probes, made, (*where, "itself"), values)
+        _leaf(probes, made, (*where, "itself"))
         return
     names = list(made.keys()) if hasattr(made, "keys") else []
+    caches: set[int] = set()
     for name in _public(made):
         found = probes.attempt("output", *where, name, of=partial(getattr, made, name))
         if found is not None or f"output|{'|'.join((*where, name))}" not in probes.found:
-            _leaf(probes, found, (*where, name), values)
-    probes.put("order", *where, entry=names)
+            _leaf(probes, found, (*where, name))
+        if _is_cache(found) and id(found) not in caches and where[2:] == PLAINLY:
+            caches.add(id(found))  # one cache under several names is looked into once
+            _cached(probes, found, (*where, name))
+    if where[2:3] == PLAINLY[:1]:
+        probes.put("order", *where, entry=names)
 
 
 def _public(made: Any) -> list[str]:
@@ -162,22 +259,41 @@ def _public(made: Any) -> list[str]:
     return sorted(fields | own)
 
 
-def _leaf(probes: Probes, found: Any, where: tuple[str, ...], values: bool) -> None:
+def _leaf(probes: Probes, found: Any, where: tuple[str, ...]) -> None:
+    """A tensor, an output within an output, every element of a tuple, or any other thing."""
     if hasattr(found, "keys") and hasattr(found, "to_tuple"):
-        _fields(probes, found, where, values)
-    elif isinstance(found, (tuple, list)) and any(isinstance(one, Tensor) for one in found):
-        probes.put("output", *where, entry=[kind(found), *_shapes(found)])
-        last = next(one for one in reversed(found) if isinstance(one, Tensor))
-        if values:
-            probes.put("output", *where, "last", entry=last)
+        _fields(probes, found, where)
+    elif isinstance(found, (tuple, list)) and _holds_tensors(found):
+        probes.put("output", *where, entry=kind(found))
+        for place, entry in enumerate(found):
+            _leaf(probes, entry, (*where, str(place)))
     else:
-        probes.put("output", *where, entry=found if values else kind(found))
+        probes.put("output", *where, entry=found)
 
 
-def _shapes(found: Any) -> list[str]:
-    return [
-        str(list(one.shape)) if isinstance(one, Tensor) else kind(one) for one in list(found)[:40]
-    ]
+def _holds_tensors(found: Any) -> bool:
+    if isinstance(found, (tuple, list)):
+        return any(_holds_tensors(entry) for entry in found)
+    return isinstance(found, Tensor)
+
+
+def _is_cache(found: Any) -> bool:
+    return hasattr(found, "get_seq_length") and not isinstance(found, Tensor)
+
+
+def _cached(probes: Probes, cache: Any, where: tuple[str, ...]) -> None:
+    """How long a cache is, and its public tensors, layer by layer."""
+    probes.ask("output", *where, "get_seq_length()", of=cache.get_seq_length)
+    for name, entry in sorted(vars(cache).items()):
+        if name.startswith("_") or not isinstance(entry, (list, tuple)):
+            continue
+        for place, layer in enumerate(entry):
+            if isinstance(layer, Tensor):
+                probes.put("output", *where, name, str(place), entry=layer)
+                continue
+            for inner, tensor in sorted(getattr(layer, "__dict__", {}).items()):
+                if isinstance(tensor, Tensor) and not inner.startswith("_"):
+                    probes.put("output", *where, name, str(place), inner, entry=tensor)
 
 
 def _properties(probes: Probes, model: Any, where: tuple[str, ...]) -> None:
@@ -192,43 +308,12 @@ def _properties(probes: Probes, model: Any, where: tuple[str, ...]) -> None:
                     probes.put("property", *where, name, entry=answer)
 
 
-def _gradients(
-    probes: Probes, model: Any, inputs: Mapping[str, Tensor], where: tuple[str, ...]
-) -> None:
-    """What a fixed sum of all outputs sends back to each parameter, as one number each."""
-
-    def run() -> dict[str, float]:
-        model.zero_grad()
-        made = model(**accepted(model.forward, inputs))
-        _first_output(made).float().square().mean().backward()
-        sizes: dict[str, float] = {}
-        for name, parameter in model.named_parameters():
-            size = 0.0 if parameter.grad is None else float(parameter.grad.abs().mean())
-            group = name.rpartition(".")[2]
-            sizes[group] = sizes.get(group, 0.0) + (size if math.isfinite(size) else 0.0)
-        return sizes
-
-    answer = probes.attempt("gradient", *where, of=run)
-    for name, size in (answer or {}).items():
-        # sums over many layers, of the order of float32's own error where they are small
-        probes.put("gradient", *where, name, entry=float(f"{size:.3g}"))
-
-
-def _first_output(made: Any) -> Tensor:
-    """Logits, hidden states, or whatever tensor comes first and depends on weights."""
-    names = [name for name in list(made) if "logits" in name] if hasattr(made, "keys") else []
-    for name in (*names, "last_hidden_state", "pooler_output"):
-        found = getattr(made, name, None)
-        if isinstance(found, Tensor) and found.requires_grad:
-            return found
-    entries = made.to_tuple() if hasattr(made, "to_tuple") else (made,)
-    return next(one for one in entries if isinstance(one, Tensor) and one.requires_grad)
-
-
 GENERATIONS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "beams": {"num_beams": 2},
     "no cache": {"use_cache": False},
+    "sampled": {"do_sample": True},
+    "as asked by default": {"do_sample": None, "max_new_tokens": None, "max_length": None},
 }
 
 
@@ -237,12 +322,17 @@ def _generated(
 ) -> None:
     if not getattr(model, "can_generate", lambda: False)():
         return
-    given = accepted(model.forward, inputs)
+    given = calls.accepted(model.forward, inputs)
     for name, more in GENERATIONS.items():
+        wanted = {"do_sample": False, "max_new_tokens": 5, **more}
+        wanted = {key: entry for key, entry in wanted.items() if entry is not None}
 
-        def run(more: Mapping[str, Any] = more) -> list[Any]:
+        def run(wanted: Mapping[str, Any] = wanted) -> list[Any]:
             torch.manual_seed(0)
-            made = model.generate(**given, do_sample=False, max_new_tokens=5, **more)
+            made = model.generate(**given, **wanted)
             return made.tolist()  # type: ignore[no-any-return]
 
         probes.ask("generate", *where, name, of=run)
+    for name, entry in sorted(model.generation_config.to_dict().items()):
+        if entry is not None and name not in ("transformers_version", "_from_model_config"):
+            probes.put("generation config", *where, name, entry=entry)

@@ -120,9 +120,8 @@ def _outputs(
     inputs = reference.inputs(reference.TINY)
     for form, folder in folders.items():
         fresh = form == forms.FRESH
-        loaded: set[str] = set()
         for name, cls in classes.auto_classes().items() if fresh else ():
-            _auto(own, name, cls, folder, loaded)
+            _auto(own, name, cls, folder, config)
         wanted = _models(known, config, family, fresh)
         for cls in wanted:
             outputs.record(own, cls, _loader(folder), inputs, form, whole=fresh)
@@ -138,23 +137,21 @@ def _main(folder: Path, name: str) -> Any:
     return loading.load_model(folder, name).model
 
 
-def _auto(own: Probes, name: str, cls: Any, folder: Path, loaded: set[str]) -> None:
-    """What an Auto class makes of the folder: a class, or why not."""
-    if name in (*documents.AUTO, "AutoConfig"):
+def _auto(own: Probes, name: str, cls: Any, folder: Path, config: Any) -> None:
+    """What an Auto class makes of the folder and of its config: a class, or why not.
+
+    Both are asked: AutoBackbone takes a folder's name for one on the Hub.
+    """
+    if name in (*documents.AUTO, "AutoConfig") or not classes.takes(cls, config):
         return
 
-    def given() -> str:
-        made = cls.from_pretrained(folder)
-        loaded.add(type(made).__name__)
-        return type(made).__name__
+    def given(make: Any, source: Any) -> str:
+        return type(make(source)).__name__
 
-    try:
-        with own.heard():
-            own.put("auto", name, entry=given())
-    except Exception as error:
-        # that it does not take the config at all is so for most of them, and said by absence
-        if "Unrecognized" not in str(error) and "nrecognized" not in str(error):
-            own.put("auto", name, entry={"raises": type(error).__name__})
+    for way, source in (("from_pretrained", str(folder)), ("from_config", config)):
+        if way in dir(cls):  # what a placeholder of an absent library has not
+            torch.manual_seed(0)
+            own.ask("auto", name, way, of=partial(given, getattr(cls, way), source))
 
 
 def _models(known: Mapping[str, type], config: Any, family: Family, fresh: bool) -> list[type]:

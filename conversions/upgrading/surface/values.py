@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 import inspect
+import json
 import math
 import re
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +20,10 @@ DIGITS = 6
 """Significant digits of a recorded number."""
 _LONGEST = 300
 _MOST = 64
+"""Entries that are kept whole; of more, _KEPT are."""
+_KEPT = 16
+TEMPORARY = "surface-"
+"""How the names of this recorder's temporary folders begin; they are left out of values."""
 _PLACES = (
     (re.compile(r"0x[0-9a-fA-F]{6,}"), "0x…"),
     (re.compile(r"(?:/[\w.+\-=]+){2,}/?"), "/…"),
@@ -33,18 +39,31 @@ def text(value: object) -> str:
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
 
 
+_HERE = re.compile(rf"[^\s'\"]*{TEMPORARY}\w+")
+
+
+def verbatim(value: str) -> str:
+    """A text as it is, spaces and all; of what is cut off, a digest stays."""
+    shown = _PLACES[0][0].sub("0x…", _HERE.sub("…", value))
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}… {_digest(shown)}"
+
+
+def _digest(value: Json) -> str:
+    return f"crc {zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
+
+
 def raised(error: BaseException) -> Json:
     """An exception as a finding."""
     return {"raises": f"{type(error).__name__}: {text(error)}"}
 
 
-def number(value: float) -> Json:
-    """A number in DIGITS significant digits; NaN and infinity as text."""
+def number(value: float, digits: int = DIGITS) -> Json:
+    """A number in so many significant digits; NaN and infinity as text."""
     if isinstance(value, (bool, int)):
         return value
     if not math.isfinite(value):
         return str(value)
-    return float(f"{value:.{DIGITS}g}") + 0.0
+    return float(f"{value:.{digits}g}") + 0.0
 
 
 def tensor(value: Tensor) -> Json:
@@ -72,7 +91,7 @@ def value(found: Any, depth: int = 0) -> Json:
     if isinstance(found, float):
         return number(found)
     if isinstance(found, str):
-        return text(found)
+        return verbatim(found)
     if isinstance(found, Tensor):
         return tensor(found)
     if isinstance(found, torch.dtype):
@@ -81,17 +100,31 @@ def value(found: Any, depth: int = 0) -> Json:
         return type(found).__name__
     if isinstance(found, Mapping):
         items = sorted(((str(key), entry) for key, entry in found.items()), key=lambda x: x[0])
-        return {key: value(entry, depth + 1) for key, entry in items[:_MOST]}
+        entries = {key: value(entry, depth + 1) for key, entry in items}
+        return _cut_mapping(entries)
     if isinstance(found, (set, frozenset)):
-        return sorted((value(entry, depth + 1) for entry in found), key=str)[:_MOST]
+        return _cut(sorted((value(entry, depth + 1) for entry in found), key=str))
     if isinstance(found, (list, tuple, range)):
-        entries = [value(entry, depth + 1) for entry in list(found)[:_MOST]]
-        return [*entries, f"… {len(found)} in all"] if len(found) > _MOST else entries
+        return _cut([value(entry, depth + 1) for entry in found])
     if inspect.isclass(found) or inspect.isroutine(found):
         return getattr(found, "__name__", type(found).__name__)
     if hasattr(found, "numpy") or type(found).__module__ == "numpy":
         return _numpy(found)
     return f"<{type(found).__name__}>"
+
+
+def _cut(entries: list[Json]) -> list[Json]:
+    """The first entries; how many there are and a digest stand for the rest."""
+    if len(entries) <= _MOST:
+        return entries
+    return [*entries[:_KEPT], f"… {len(entries)} in all, {_digest(entries)}"]
+
+
+def _cut_mapping(entries: dict[str, Json]) -> dict[str, Json]:
+    if len(entries) <= _MOST:
+        return entries
+    kept = dict(list(entries.items())[:_KEPT])
+    return {**kept, "…": f"{len(entries)} in all, {_digest(entries)}"}
 
 
 def _numpy(found: Any) -> Json:
