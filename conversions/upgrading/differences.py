@@ -180,6 +180,12 @@ class Sides:
                 return path[:length]
         return path
 
+    def plain_fields(self, side: int, place: tuple[str, ...]) -> set[str]:
+        """Fields that a form and class answer with when called plainly."""
+        prefix = "|".join(("output", *place, "default", "plain")) + "|"
+        found = (self.left, self.right)[side]
+        return {key.removeprefix(prefix) for key in found if key.startswith(prefix)}
+
     def has(self, side: int, path: tuple[str, ...]) -> bool:
         """Whether one side has findings below an id."""
         return "|".join(path) in self.calls[side]
@@ -195,7 +201,7 @@ _WHOLE_PARTS = (
     "module", "signature", "default", "config", "output", "loads", "saved", "truth", "ids",
 )  # fmt: skip
 _OF_MODELS = {"loads", "output", "position", "order", "property", "names", "gradient",
-              "generate", "attention", "argument", "layer", "dropout"}  # fmt: skip
+              "generate", "attention", "argument", "layer", "dropout", "module output"}  # fmt: skip
 _LOOSE = {"gradient"}
 """Parts whose numbers are sums over many layers."""
 
@@ -679,13 +685,40 @@ def _argument(finding: Finding, sides: Sides) -> Facts:
         return
     if raises(left) or raises(right):
         yield from _changed("outputs", f"forward({name})", finding, owner)
-    elif not isinstance(left, dict) or not isinstance(right, dict) or left.keys() == right.keys():
-        yield Fact("changed", NUMBERS, "other numbers", name=f"forward({name})", where=owner)
-    else:
-        sides_told = (", ".join(sorted({_bare(f.replace("|", ".")) for f in side})) or "nothing"
-                      for side in (left, right))  # fmt: skip
-        what = f"forward({name}) has an effect on: {' -> '.join(sides_told)}"
-        yield Fact("changed", "outputs", what, where=owner)
+        return
+    # fields that one release alone answers with are told as outputs
+    both = sides.plain_fields(0, finding.path[1:3]) & sides.plain_fields(1, finding.path[1:3])
+    left, right = ({f: v for f, v in side.items() if f in both} for side in (left, right))
+    if left.keys() == right.keys():
+        if not same(left, right):
+            yield Fact("changed", NUMBERS, "other numbers", name=f"forward({name})", where=owner)
+        return
+    sides_told = (", ".join(sorted({_bare(f.replace("|", ".")) for f in side})) or "nothing"
+                  for side in (left, right))  # fmt: skip
+    what = f"forward({name}) has an effect on: {' -> '.join(sides_told)}"
+    yield Fact("changed", "outputs", what, where=owner)
+
+
+def _module_output(finding: Finding, sides: Sides) -> Facts:
+    """module output|form|class|kind|scale: only another value of what both have is news."""
+    left, right, owner = finding.left, finding.right, finding.path[2]
+    if not all(isinstance(side, dict) and "size" in side for side in (left, right)):
+        return
+    if left["shape"] == right["shape"] and not _alike(left, right):
+        of_small = " of small values" if finding.path[-1] == "small" else ""
+        name = f"module {finding.path[3]}{of_small}"
+        yield Fact("changed", NUMBERS, "other numbers", name=name, where=owner)
+
+
+def _alike(left: Family, right: Family) -> bool:
+    """Sizes by their own ratio, however small; what is relative to them as it is."""
+    numbers = [*left["relative"], *right["relative"], left["size"], right["size"]]
+    if any(isinstance(one, str) for one in numbers):
+        return bool(left == right)
+    pairs = zip(left["relative"], right["relative"], strict=True)
+    near = all(abs(one - other) <= 10 * TOLERANCE for one, other in pairs)
+    size = max(left["size"], right["size"])
+    return near and abs(left["size"] - right["size"]) <= 10 * TOLERANCE * size
 
 
 def _property(finding: Finding, sides: Sides) -> Facts:
@@ -728,5 +761,6 @@ _PARTS: Mapping[str, Callable[[Finding, Sides], Facts]] = {
     "parameter": _parameter, "output": _output, "position": _position, "order": _order,
     "attention": _attention, "loads": _loads, "names": _names, "saved": _saved, "truth": _truth,
     "words": _words, "gradient": _gradient, "generate": _generate, "argument": _argument,
+    "module output": _module_output,
     "property": _property, "layer": _layer, **dict.fromkeys(_READS, _texts),
 }  # fmt: skip
