@@ -142,7 +142,7 @@ def config(source: Source) -> Config:
     }
     width = read["hidden_size"] = read["multimodal_config"]["hidden_size"]
     read["projection_dim"] = size("text_projection.weight")
-    required = {f"{part}_config.num_attention_heads": "no tensor tells it" for part in TOWERS}
+    required = {f"{part}_config.num_attention_heads": "no tensor shows it" for part in TOWERS}
     eps = {"layer_norm_eps": 1e-12}  # the default of the original's builder
     common = {"hidden_act": "gelu", "qkv_bias": True}
     heads = {"num_attention_heads": 12} if width == 768 else {}  # the published size

@@ -171,7 +171,7 @@ def config(source: Source) -> Config:
             "subln": tensors.size(f"{_DECODER}.layers.0.ffn.ffn_layernorm.weight") > 0,
             "visual_output_dim": tensors.size("img_connector.dense.weight", 1),
         },
-        required={f"{p}.{n}": "no tensor tells it" for p, n, _ in _HEADS_OF if n not in known[p]},
+        required={f"{p}.{n}": "no tensor shows it" for p, n, _ in _HEADS_OF if n not in known[p]},
     )
 
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _BESIDE = "non_lora_trainables.bin"
-"""What LLaVA's training saves beside the adapter: modules that were trained as a whole."""
+"""The file that LLaVA's training saves beside the adapter: modules trained as a whole."""
 
 
 def location_of(location: str) -> str:
-    """The adapter's file where a folder holds an adapter, else the location itself."""
+    """The adapter's file if the location is a folder that holds one, else the location itself."""
     folder = Path(location)
     with contextlib.suppress(OSError):
         if (folder / _CONFIG).is_file():
@@ -52,15 +52,15 @@ def opened(
 ) -> tuple[Selected[Tensor], list[Checkpoint]]:
     """The base's model with the adapter merged into it, and the further files opened for it.
 
-    Merged weights go to a file of no name in the system's temporary folder (TMPDIR), of the size
-    of the adapted weights, and are mapped from there: memory does not grow with them.
+    Merged weights are mapped from an unnamed file in the system's temporary folder (TMPDIR), as
+    large as the adapted weights: memory does not grow with them.
 
     Args:
-        base: where the checkpoint is that the adapter was trained on. weights: which entry of it.
+        base: location of the checkpoint the adapter was trained on. weights: its entry to use.
 
     Raises:
         WrongCheckpointError: no base is given.
-        ConversionError: adapter, its config or the base cannot be used.
+        ConversionError: the adapter, its config or the base cannot be used.
     """
     tree, records = max(
         ((n, t) for n, t in adapter.records.items() if adapters.is_adapter(t)),
@@ -103,7 +103,7 @@ def _unmerged(family: Family, adapter: Checkpoint, tree: str) -> str:
 
 
 def _trained(checkpoint: Checkpoint) -> MappingABC[str, Tensor]:
-    """What lies in the file of modules that were trained as a whole."""
+    """The tensors in the file of modules that were trained as a whole."""
     tree = max(checkpoint.trees, key=lambda name: len(checkpoint.trees[name]))
     return adapters.read(checkpoint.tree(tree)).whole
 
@@ -112,7 +112,7 @@ def _config(adapter: Checkpoint) -> tuple[dict[str, object], str]:
     """adapter_config.json beside the adapter's file, or beside it on the hub.
 
     Raises:
-        ConfigError: there is none, or it cannot be read.
+        ConfigError: it does not exist or cannot be read.
     """
     path = adapter.files[0].with_name(_CONFIG)
     with contextlib.suppress(CheckpointError):
@@ -124,7 +124,7 @@ def _config(adapter: Checkpoint) -> tuple[dict[str, object], str]:
         return json.read_object(path, ConfigError), path.name
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no such file; it says how far an adapter counts (lora_alpha)",
+            f"{path}: no such file; it says how strongly an adapter is applied (lora_alpha)",
             hint="put the adapter's own adapter_config.json beside its weights",
         ) from None
 
@@ -132,7 +132,7 @@ def _config(adapter: Checkpoint) -> tuple[dict[str, object], str]:
 def _kept(
     tensors: Iterator[tuple[str, Tensor]], stack: contextlib.ExitStack
 ) -> Iterator[tuple[str, Tensor]]:
-    """The tensors again, each mapped from a file that has no name any more."""
+    """The tensors, each mapped from a file that is already unlinked."""
     import torch
 
     file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115

@@ -14,17 +14,17 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 def plain(text: str) -> str:
-    """Text from a file as it may be shown: what would steer a terminal is written out, \\x1b."""
+    """Text from a file, safe to show: characters that would steer a terminal become \\x1b."""
     return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 field`, `2 fields`; plural: where an s does not make it."""
+    """`1 field`, `2 fields`. plural: for nouns that do not take an s."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 class ConversionError(Exception):
-    """Base of every error a user can cause or mend.
+    """Base of every error that a user can cause or fix.
 
     Args:
         summary: what went wrong and where, one line.
@@ -65,7 +65,7 @@ class DownloadError(CheckpointError):
 
 
 class WrongCheckpointError(CheckpointError):
-    """A readable file that is not what this family converts; the message says what it is."""
+    """A readable file that this family does not convert; the message says what it is."""
 
 
 class ConfigError(ConversionError):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Published:
     """A checkpoint that the original's authors published.
 
-    location: URL or hf://REPO/FILE. variant: the size it holds. facts: what its name tells
-    and its tensors do not (image size, head counts); read by the family's own config.
+    location: URL or hf://REPO/FILE. variant: the size it holds. facts: what its name says and
+    its tensors do not (image size, head counts); read by the family's own config.
     """
 
     name: str
@@ -32,9 +32,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Option:
-    """A command-line flag only this family has. The first flag names it in `options`.
+    """A command-line flag that only this family has. The first flag names it in `options`.
 
-    beside: names of files that stand for it in the folder given as --checkpoint.
+    beside: names of files in the --checkpoint folder that serve as its value when it is not given.
     folder: the flag takes the folder that holds them, not the file.
     """
 
@@ -55,7 +55,7 @@ class Option:
 class Companion:
     """A second checkpoint whose tensors join the first's under `prefix`: FLAVA's codebook.
 
-    beside: what it is called in the folder of the first.
+    beside: its file name in the folder of the first.
     """
 
     option: str
@@ -66,10 +66,10 @@ class Companion:
 
 @dataclass(frozen=True)
 class Layout:
-    """Another code base's names for the same model, few and certain.
+    """Another code base's names for the same model; few, and each verified.
 
-    mapping: its keys -> the original's keys, so that everything after is as for the original. A
-    file is recognised by its keys: all that the rules want, under any prefix.
+    mapping: its keys -> the original's keys, so that every later step is the same. A file is
+    recognised by its keys: every key that the rules require, under any prefix.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file people pass by mistake, recognised by its keys and named for what it is.
+    """A file that people pass by mistake, recognised by its keys.
 
     Applies when some key fits one of `any_of` and no key fits one of `none_of` (shell-style).
     """
@@ -93,9 +93,9 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Source:
-    """All that a family may look at when it describes the target: shapes, never data.
+    """All that a family may see when it describes the target: shapes, never data.
 
-    given: what configs say, typed, under the target's names (see Family.fields).
+    given: the values of configs, typed, under the target's names (see Family.fields).
     """
 
     manifest: Manifest
@@ -110,11 +110,11 @@ class Config:
 
     read: read off the tensors; a --config that disagrees is refused.
     fixed: constants of the original's code (activation, eps); a --config that disagrees is refused.
-    assumed: what neither tells; --config overrides.
-    required: dotted fields that must come from --config when `assumed` has none, with the reason.
-    checked: what the tensors say of fields that only the original's configs have.
+    assumed: values that neither gives; --config overrides.
+    required: dotted fields that must come from --config unless `assumed` has them, with the reason.
+    checked: values read off the tensors for fields that only the original's configs have.
     notes: one line for each given field that could neither be used nor checked.
-    because: fixed field -> why it is, and what another value would do.
+    because: fixed field -> why it is fixed, and what another value would do.
     """
 
     read: Json
@@ -142,12 +142,12 @@ class Processor:
 
 
 def no_processor(config: Json, source: Source) -> Processor:
-    """For a family without one."""
+    """The processor of a family without one."""
     return Processor({})
 
 
 def keep(config: Json, source: Source) -> Json:
-    """The config is written as merged."""
+    """Return the config as merged."""
     return config
 
 
@@ -163,10 +163,10 @@ class Family:
     name: module stem and command-line name. model_class: transformers class of the folder.
     mapping: source keys -> hub-layout target keys.
     containers: names under which the state dict may lie, in order of preference; a flat
-        file is always tried last. Prefixes are found, whatever they are called.
+        file is always tried last. Prefixes are found, whatever their names.
     layouts: other code bases' names that are converted as well.
-    fields: what configs may say; see core/reading/fields.py. config_files: the original's own,
-        as they lie beside checkpoints. settings: where training keeps its own inside one.
+    fields: the fields configs may have; see core/reading/fields.py. config_files: the original's
+        own config files beside checkpoints. settings: where training keeps its own inside one.
     config(source) -> Config. finish(config, source) -> the config as written (expanded
         vocabulary, both spellings of a renamed field). processor(config, source) -> Processor.
     generation(config, source) -> generation_config.json or None.
@@ -175,11 +175,11 @@ class Family:
         repository that holds FILE.
     reference: the original's forward pass (see kit.Reference): a dotted module, `module:NAME`,
         or the object itself.
-    specimen: the exceptions of its conformance suite (see kit.Specimen), given likewise.
+    specimen: the exceptions of its conformance suite (see kit.Specimen), given in the same way.
     golden: the folder of its golden data, a resource `package:path/to/folder`: facts.json, and
-        manifest.json, expected.json, fields.json and folders/ where it has them. All three are
-        looked up when a check needs them; empty ones are those that ship with this package under
-        `name`.
+        manifest.json, expected.json, fields.json and folders/ where it has them. reference,
+        specimen and golden are looked up when a check needs them; empty ones default to those
+        that ship with this package under `name`.
     """
 
     name: str

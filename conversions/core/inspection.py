@@ -85,7 +85,7 @@ def inspect(location: str, families: Sequence[Family], progress: Progress | None
 
 
 def _of_adapters(keys: Iterable[str]) -> tuple[str, ...]:
-    """What to do with a file that is no model of itself."""
+    """What to do with a file that is not a model by itself."""
     if not adapters.is_adapter(keys):
         return ()
     how = "convert it with --base CHECKPOINT, the checkpoint that it was trained on"
@@ -97,7 +97,7 @@ def _judge(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """What a conversion would drop and why, and what it would refuse.
 
-    mapping: the family's, or that of the layout whose names the file has.
+    mapping: the family's, or that of the layout whose names the file uses.
     """
     companions = tuple(companion.prefix for companion in family.companions)
     plan = mapping.plan(manifest)

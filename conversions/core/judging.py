@@ -31,9 +31,9 @@ def begun_release_checks(
     shapes: MappingABC[str, tuple[int, ...]],
     worker: Worker | None = None,
 ) -> Iterator[Callable[[], list[Check]]]:
-    """What transformers can say without the weights, begun; the function waits for the results.
+    """Start the checks that need transformers but no weights; the function waits for the results.
 
-    In another process for models that are not built, unless transformers is imported here.
+    They run in another process if the model is not built, unless transformers is imported here.
     """
     subject = _subject(source, folder, shapes)
     if source.builds_model:  # strict-load is judged by the model itself
@@ -75,27 +75,27 @@ def run_checks(
     release_checks: Callable[[], list[Check]],
     ledger: Ledger | None = None,
 ) -> list[Check]:
-    """Every check of the vocabulary on a folder; what cannot run says why.
+    """Every check of the vocabulary on a folder; a check that cannot run says why.
 
-    ledger: what passed by when the folder was written. With it the folder's bytes are read and
-    digested; without it they are compared with the source's.
+    ledger: digests taken while the folder was written. With it, the folder's bytes are read and
+    digested; without it, they are compared with the source's.
     """
     labels = {key: str(spec) for key, spec in source.manifest.items()}
     results = [checks.key_coverage(source.plan, source.request.family.mapping, labels)]
     written = open_tensors(folder)
-    # beside the thread that still hashes: what these do releases the interpreter's lock
+    # at the same time as the hashing thread: these checks release the interpreter's lock
     with tensors.one_thread(), ThreadPoolExecutor(1) as pool:
         values = pool.submit(_value_checks, source, written, ledger or Ledger(source.state))
         results += [_with_documents(source, folder, check) for check in release_checks()]
         results += values.result()
     results += _model_checks(source, folder, written) if source.builds_model else _not_built(source)
-    # transformers names the folder in what it raises: while it is written, a name of no use later
+    # errors of transformers name the folder, whose temporary name means nothing later
     results = [checks.with_replaced(check, str(folder), "the folder") for check in results]
     return sorted(results, key=lambda check: checks.NAMES.index(check.name))
 
 
 def _value_checks(source: PlannedSource, written: dict[str, Tensor], same: Ledger) -> list[Check]:
-    """exact-values, round-trip and parameter-sums: many of the pairs they ask for are the same."""
+    """exact-values, round-trip and parameter-sums, which compare many of the same pairs."""
     plan, state = source.plan, source.state
     same.read_back(written)
     files = {companion.prefix: companion.option for companion in source.request.family.companions}
@@ -107,7 +107,7 @@ def _value_checks(source: PlannedSource, written: dict[str, Tensor], same: Ledge
 
 
 def _with_documents(source: PlannedSource, folder: Path, check: Check) -> Check:
-    """config and tokens also hold the folder's other documents against those written."""
+    """config and tokens, which also compare the folder's other documents with those written."""
     if check.name not in ("config", "tokens"):
         return check
     written = {"generation_config.json": source.generation, **source.processor.files}
@@ -120,7 +120,7 @@ def _with_documents(source: PlannedSource, folder: Path, check: Check) -> Check:
 
 
 def _differences(file: Path, content: Json | bytes) -> list[str]:
-    """What a file of the folder has otherwise than the conversion writes it."""
+    """How a file of the folder differs from the one that the conversion writes."""
     if isinstance(content, bytes):
         if not file.exists():
             return [f"{file.name}: no such file"]
@@ -161,11 +161,11 @@ def _model_checks(source: PlannedSource, folder: Path, written: dict[str, Tensor
 
 
 def _refuse_to_build(source: PlannedSource, folder: Path, written: dict[str, Tensor]) -> None:
-    """Refuse folders whose model would be another, perhaps a far larger one, than the source's.
+    """Refuse folders whose model would not be the source's, and might be far larger.
 
     Raises:
-        ConversionError: config.json is none, or asks for other tensors than the folder has, in
-            shape or in kind.
+        ConversionError: config.json is unreadable, or needs tensors of other shapes or kinds than
+            the folder has.
     """
     stored = configs.read_object(folder / "config.json")
     edited = stored != untrusted_json.loads(json.dumps(source.config))
@@ -207,7 +207,7 @@ def _rows_restored(
     written: dict[str, Tensor],
     memory: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """The tensors a recorded defect names, just its rows put back as the folder has them."""
+    """The tensors that a recorded defect names, with its rows restored from the folder."""
     restored = {}
     for key in defect.get("tensors", []):
         if key in layout and key in written:

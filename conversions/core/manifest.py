@@ -42,14 +42,14 @@ class Manifest(MappingABC[str, Spec]):
         return self._specs[key].shape if key in self._specs else ()
 
     def size(self, key: str, dim: int = 0) -> int:
-        """Length of one dimension; 0 where there is none."""
+        """Length of one dimension; 0 if the tensor does not have it."""
         shape = self.shape(key)
         return shape[dim] if -len(shape) <= dim < len(shape) else 0
 
     def count(self, prefix: str) -> int:
         """How many indices follow a prefix: count("bert.encoder.layer.") -> 12.
 
-        An index of more than four digits is none: no rule takes it either.
+        An index of more than four digits does not count: no rule takes it either.
         """
         found = re.compile(re.escape(prefix) + r"([0-9]{1,4})\.")
         return 1 + max((int(m[1]) for key in self._specs if (m := found.match(key))), default=-1)

@@ -1,4 +1,4 @@
-"""What lies around a checkpoint: the original's configs, tokenizer and companion files."""
+"""The files around a checkpoint: the original's configs, tokenizer and companion files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .reading.fields import Document
 from .reading.hub import fetch_beside
 
 VOCABULARIES = ("vocab", "tokenizer")
-"""Options either of which brings a tokenizer."""
+"""Options that each bring a tokenizer."""
 
 
 def companions_beside(family: Family, location: str) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def companions_beside(family: Family, location: str) -> tuple[str, ...]:
 
 
 def options_beside(family: Family, location: str, options: Json) -> Json:
-    """Options that nobody gave, from files that stand for them in the folder of a checkpoint."""
+    """Values for options that were not given, from files in the folder of a checkpoint."""
     if not is_folder(location):
         return {}
     folder, found = Path(location), {}
@@ -58,15 +58,15 @@ def configs_of(
 ) -> Iterator[Document]:
     """The configs that came with a checkpoint: inside it, beside it, in folders of options.
 
-    Files beside it count where it is a file or folder of this machine, or in a repository of the
-    hub (those without a pattern in their names); not where it lies in another download cache.
+    Files beside it count if it is a file or folder on this machine, or in a repository on the hub
+    (there only names without a pattern); not if it lies in another download cache.
 
     Args:
-        known: the checkpoint is a published one, of which the family knows all.
+        known: the checkpoint is a published one, so the family knows all about it.
 
     Raises:
-        ConfigError: one that goes by its name cannot be read.
-        DownloadError: one is on the hub and cannot be fetched.
+        ConfigError: a file with a fitting name cannot be read.
+        DownloadError: a file is on the hub and cannot be fetched.
     """
     yield from documents.inside(checkpoint.root, family.settings)
     folder = checkpoint.files[0].parent
@@ -85,10 +85,10 @@ def configs_of(
 def chosen(
     found: Sequence[Document], contradictions: Callable[[Document], Sequence[str]]
 ) -> list[Document]:
-    """Of several documents for one thing those that fit the checkpoint.
+    """The documents that fit the checkpoint, where several describe the same thing.
 
     Raises:
-        ConfigError: none of them does.
+        ConfigError: none of them fits.
     """
     groups: dict[Any, list[Document]] = {}
     for document in found:

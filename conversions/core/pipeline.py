@@ -32,13 +32,13 @@ def convert(
 ) -> Report:
     """Convert, check everything on the temporary folder, then rename it into place.
 
-    output None converts and checks, and writes nothing that stays. worker: a process that was
-    started already for what needs transformers. elsewhere: takes the files of tensors; the folder
-    gets all others.
+    output None converts and checks, and leaves nothing behind. worker: a process already started
+    for the checks that need transformers. elsewhere: takes the files of tensors; the folder gets
+    all others.
 
     Raises:
-        CheckFailed: a check failed (`.report` has all of them); nothing stays behind.
-        ConversionError: refused before or while writing.
+        CheckFailed: a check failed (`.report` has all of them); nothing is left.
+        ConversionError: refused before or during writing.
     """
     ModelFolder(output, overwrite=overwrite)  # refuses an existing folder before any download
     with (
@@ -94,7 +94,7 @@ def verify(request: Request, folder: Path) -> Report:
 
 
 def _with_dtypes(source: PlannedSource, folder: Path, check: Check) -> Check:
-    """exact-values takes a rounding for what it rounds; a conversion writes one dtype."""
+    """Fail other dtypes: exact-values accepts roundings, a conversion writes one dtype."""
     if check.name != "exact-values":
         return check
     written = open_tensors(folder)
@@ -128,7 +128,7 @@ def failure(report: Report) -> CheckFailed:
 def make_report(
     source: PlannedSource, output: Path | None, results: Sequence[Check], files: Sequence[Any]
 ) -> Report:
-    """Everything a reader of conversion.json wants to know, without paths of this machine."""
+    """The contents of conversion.json, without paths of this machine."""
     fired: dict[str, int] = {}
     for move in source.plan.moves:
         text = move.rule.describe()
@@ -151,7 +151,7 @@ def make_report(
 
 
 def _recorded(source: PlannedSource) -> MappingABC[str, Any]:
-    """Options as given (file names without their folders), and those that rules used."""
+    """Options as given (file names without their folders), and the defaults that rules used."""
     options = {
         key: Path(str(value)).name if value is not None and Path(str(value)).exists() else value
         for key, value in source.request.options.items()

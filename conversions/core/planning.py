@@ -74,9 +74,9 @@ class PlannedSource:
 
     @property
     def hints(self) -> Json:
-        """What configs and the published name say of the architecture, for the reference.
+        """What configs and the published name say about the architecture, for the reference.
 
-        As it was given, not as the family reads it: the reference reads it by itself.
+        As given, not as the family reads it: the reference reads it independently.
         """
         facts = self.published.facts if self.published else {}
         return configs.merge(facts, self.given.raw)
@@ -87,7 +87,7 @@ class PlannedSource:
 
     @property
     def unfloating(self) -> dict[str, str]:
-        """Target key -> dtype, of whole, boolean and complex numbers: they are written as read."""
+        """Target key -> dtype, for whole, boolean and complex numbers, written as read."""
         return {
             piece.name: str(piece.dtype).removeprefix("torch.")
             for piece in pieces(self)
@@ -96,7 +96,7 @@ class PlannedSource:
 
     @property
     def as_written(self) -> dict[str, Tensor]:
-        """The state with the floating tensors that are written rounded to the dtype written."""
+        """The state with every floating tensor that is written rounded to the output dtype."""
         rounded = {
             key: self.state[key].to(self.dtype)
             for move in self.plan.moves
@@ -113,10 +113,10 @@ class PlannedSource:
 
 @contextlib.contextmanager
 def open_source(request: Request) -> Iterator[PlannedSource]:
-    """Open, select, refuse, plan and describe; everything short of writing.
+    """Open, select, refuse, plan and describe: everything short of writing.
 
     Raises:
-        ConversionError: any of its kinds; nothing has been written by then.
+        ConversionError: any subclass; nothing has been written yet.
     """
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(_with_tiny(request))
@@ -168,7 +168,7 @@ def open_source(request: Request) -> Iterator[PlannedSource]:
 
 
 def _located(family: Family, checkpoint: str) -> str:
-    """Where a published checkpoint lies that is given by its name."""
+    """The location of a published checkpoint given by name."""
     published = find_published(family, checkpoint)
     return published.location if published and checkpoint == published.name else checkpoint
 
@@ -200,7 +200,7 @@ def _chosen(
 
 
 def _given(request: Request, location: str, main: Checkpoint, source: Source) -> Given:
-    """What configs say: those that came with the checkpoint, and the user's."""
+    """The values of all configs: those that came with the checkpoint, and the user's."""
     family = request.family
 
     def contradictions(document: Document) -> list[str]:
@@ -225,7 +225,7 @@ def _with_tiny(request: Request) -> Iterator[Request]:
         yield request
         return
     with tempfile.TemporaryDirectory() as parent:
-        # a fixed name: conversion.json has an option's last part, equal in equal conversions
+        # a fixed name: conversion.json holds an option's file name, and must not vary between runs
         directory = Path(parent, "tiny")
         directory.mkdir()
         location, extra, config = parity.write_tiny(request.family, str(directory))
@@ -245,9 +245,9 @@ def _with_tiny(request: Request) -> Iterator[Request]:
 
 
 def find_published(family: Family, checkpoint: str) -> Published | None:
-    """The published checkpoint that a name, a location or a file's own name stands for.
+    """The published checkpoint with this name, location or file name, if any.
 
-    An index is called the same everywhere, so its name alone says nothing.
+    Every index has the same file name, so that name alone says nothing.
     """
     file_name = Path(checkpoint).name
     for published in family.published:
@@ -261,7 +261,7 @@ def find_published(family: Family, checkpoint: str) -> Published | None:
 def _with_companions(
     request: Request, state: dict[str, Tensor], stack: contextlib.ExitStack
 ) -> tuple[dict[str, Tensor], list[Checkpoint]]:
-    """The main tensors joined by those of every companion file, under its prefix."""
+    """The main tensors joined with those of every companion file, under its prefix."""
     joined, checkpoints = dict(state), []
     for companion in request.family.companions:
         location = request.options.get(companion.option) or companion.default
@@ -278,7 +278,7 @@ def _plan(
 ) -> Plan:
     """Match keys with rules; refuse gaps, impossible shapes and copies that disagree, all at once.
 
-    other: entries of the file that are no tensors -> what they are.
+    other: entries of the file other than tensors -> what they are.
 
     Raises:
         CoverageError, WrongCheckpointError.
@@ -305,8 +305,8 @@ def _plan(
     disagree = checks.agreement(plan, state)
     if disagree:
         raise WrongCheckpointError(
-            f"{family.name}: of tensors that the original shares "
-            f"{counted(len(disagree), 'pair differs', 'pairs differ')}",
+            f"{family.name}: {counted(len(disagree), 'pair differs', 'pairs differ')} among the "
+            "tensors that the original shares",
             disagree,
             "the file is damaged or was edited; there is no right choice between them",
         )
@@ -314,11 +314,11 @@ def _plan(
 
 
 def _way_out(coverage: Coverage, otherwise: str) -> str:
-    """What to do where all that the model needs is there, and more."""
+    """What to do when the file holds all that the model needs, and more."""
     if coverage.missing or coverage.idle or coverage.clashes:
         return otherwise
     return (
-        "key-coverage: the whole model is there, and these keys beside it: if they are no part of "
+        "key-coverage: the whole model is there, and these keys beside it: if they are not part of "
         "it (a loss, a probe), leave them out with --leave-out KEYS"
     )
 
@@ -340,12 +340,12 @@ def _no_tensors(coverage: Coverage, other: MappingABC[str, str]) -> list[str]:
 
 
 def _finished(family: Family, config: Json, processor: Processor, source: Source) -> Json:
-    """The config as written; what the tokenizer says must agree with what was given."""
-    told = configs.flatten(source.given)
+    """The config as written; the tokenizer's facts must agree with the given config."""
+    given = configs.flatten(source.given)
     lines = [
-        f"{field}: the config says {told[field]}, the tokenizer says {value}"
+        f"{field}: the config says {given[field]}, the tokenizer says {value}"
         for field, value in configs.flatten(processor.config).items()
-        if field in told and told[field] != value
+        if field in given and given[field] != value
     ]
     if lines:
         raise ConfigError(f"{family.name}: config and tokenizer disagree", lines)
@@ -376,7 +376,7 @@ def _dtype(asked: str | None, sources: Sequence[Tensor]) -> tuple[torch.dtype, l
 def pieces(source: PlannedSource) -> list[Piece]:
     """Every target tensor as a lazily read piece.
 
-    By name: the bytes written are the same in whatever order a file has its keys.
+    Sorted by name, so that the bytes written do not depend on the order of keys in the file.
     """
     shapes = {key: spec.shape for key, spec in source.manifest.items()}
     found = [
@@ -400,5 +400,5 @@ def _written_dtype(source: PlannedSource, move: Move) -> torch.dtype:
 
 
 def _written_sources(plan: Plan, state: MappingABC[str, Tensor]) -> list[Tensor]:
-    """The source tensors of which something is written."""
+    """The source tensors that are written, at least in part."""
     return [state[key] for move in plan.moves if move.targets for key in move.sources]

@@ -1,4 +1,4 @@
-"""Families that installed distributions bring: entry points, ours found as a stranger's are."""
+"""Families that installed distributions declare as entry points; ours are found the same way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class BrokenPlugin:
-    """An entry point that gives no family, and why."""
+    """An entry point that yields no family, and why."""
 
     name: str
     distribution: str
@@ -47,10 +47,9 @@ class Plugins:
 
 
 def read(entries: Iterable[metadata.EntryPoint]) -> Plugins:
-    """Load entry points; one that fails is named and does not keep the others from working.
+    """Load entry points; one that fails is named, and the others still work.
 
-    Of several with one name none is used: which of them a conversion took would depend on the
-    order of directories.
+    If several share a name, none is used: the choice would depend on the order of directories.
     """
     working: dict[str, Plugin] = {}
     broken: list[BrokenPlugin] = []
@@ -86,7 +85,7 @@ def families() -> dict[str, Family]:
 
 
 def broken_families() -> tuple[BrokenPlugin, ...]:
-    """Entry points that give no family, each with its distribution and the reason."""
+    """Entry points that yield no family, each with its distribution and the reason."""
     return installed().broken
 
 
@@ -113,7 +112,7 @@ def _origin(entry: metadata.EntryPoint) -> tuple[str, str]:
 
 
 def _load(entry: metadata.EntryPoint) -> Family | str:
-    """The family, or why there is none: a plugin may fail in any way."""
+    """The family, or why loading it failed: a plugin may fail in any way."""
     try:
         found = entry.load()
     except (Exception, SystemExit) as error:

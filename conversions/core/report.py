@@ -76,7 +76,7 @@ class Report:
         """The check of that name.
 
         Raises:
-            ConversionError: there is none; the message names those there are.
+            ConversionError: no check has that name; the message lists the names.
         """
         for check in self.checks:
             if check.name == name:
@@ -85,7 +85,7 @@ class Report:
         raise ConversionError(f"the report has no check {name!r}", [f"checks: {there}"])
 
     def to_json(self, with_output: bool = True) -> dict[str, Any]:
-        """Plain values; without the output path equal runs give equal files."""
+        """Plain values; apart from the output path, equal runs give equal ones."""
         entry = {
             "family": self.family,
             "checkpoint": self.checkpoint,

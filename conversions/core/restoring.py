@@ -1,9 +1,9 @@
 """From a transformers folder back to the original's layout: the rules, read from right to left.
 
-The folder may be anybody's: fine-tuned, of any release's spelling, in half precision, sharded,
-`.bin`. What a conversion added is taken off, what the original holds twice is written twice, and
-what it computes by itself is named and left out. The file written is read again and its tensors
-put through the rules once more: they must be the folder's, bit for bit.
+The folder may come from anywhere: fine-tuned, saved by any release, in half precision, sharded,
+`.bin`. Rows that a conversion added are removed, tensors that the original holds twice are written
+twice, and those that it computes by itself are named and left out. The written file is read again
+and converted once more: its tensors must equal the folder's, bit for bit.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _ONE_FILE = 1 << 62
 
 @dataclass(frozen=True)
 class Inverse:
-    """What the rules make of a folder's tensors, read backwards; nothing is read yet.
+    """The rules applied backwards to a folder's tensors; no values are read yet.
 
-    named: the folder's tensors under the published names. plan: the moves of a conversion of what
-    is restored. shapes: source key -> shape. doubled: source key -> the key that it is a copy of.
+    named: the folder's tensors under the published names. plan: the moves that convert the
+    restored file. shapes: source key -> shape. doubled: source key -> the key that it copies.
     left_out: source keys or patterns that no folder holds -> why. strangers: keys of the folder
     that no rule writes.
     """
@@ -67,7 +67,7 @@ class Inverse:
         return move.rule.backward(written, [self.shapes[key] for key in move.inputs])
 
     def state(self) -> dict[str, Tensor]:
-        """Every source tensor. Joined ones take memory of their own."""
+        """Every source tensor. Joined tensors take memory of their own."""
         made = {
             key: tensor
             for move in self.plan.moves
@@ -80,11 +80,11 @@ class Inverse:
 def inverse(family: Family, saved: SavedFolder, config: Json) -> Inverse:
     """The original's keys and shapes behind a folder.
 
-    config: its config.json, which tells how many rows of a grown vocabulary were the original's.
+    config: its config.json, which shows how many rows of a grown vocabulary were the original's.
 
     Raises:
         ConversionError: tensors that the original needs are not in the folder, or the number of
-            vocabulary rows cannot be told.
+            vocabulary rows cannot be determined.
     """
     names = spelled_by_rules(family.mapping, saved.tensors)
     named = {target: saved.tensors[key] for key, target in names.items()}
@@ -115,7 +115,7 @@ def inverse(family: Family, saved: SavedFolder, config: Json) -> Inverse:
 
 
 def _with_twins(plan: Plan, named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, and those that a rule writes twice under either of their names."""
+    """The tensors, with those that a rule writes twice under both of their names."""
     filled = dict(named)
     for move in plan.moves:
         present = [key for key in move.targets if key in named]
@@ -144,7 +144,7 @@ def _one(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
 def _source_shapes(
     family: Family, plan: Plan, named: MappingABC[str, Tensor], config: Json
 ) -> dict[str, Shape]:
-    """Source key -> shape; what a rule cannot tell, the config does."""
+    """Source key -> shape; the config supplies the sizes that a rule cannot."""
     shapes: dict[str, Shape] = {}
     open_moves: list[Move] = []
     for move in (move for move in plan.moves if move.targets):
@@ -156,17 +156,17 @@ def _source_shapes(
     if open_moves:
         rows = _rows(family, open_moves, named, shapes, config)
         for move in open_moves:
-            told = _shapes_behind(move, named, rows)
-            shapes |= dict(zip(move.sources, told or (), strict=True))
+            found = _shapes_behind(move, named, rows)
+            shapes |= dict(zip(move.sources, found or (), strict=True))
     return shapes
 
 
 def _shapes_behind(
     move: Move, named: MappingABC[str, Tensor], rows: int | None
 ) -> list[Shape] | None:
-    """The source shapes from which the rule makes the targets' shapes; None: not with so many rows.
+    """The source shapes from which the rule makes the targets' shapes; None if `rows` does not fit.
 
-    rows: of every source; None takes the first target's.
+    rows: rows of every source; None takes the first target's.
     """
     targets = [tuple(named[key].shape) for key in move.targets]
     guess = targets[0] if rows is None else (rows, *targets[0][1:])
@@ -187,13 +187,13 @@ def _rows(
     shapes: MappingABC[str, Shape],
     config: Json,
 ) -> int:
-    """How many rows the original's vocabulary had: those with which its config is the folder's.
+    """How many rows the original's vocabulary had: the number that reproduces the folder's config.
 
     Raises:
-        ConversionError: no number fits, or several do as well.
+        ConversionError: no number fits, or several fit equally well.
     """
     most = min(len(named[move.targets[0]]) for move in moves)
-    told = configs.flatten(config)
+    saved = configs.flatten(config)
     marks: dict[int, int] = {}
     for rows in range(most, 0, -1):
         found = [_shapes_behind(move, named, rows) for move in moves]
@@ -204,11 +204,11 @@ def _rows(
         pairs = [zip(m.sources, f or (), strict=True) for m, f in zip(moves, found, strict=True)]
         whole = {**shapes, **{key: shape for pair in pairs for key, shape in pair}}
         read = family.config(Source(Manifest({k: Spec("F32", s) for k, s in whole.items()}))).read
-        marks[rows] = sum(told[k] == v for k, v in configs.flatten(read).items() if k in told)
+        marks[rows] = sum(saved[k] == v for k, v in configs.flatten(read).items() if k in saved)
     best = [rows for rows, mark in marks.items() if mark == max(marks.values())]
     if len(best) != 1:
         raise ConversionError(
-            f"{family.name}: how many rows the original's vocabulary had cannot be told",
+            f"{family.name}: how many rows the original's vocabulary had cannot be determined",
             [f"{len(best)} numbers fit config.json equally well"] if best else ["none fits"],
             "config.json must name the tokens that a conversion added, as it writes them",
         )
@@ -222,8 +222,8 @@ def _rows(
 class Restored:
     """What was written, for people and for machines.
 
-    outputs: the files. tensors: how many. left_out: what the original computes by itself -> why.
-    check: the restored file, converted again, against the folder.
+    outputs: the files. tensors: how many. left_out: keys that the original computes itself -> why.
+    check: the restored file, converted again and compared with the folder.
     """
 
     family: str
@@ -265,8 +265,8 @@ def restore(
     a torch zip. companions: option -> file. dtype: None keeps the folder's.
 
     Raises:
-        ConversionError: see `inverse`; a suffix that is none of these; files that are there.
-        CheckFailed: converted again, the file would not be the folder; nothing was left.
+        ConversionError: see `inverse`; also another suffix, or files that already exist.
+        CheckFailed: converted again, the file does not give the folder; nothing is left.
     """
     places = _places(family, output, companions, overwrite)
     saved = open_saved(folder)
@@ -302,7 +302,7 @@ def restore(
 
 
 def _beside(output: Path) -> Path:
-    """A name for the hidden folder in which everything is made, on the output's own disk."""
+    """A name for the hidden folder, on the output's own disk, in which everything is made."""
     return output.with_name(f"{output.name}.restored")
 
 
@@ -339,8 +339,9 @@ def _notes(
         if option not in places and keys
     ]
     if found.strangers:
-        told = f"{len(found.strangers)} tensors of the folder have no place in the original"
-        notes.append(f"{told}: {', '.join(found.strangers[:3])}")
+        count = len(found.strangers)
+        names = ", ".join(found.strangers[:3])
+        notes.append(f"{count} tensors of the folder have no place in the original: {names}")
     notes += _of_zeroed_rows(found)
     for move in found.plan.moves:
         shapes = [found.shapes[key] for key in move.inputs] if move.targets else []
@@ -350,7 +351,7 @@ def _notes(
 
 
 def _of_zeroed_rows(found: Inverse) -> list[str]:
-    """Rows that transformers sets to zero in memory, and saved so: the original's are lost."""
+    """A note on rows that transformers zeroed in memory and saved: the original's are lost."""
     records = golden.load_golden(found.family.name).get("known_defects", [])
     return sorted(
         f"row {row} of {key} is zero, as some releases make it: the original's is not in the folder"
@@ -363,7 +364,7 @@ def _of_zeroed_rows(found: Inverse) -> list[str]:
 
 
 def _of_added_rows(found: Inverse, move: Move, rows: int) -> str:
-    """Whether rows that are taken off are those that conversion drew, or hold what was trained."""
+    """A note on whether the removed rows are those that conversion drew, or were trained."""
     restored = found.of_move(move)
     witnesses = [found.tensor(key) for key in move.witnesses]
     drawn = move.rule.forward([*restored, *witnesses], move.options({}))[0][-1]
@@ -386,7 +387,7 @@ def _write(
     dtype: str | None,
     progress: Progress | None,
 ) -> Path:
-    """One file, in the hidden folder."""
+    """Write one file in the hidden folder."""
     shared = _shared(found, keys)
     pickled = place.suffix in PICKLED
     own = [key for key in keys if not pickled or shared.get(key, key) == key]
@@ -425,7 +426,7 @@ def _move_of(found: Inverse, key: str) -> Move:
 
 
 def _shared(found: Inverse, keys: Iterable[str]) -> dict[str, str]:
-    """Source keys of one tensor -> the first of them: the original shares their storage."""
+    """Source key -> the first key of the same tensor: the original shares their storage."""
     first: dict[str, str] = dict(found.doubled)
     for key in keys:
         if key not in found.doubled:
@@ -436,7 +437,7 @@ def _shared(found: Inverse, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _contained(family: Family, state: MappingABC[str, Tensor]) -> Any:
-    """The tensors where the original's own files hold them, prefix and all."""
+    """The tensors nested as in the original's own files, prefix included."""
     marker = torch.empty(0)
     shell = golden.load_reference(family.name).container({"\1": marker})
     path, key = _path_to(shell, marker)
@@ -461,7 +462,7 @@ def _path_to(shell: Any, marker: Tensor) -> tuple[list[str], str]:
 def _converted_again(
     found: Inverse, staged: MappingABC[str, Path], prefixes: MappingABC[str, str], dtype: str | None
 ) -> Check:
-    """The files, read as checkpoints and put through the rules, are the folder bit for bit."""
+    """Check that the files, converted again, give the folder bit for bit."""
     state: dict[str, Tensor] = {}
     family = found.family
     for option, path in staged.items():
@@ -479,7 +480,7 @@ def _converted_again(
             tensor = found.named[target][:kept] if kept is not None else found.named[target]
             cast = tensor.to(dtypes.of(dtype)) if dtype and tensor.is_floating_point() else tensor
             if not tensors.same_bits(blocks[0], cast):
-                wrong.append(f"{target}: not the folder's")
+                wrong.append(f"{target}: differs from the folder")
     expected = {t for m in found.plan.moves for t in m.targets}
     if len(staged) == 1 + len(prefixes):
         wrong += [
@@ -488,9 +489,9 @@ def _converted_again(
     return Check(
         "round-trip",
         "failed" if wrong else "passed",
-        f"{count} tensors, converted again, are the folder's bit for bit"
+        f"{count} tensors, converted again, equal the folder's bit for bit"
         if not wrong
-        else f"{len(wrong)} of {count} tensors not the folder's when converted again",
+        else f"{len(wrong)} of {count} tensors differ from the folder when converted again",
         details=tuple(wrong),
         advice="this folder cannot be restored" if wrong else "",
     )

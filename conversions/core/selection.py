@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from .reading.objects import TensorRecord
 
 Held = TypeVar("Held", bound="Tensor | TensorRecord")
-"""What a tree holds: tensors, or the records of tensors that nobody needs to read."""
+"""The contents of a tree: tensors, or their records where no values are needed."""
 Keys = MappingABC[str, Any]
-"""A tree of which only the keys are looked at."""
+"""A tree whose keys alone matter."""
 Fits = Callable[[Iterable[str]], list[Fit]]
 
 _COMPANION = ("model", "state_dict")
-"""Where a companion's tensors may lie."""
+"""Names under which a companion's tensors may lie."""
 _AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow)(?:$|[._])", re.IGNORECASE)
-"""In the name of a model whose weights are an average of another's."""
+"""Parts of names of models whose weights are an average of another's."""
 _EXTRA_STATE = "_extra_state"
-"""What torch calls a module's state that is neither parameter nor buffer."""
+"""torch's name for a module's state that is neither parameter nor buffer."""
 _SHOWN = 8
-"""Keys that a message names of a long list."""
+"""How many keys of a long list a message names."""
 
 
 @dataclass(frozen=True)
 class Selected(Generic[Held]):
-    """A state dict without prefixes, where it lay, and what was done to get it.
+    """A state dict without prefixes, where it lay, and notes on how it was found.
 
-    layout: of the code base whose names it has; None for the original's.
+    layout: that of the code base whose names it uses; None for the original's.
     """
 
     state: dict[str, Held]
@@ -64,7 +64,7 @@ class _Candidate:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What --weights may call it, the shortest first."""
+        """Names that --weights accepts for it, the shortest first."""
         whole = ".".join(filter(None, (self.tree, self.fit.label)))
         return tuple(dict.fromkeys((self.fit.label or self.tree, whole)))
 
@@ -82,15 +82,16 @@ def select(
 ) -> Selected[Held]:
     """Choose the tree, and in it the keys that make a whole model, whatever wraps them.
 
-    The tree: `weights`, else the first of the family's containers, the flat one, the only one
-    that holds a whole model. Of several models in one tree: `weights`, else the one without a
-    name of its own.
+    The tree is `weights`, else the first of the family's containers, else the flat one, else the
+    only one that holds a whole model. Among several models in one tree it is `weights`, else the
+    one without a name of its own.
 
     Args:
-        companion: the file is this one and not the family's main file.
+        companion: what the file is, unless it is the family's main file.
 
     Raises:
-        ConversionError: nothing to choose, several and no preference, a name that is not there.
+        ConversionError: there is nothing to choose, or several without a preference, or `weights`
+            names nothing.
     """
     containers = _COMPANION if companion else family.containers
     usual = tuple(dict.fromkeys((*containers, *_COMPANION)))
@@ -116,9 +117,9 @@ def select(
 def without(
     trees: MappingABC[str, dict[str, Held]], patterns: Sequence[str]
 ) -> tuple[MappingABC[str, dict[str, Held]], list[str]]:
-    """The trees without the keys that the user leaves out, and what to say of them.
+    """The trees without the keys that the user leaves out, and notes about those.
 
-    patterns: shell-style, of whole keys as the file has them.
+    patterns: shell-style, for whole keys as in the file.
 
     Raises:
         ConversionError: a pattern fits no key.
@@ -127,7 +128,7 @@ def without(
         return trees, []
     gone = {p: {k for tree in trees.values() for k in fnmatch.filter(tree, p)} for p in patterns}
     if idle := [pattern for pattern, keys in gone.items() if not keys]:
-        raise ConversionError("--leave-out: no key of the checkpoint is called so", idle)
+        raise ConversionError("--leave-out: no key of the checkpoint has this name", idle)
     every = set().union(*gone.values())
     kept = {n: {k: t for k, t in tree.items() if k not in every} for n, tree in trees.items()}
     return kept, [f"left out as asked: {_some(sorted(every))}"]
@@ -136,7 +137,7 @@ def without(
 def _pool(
     trees: MappingABC[str, Keys], containers: Sequence[str], weights: str | None
 ) -> list[str]:
-    """The trees to look into: one where the name or the family says which, else all."""
+    """The trees to search: a single one if `name` or the family decides, else all."""
     if weights is not None:
         return [weights] if weights in trees else list(trees)
     for name in (*containers, ""):
@@ -161,7 +162,7 @@ def _mappings(family: Family, companion: Companion | None) -> Iterator[tuple[Lay
 
 
 def _whole(tree: str, state: Keys, family: Family, companion: Companion | None) -> list[_Candidate]:
-    """Every whole model in a tree, each once: a file with the original's names has no others."""
+    """Every whole model in a tree, each once; with the original's names, no layout is tried."""
     found: dict[str, _Candidate] = {}
     for layout, fits in _mappings(family, companion):
         for fit in fits(state):
@@ -171,7 +172,7 @@ def _whole(tree: str, state: Keys, family: Family, companion: Companion | None) 
 
 
 def _partly(tree: str, state: Keys, family: Family, companion: Companion | None) -> _Candidate:
-    """The prefix under which most keys fit; where that is not even half of them, none."""
+    """The prefix under which most keys fit; "" if fewer than half of them do."""
     best = _Candidate(tree, Fit("", {}), None)
     for layout, fits in _mappings(family, companion):
         for fit in fits(state)[:1]:
@@ -187,10 +188,10 @@ def _named(
     family: Family,
     companion: Companion | None,
 ) -> list[_Candidate]:
-    """The model that `weights` names, which may lack something: what, is told later.
+    """The model that `weights` names; it may be incomplete, which is reported later.
 
     Raises:
-        ConversionError: there is no such entry, or several.
+        ConversionError: no entry has that name, or several do.
     """
     called = [c for c in found if weights in c.names]
     if not called:
@@ -211,12 +212,12 @@ def _named(
 
 
 def _preferred(found: list[_Candidate], containers: Sequence[str], family: Family) -> _Candidate:
-    """Of several whole models the one without a name of its own: `model` beside `model_ema`.
+    """Among several whole models, the one without a name of its own: `model` beside `model_ema`.
 
-    Else the only one that is no average of another: `params` beside `params_ema`.
+    Else the only one that is not an average of another: `params` beside `params_ema`.
 
     Raises:
-        ConversionError: no such one, or several.
+        ConversionError: no such model, or several.
     """
     for names in (("",), containers, ("model",)):
         plain = [c for c in found if c.fit.label in names and c.tree in ("", *containers)]
@@ -228,19 +229,19 @@ def _preferred(found: list[_Candidate], containers: Sequence[str], family: Famil
     raise ConversionError(
         f"{family.name}: the file holds {len(found)} models",
         _described(found),
-        f"choose with --weights {_told_apart(found)[0]}",
+        f"choose with --weights {_distinct_names(found)[0]}",
     )
 
 
-def _told_apart(candidates: Sequence[_Candidate]) -> list[str]:
-    """What to call each: its short name where no other has it, `teacher.backbone` else."""
+def _distinct_names(candidates: Sequence[_Candidate]) -> list[str]:
+    """A name for each: its short name if unique, else a longer one such as `teacher.backbone`."""
     times = Counter(c.names[0] for c in candidates)
     return [c.names[0] if times[c.names[0]] == 1 else c.names[-1] for c in candidates]
 
 
 def _described(candidates: Iterable[_Candidate]) -> list[str]:
     every = list(candidates)
-    names = _told_apart(every)
+    names = _distinct_names(every)
     return [f"{n}: {len(c.fit.names)} tensors" for n, c in zip(names, every, strict=True)]
 
 
@@ -252,9 +253,9 @@ def _describe_trees(trees: MappingABC[str, Keys]) -> list[str]:
 def _taken(
     chosen: _Candidate, state: dict[str, Held], others: Sequence[_Candidate]
 ) -> tuple[dict[str, Held], list[str]]:
-    """The model's tensors in the order of the file, by their own names, and what to say of it.
+    """The model's tensors in the order of the file, under their own names, and notes.
 
-    Keys that have its prefix and no rule stay, to be refused; what lies elsewhere is left out.
+    Keys with its prefix but without a rule stay, to be refused; keys elsewhere are left out.
     """
     fit, elsewhere = (
         chosen.fit,
@@ -276,9 +277,9 @@ def _taken(
         every = "every key" if len(taken) == len(state) else f"{len(taken)} keys"
         notes.append(f"the prefix {fit.prefix} was removed from {every}")
     if fit.inner:
-        notes.append(f"{', '.join(sorted(fit.inner))} was removed from inside of keys")
+        notes.append(f"{', '.join(sorted(fit.inner))} was removed from within keys")
     if left:
-        notes.append(f"left out, since not of this model: {_some(left)}")
+        notes.append(f"left out, as not part of this model: {_some(left)}")
     if chosen.layout:
         notes.append(f"the names are those of {chosen.layout.name}: read as the original's")
     return taken, notes
@@ -293,8 +294,8 @@ def _some(keys: Sequence[str]) -> str:
 def _further(
     chosen: _Candidate, found: Sequence[_Candidate], trees: MappingABC[str, Keys], family: Family
 ) -> list[str]:
-    """Other models in the file, and how to choose one of them."""
-    own, *names = _told_apart([chosen, *(c for c in found if c is not chosen)])
+    """A note on other models in the file, and how to choose one of them."""
+    own, *names = _distinct_names([chosen, *(c for c in found if c is not chosen)])
     tree, seen = trees[chosen.tree], {c.tree for c in (chosen, *found)}
     names += [
         name
@@ -319,7 +320,7 @@ def translated(family: Family, selected: Selected[Tensor]) -> dict[str, Tensor]:
     """The state dict under the original's names; views of its tensors wherever possible.
 
     Raises:
-        WrongCheckpointError: keys or shapes that the layout does not have.
+        WrongCheckpointError: keys or shapes do not belong to the layout.
     """
     if selected.layout is None:
         return selected.state
@@ -328,9 +329,9 @@ def translated(family: Family, selected: Selected[Tensor]) -> dict[str, Tensor]:
 
 
 def refuse_known(family: Family, manifest: Manifest) -> None:
-    """Raise WrongCheckpointError for a file, or a companion joined to it, that a refusal names.
+    """Raise WrongCheckpointError if a refusal names the file or a companion joined to it.
 
-    Also for one with wrappers around all of its keys.
+    Wrappers around all of its keys are looked through.
     """
     for keys in _unwrapped(manifest):
         for refusal in family.refusals:
@@ -341,7 +342,7 @@ def refuse_known(family: Family, manifest: Manifest) -> None:
 def _unwrapped(manifest: Manifest) -> Iterator[Manifest]:
     """The manifest, and again without each leading segment that all of its keys share."""
     yield manifest
-    # what the first and the last key in order begin with, all between them begin with
+    # a segment shared by the first and the last key in order is shared by all between them
     first, last = min(manifest, default=""), max(manifest, default="")
     common = os.path.commonprefix([first, last])  # noqa: RUF071
     length = 0
@@ -391,7 +392,7 @@ def refuse_wrong(family: Family, selected: Selected[Held], families: Sequence[Fa
 
 
 def _refuse_valueless(family: Family, manifest: Manifest) -> None:
-    """Name parameters of the model that are there without any value, or as whole numbers."""
+    """Refuse parameters of the model that have no values, or hold whole numbers."""
     known = {key: spec for key, spec in manifest.items() if family.mapping.match(key)}
     empty = [key for key, spec in known.items() if 0 in spec.shape]
     if empty:
@@ -411,9 +412,9 @@ def _refuse_valueless(family: Family, manifest: Manifest) -> None:
 
 
 def _refuse_signs(family: Family, manifest: Manifest, mostly: bool = False) -> None:
-    """Name pruned and parametrised weights, and what else no rule can know.
+    """Refuse pruned and parametrised weights, and other tensors that no rule can know.
 
-    mostly: only where a quarter of all keys tells so, so that nothing else is the matter.
+    mostly: refuse only if at least a quarter of all keys show it, so that this is the cause.
     """
     found = signs.read(key for key in manifest if family.mapping.match(key) is None)
     if found is not None and (not mostly or len(found[1]) * 4 > len(manifest)):
@@ -424,7 +425,7 @@ def _refuse_signs(family: Family, manifest: Manifest, mostly: bool = False) -> N
 
 
 def share(family: Family, manifest: Manifest) -> float:
-    """Which part of the keys the family's rules, or those of a layout, claim under one prefix."""
+    """The share of keys that the family's rules, or a layout's, claim under one prefix."""
     best = max(
         (len(fit.names) for _, fits in _mappings(family, None) for fit in fits(manifest)[:1]),
         default=0,
@@ -435,7 +436,7 @@ def share(family: Family, manifest: Manifest) -> float:
 def recognise(
     families: Sequence[Family], trees: MappingABC[str, dict[str, Held]]
 ) -> tuple[Family | None, Selected[Held] | None, str]:
-    """The family whose rules claim most of some tree; with a refusal's message when one applies."""
+    """The family whose rules claim most of some tree, and a refusal's message if one applies."""
     best: tuple[float, Family | None, Selected[Held] | None, str] = (0.0, None, None, "")
     for family in families:
         selected, refusal = _selected_anyway(trees, family)
@@ -453,7 +454,7 @@ def recognise(
 def _selected_anyway(
     trees: MappingABC[str, dict[str, Held]], family: Family
 ) -> tuple[Selected[Held] | None, str]:
-    """What a conversion would take; of several models the first, and how to choose."""
+    """The model that a conversion would take; of several, the first, with how to choose."""
     try:
         return select(trees, family), ""
     except ConversionError as error:

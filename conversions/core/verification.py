@@ -1,9 +1,9 @@
-"""An existing folder, whoever saved it, judged by what it computes.
+"""Judge an existing folder, whoever saved it, by what it computes.
 
-The source is opened as for a conversion, and what a conversion would write beside the weights is
-written to a temporary folder: what the installed release reads from both is compared, tensors are
-compared as what they are, and outputs with the original's forward pass. Differences without effect
-are notes.
+The source is opened as for a conversion, and the documents that a conversion would write are
+written to a temporary folder. What the installed release reads from both folders is compared, then
+the tensors, then the outputs with the original's forward pass. Differences without effect are
+notes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Subject:
 
     right: a folder with the documents that a conversion writes, without weights. named: the
     folder's tensors under the names that the rules write, twins filled in. extra: the rest.
-    unexpected: those of the rest that from_pretrained complains of.
+    unexpected: those of `extra` that from_pretrained complains about.
     """
 
     source: PlannedSource
@@ -87,12 +87,12 @@ class Subject:
 
     @property
     def misread(self) -> list[Json]:
-        """Records of what the installed release misreads of folders saved by such releases."""
+        """Records of what the installed release misreads in folders that such releases saved."""
         return known_defects.of_saved(self.family, self.saved.saved_by)
 
     @property
     def zeroing(self) -> list[Json]:
-        """Records of rows that some release sets to zero, of which this folder has some."""
+        """Records of rows that some release sets to zero, where this folder has such rows."""
         return [
             record
             for record in _zeroing(self.family)
@@ -115,14 +115,14 @@ def verify(request: Request, folder: Path) -> Report:
             results = [*_release_checks(subject), *_value_checks(subject)]
         files = [file for one in integrity for file in one.result()]
         report = make_report(source, folder, _in_order(results, folder), files)
-        return replace(report, notes=(*report.notes, *_told(subject, files)))
+        return replace(report, notes=(*report.notes, *_notes(subject, files)))
 
 
 def recognised(folder: Path, families: Sequence[Family]) -> Family:
-    """The family whose model class, or kind of config, config.json names.
+    """The family whose model class or model_type config.json names.
 
     Raises:
-        ConversionError: it names none of these.
+        ConversionError: it names no known family's.
     """
     said = config_of(folder)
     named = said.get("architectures") or []
@@ -134,21 +134,21 @@ def recognised(folder: Path, families: Sequence[Family]) -> Family:
         if said.get("model_type") == config_class.model_type:
             return family
     raise ConversionError(
-        f"{folder}: config.json names no model of a family that is known",
+        f"{folder}: config.json names no model of a known family",
         [f"model_type {said.get('model_type')!r}, architectures {named!r}"],
         f"families: {', '.join(family.name for family in families)}",
     )
 
 
-NO_SOURCE = "no --checkpoint: whether these are the original's weights was not looked at"
+NO_SOURCE = "no --checkpoint: whether these are the original's weights was not checked"
 _OF_SOURCE = ("key-coverage", "parameter-sums", "exact-values", "round-trip")
 
 
 def verify_alone(request: Request, folder: Path) -> Report:
-    """All that can be said of a folder without the checkpoint it comes from.
+    """Every check that a folder allows without the checkpoint it comes from.
 
-    Its tensors are read backwards into the original's layout; the model is then held against the
-    original's forward pass with these very weights, config and processor against what a
+    Its tensors are restored to the original's layout. The model is then compared with the
+    original's forward pass on these very weights, and config and processor with those that a
     conversion of them would write.
 
     Raises:
@@ -160,7 +160,7 @@ def verify_alone(request: Request, folder: Path) -> Report:
         main = Path(place) / f"{folder.name or 'model'}.safetensors"
         restored = restoring.restore(family, folder, main, files)
         options = {**request.options, **{name: str(path) for name, path in files.items()}}
-        given = request.config or configs.as_documents(_untold(family, main, files, folder))
+        given = request.config or configs.as_documents(_unshown(family, main, files, folder))
         report = verify(
             replace(request, checkpoint=str(main), options=options, config=given), folder
         )
@@ -179,8 +179,8 @@ def verify_alone(request: Request, folder: Path) -> Report:
     )
 
 
-def _untold(family: Family, main: Path, files: dict[str, Path], folder: Path) -> Json:
-    """Fields that no tensor tells, as the folder's config.json has them, wherever they stand."""
+def _unshown(family: Family, main: Path, files: dict[str, Path], folder: Path) -> Json:
+    """Fields that no tensor shows, as config.json of the folder has them, at any level."""
     with contextlib.ExitStack() as stack:
         state: dict[str, Tensor] = {}
         places = {"": main, **{c.prefix: files[c.option] for c in family.companions}}
@@ -210,8 +210,8 @@ def _indexed(table: Json) -> bool:
 
 
 def _in_order(results: Sequence[Check], folder: Path) -> list[Check]:
-    told = [checks.with_replaced(check, str(folder), "the folder") for check in results]
-    return sorted(told, key=lambda check: checks.NAMES.index(check.name))
+    results = [checks.with_replaced(check, str(folder), "the folder") for check in results]
+    return sorted(results, key=lambda check: checks.NAMES.index(check.name))
 
 
 def _subject(source: PlannedSource, saved: SavedFolder, right: Path) -> Subject:
@@ -283,7 +283,7 @@ def _with_rows_restored(subject: Subject) -> dict[str, Tensor]:
 
 
 def _whole(subject: Subject, named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With empty stand-ins for absent tensors: exact-values names those."""
+    """The tensors, with empty stand-ins for absent ones, which exact-values names."""
     from torch import zeros
 
     absent = {key: zeros(0) for move in subject.source.plan.moves for key in move.targets}
@@ -291,7 +291,7 @@ def _whole(subject: Subject, named: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sums(subject: Subject, summed: Callable[[dict[str, Tensor]], Check]) -> Check:
-    """Sums of the source; of its rounding where the folder holds that in a wider dtype."""
+    """The check on the source's sums, or on its rounding's if the folder holds a wider dtype."""
     source = subject.source
     check = summed(source.state)
     if check.passed or not subject.found.dtypes:
@@ -305,13 +305,13 @@ def _exact_values(subject: Subject) -> Check:
     check = copies.exact_values(found, len(subject.named), subject.unexpected)
     for record in subject.zeroing if check.passed else ():
         where = ", ".join(f"row {r} of {t}" for t, rows in found.zeroed.items() for r in rows)
-        told = f"{where} is zero, as some releases make it in memory and save it"
+        fact = f"{where} is zero, as some releases make it in memory and save it"
         effects = [d for d in _records(subject.family, "logits") if d["where"] == record["where"]]
         if effects:
-            told = f"{told}: {effects[0]['what']}; {effects[0]['workaround']}"
-            check = replace(check, status="known-defect", advice=told)
+            fact = f"{fact}: {effects[0]['what']}; {effects[0]['workaround']}"
+            check = replace(check, status="known-defect", advice=fact)
         else:
-            subject.notes.append(f"{told}; no output reads it")
+            subject.notes.append(f"{fact}; no output reads it")
     for target, rows in found.drawn.items():
         subject.notes.append(
             f"the last {rows} rows of {target} are in no source: drawn anew, or trained"
@@ -320,7 +320,7 @@ def _exact_values(subject: Subject) -> Check:
 
 
 def _records(family: str, check: str) -> list[Json]:
-    """Every record of a check, whatever its releases."""
+    """Every record of a check, for any release."""
     records = golden.load_golden(family).get("known_defects", [])
     return [record for record in records if record["check"] == check]
 
@@ -367,7 +367,7 @@ def _unseen(family: str, section: str) -> dict[str, str]:
 
 
 def _config(subject: Subject) -> Reading:
-    """config.json as the release reads it; what it raises is a finding."""
+    """config.json as the release reads it; an error it raises becomes a finding."""
     family = subject.source.request.family
     table = configs.flatten({k: v for k, v in subject.source.config.items() if k != "torch_dtype"})
     try:
@@ -384,7 +384,7 @@ def _config(subject: Subject) -> Reading:
 
 
 def _generation(subject: Subject, model: Any) -> Reading:
-    """What generate() starts from; model: as loaded, or None for one of shapes alone."""
+    """The settings generate() starts from. model: as loaded, or None to build it from shapes."""
     name = subject.source.request.family.model_class
     try:
         right = readings.generations(loading.model_on_meta(subject.right, name), subject.right)
@@ -399,7 +399,7 @@ def _generation(subject: Subject, model: Any) -> Reading:
 
 
 def _settled(subject: Subject, settings: Reading) -> Check:
-    """config: every field read, generation settings and those of the processor included."""
+    """The check config: every field read, with generation and processor settings."""
     settings += _processor_settings(subject)
     settings += _damaged(subject.folder)
     subject.notes += settings.notes
@@ -418,7 +418,7 @@ def _settled(subject: Subject, settings: Reading) -> Check:
 
 
 def _damaged(folder: Path) -> Reading:
-    """Documents that are none: cut short, or no JSON object."""
+    """Documents that are unreadable: cut short, or not a JSON object."""
     found = Reading()
     for name in _DOCUMENTS:
         try:
@@ -431,7 +431,7 @@ def _damaged(folder: Path) -> Reading:
 
 
 def _processor_settings(subject: Subject) -> Reading:
-    """The processor's own settings, where both folders have one that loads."""
+    """The processor's own settings, if both folders have one that loads."""
     from transformers import AutoProcessor, ProcessorMixin
 
     loaded = []
@@ -440,7 +440,7 @@ def _processor_settings(subject: Subject) -> Reading:
             with loading.quiet():
                 loaded.append(AutoProcessor.from_pretrained(place, local_files_only=True))
         except Exception:
-            # no processor, or none without a tokenizer: pixels and tokens look at the parts
+            # no processor, or one that needs a tokenizer: pixels and tokens check the parts
             return Reading()
     if not all(isinstance(one, ProcessorMixin) for one in loaded):
         return Reading()
@@ -475,13 +475,13 @@ def _model_checks(subject: Subject, settings: Reading) -> list[Check]:
 def _strict_load(
     subject: Subject, loaded: loading.Loaded, layout: dict[str, str], memory: dict[str, Tensor]
 ) -> Check:
-    """Nothing missing, mismatched or unexpected; what is passed over in silence is a note."""
+    """Nothing missing, mismatched or unexpected; tensors passed over in silence become a note."""
     kinds = loading.other_kinds(layout, subject.source.unfloating, memory)
     untied = _untied(subject, layout, memory)
     unread = [k for k in subject.extra if k not in memory and k not in loaded.unexpected]
     if unread:
-        told = f"such as {unread[0]}" if len(unread) > 1 else unread[0]
-        subject.notes.append(f"{len(unread)} tensors that this release passes over: {told}")
+        which = f"such as {unread[0]}" if len(unread) > 1 else unread[0]
+        subject.notes.append(f"{len(unread)} tensors that this release passes over: {which}")
     check = checks.strict_load(
         loaded.missing,
         [*loaded.unexpected, *untied],
@@ -493,7 +493,7 @@ def _strict_load(
 
 
 def _untied(subject: Subject, layout: dict[str, str], memory: dict[str, Tensor]) -> list[str]:
-    """Tensors under further names of what is read already, that are none of its copies."""
+    """Tensors under a further name of one already read, that are not copies of it."""
     owners = {memory[name].data_ptr(): key for key, name in layout.items()}
     lines = []
     for key, tensor in subject.extra.items():
@@ -509,7 +509,7 @@ def _untied(subject: Subject, layout: dict[str, str], memory: dict[str, Tensor])
 
 
 def _reload(subject: Subject, layout: dict[str, str], memory: dict[str, Tensor]) -> Check:
-    """In memory is what the folder holds, but for what is recorded of this release."""
+    """Memory holds what the folder holds, apart from defects recorded for this release."""
     unfilled = loading.unfilled(layout, memory)
     check = checks.reload(layout, subject.named, memory, unfilled)
     if check.passed:
@@ -548,14 +548,14 @@ def _pixels(subject: Subject, found: parity.Golden) -> Check:
     )
     subject.notes += reading.notes
     return checks.with_offenders(
-        check, reading.wrong, "the image processor is set otherwise than the original's"
+        check, reading.wrong, "the image processor has other settings than the original's"
     )
 
 
 def _tokens(subject: Subject, found: parity.Golden) -> Check:
-    """The original's ids, and the tokenizer that a conversion writes, on many texts."""
+    """The folder's tokenizer against the original's ids and a conversion's, on many texts."""
     if not any((subject.folder / name).exists() for name in _TOKENIZERS):
-        why = "the folder has no tokenizer: every tokenizer class is then made of nothing or raises"
+        why = "the folder has no tokenizer: a tokenizer class then loads an empty one or raises"
         return checks.skipped("tokens", why)
     if not any((subject.right / name).exists() for name in _TOKENIZERS):
         why = "give the vocabulary or tokenizer that a conversion takes, to compare"
@@ -566,7 +566,7 @@ def _tokens(subject: Subject, found: parity.Golden) -> Check:
     reading = _tokenizers(subject, found)
     subject.notes += reading.notes
     further = checks.with_offenders(
-        check, reading.wrong, "the tokenizer is another than the one a conversion writes"
+        check, reading.wrong, "the tokenizer differs from the one a conversion writes"
     )
     if further.passed or not check.passed:
         return further
@@ -597,27 +597,27 @@ def _tokenizers(subject: Subject, found: parity.Golden) -> Reading:
 # --- what else is to be said --------------------------------------------------------------
 
 
-def _told(subject: Subject, files: Sequence[Any]) -> list[str]:
+def _notes(subject: Subject, files: Sequence[Any]) -> list[str]:
     saved = subject.saved
-    told = [*subject.notes, *_of_classes(subject)]
+    notes = [*subject.notes, *_of_classes(subject)]
     if saved.file != "model.safetensors" or saved.saved_by:
         by = f", saved by transformers {saved.saved_by}" if saved.saved_by else ""
-        told.append(f"the weights are {saved.file} ({saved.container}){by}")
+        notes.append(f"the weights are {saved.file} ({saved.container}){by}")
     if saved.unread:
-        told.append(f"not read, because {saved.file} is there: {', '.join(saved.unread)}")
-    return [*told, *_provenance(subject.folder, files)]
+        notes.append(f"not read, because {saved.file} is there: {', '.join(saved.unread)}")
+    return [*notes, *_provenance(subject.folder, files)]
 
 
 def _of_classes(subject: Subject) -> list[str]:
-    """What other classes than the family's, and a tokenizer of nothing, make of the folder."""
-    told = class_notes(subject.source, subject.folder)
+    """Notes on how classes other than the family's, and AutoTokenizer, load the folder."""
+    notes = class_notes(subject.source, subject.folder)
     if not any((subject.folder / name).exists() for name in _TOKENIZERS):
-        told += filter(None, [classes.tokenizer_of_nothing(subject.folder)])
-    return told
+        notes += filter(None, [classes.tokenizer_of_nothing(subject.folder)])
+    return notes
 
 
 def _provenance(folder: Path, files: Sequence[Any]) -> list[str]:
-    """Whether conversion.json names these very files as its sources."""
+    """A note on whether conversion.json names these very files as its sources."""
     try:
         record = untrusted_json.read_object(
             folder / "conversion.json", ConversionError, called="conversion.json"

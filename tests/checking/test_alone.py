@@ -36,7 +36,7 @@ def test_a_folder_of_no_family_is_named(tmp_path: Path) -> None:
     """Another kind of model, and no folder at all: one sentence each, exit 1."""
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     outcome = command.run("verify", "--model", tmp_path)
-    assert outcome.code == 1 and "names no model of a family that is known" in outcome.err
+    assert outcome.code == 1 and "names no model of a known family" in outcome.err
     outcome = command.run("verify", "--model", tmp_path / "absent")
     assert outcome.code == 1 and "no such folder" in outcome.err
 

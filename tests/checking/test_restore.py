@@ -80,7 +80,7 @@ def test_what_transformers_saved_is_restored(
     outcome = command.run("restore", family, "--model", folder, "--output", main, *arguments)
     note("round-trip")
     assert outcome.code == 0, outcome.err
-    assert "converted again, are the folder's bit for bit" in outcome.out
+    assert "converted again, equal the folder's bit for bit" in outcome.out
     state = held(family, main, further)
     assert {tensor.dtype for tensor in state.values()} == {torch.float16}
     told = saved_folders.told(root, family)

@@ -92,7 +92,7 @@ def passed_over(family: Family, source: Source, row: dict[str, Any]) -> str:
         configs.build(family.name, parts, given, family.fields)
     except ConfigError as error:
         # other fields may be missing here: heads, for one
-        wrong = [line for line in error.details if "no tensor tells" not in line]
+        wrong = [line for line in error.details if "no tensor shows" not in line]
         wrong = [line for line in wrong if "not in the tensors" not in line]
         if any(name in line or str(row["target"]) in line for line in wrong):
             return "refused" if "without effect" in row or "taken" in row else ""

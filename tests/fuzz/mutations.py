@@ -217,7 +217,7 @@ def split_pickle(content: bytes) -> list[bytes]:
 
 
 def damage_json(content: bytes, rng: Random) -> bytes:
-    """Values, names and nesting of a document changed; what is no JSON any more, sometimes."""
+    """Values, names and nesting of a document changed; what is not JSON any more, sometimes."""
     try:
         document = json.loads(content)
     except ValueError:

@@ -167,10 +167,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "alpha-true": ({"lora_alpha": True}, "lora_alpha: a number"),
     "patterns": ({"alpha_pattern": {"(a+)+b": 3}}, "names of modules and numbers"),
     "flag": ({"use_dora": "yes"}, "use_dora: true or false"),
-    "bias": ({"bias": "some"}, "is none of all, lora_only, none"),
+    "bias": ({"bias": "some"}, "is not one of all, lora_only, none"),
     "pissa": ({"init_lora_weights": "pissa_niter_4"}, "changes the base's own weights"),
-    "replicated": ({"layer_replication": [[0, 2], [1, 3]]}, "changes how the adapter counts"),
-    "tokens": ({"trainable_token_indices": [1, 2]}, "changes how the adapter counts"),
+    "replicated": ({"layer_replication": [[0, 2], [1, 3]]}, "changes how the adapter is applied"),
+    "tokens": ({"trainable_token_indices": [1, 2]}, "changes how the adapter is applied"),
 }
 
 

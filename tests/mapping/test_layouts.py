@@ -125,7 +125,7 @@ def test_another_layout_in_wrappers(kind: str, tmp_path: Path) -> None:
     state = under("module._orig_mod.", renamed(TABLES[kind], main_state(FAMILY)))
     torch.save({"state_dict": {**state, "loss.weight": torch.ones(3)}}, tmp_path / "model.pt")
     report = converted(tmp_path / "model.pt", tmp_path)
-    assert "left out, since not of this model: loss.weight" in report["notes"]
+    assert "left out, as not part of this model: loss.weight" in report["notes"]
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"], ids=lambda kind: f"{FAMILY}-timm-{kind}")

@@ -171,4 +171,4 @@ def test_a_part_of_the_model_is_not_left_out(tmp_path: Path) -> None:
     found = command.convert(HOST, tmp_path / "m.pt", None, "--leave-out", key, "l*_*e*.weight")
     assert found.code == 1 and f"{key}" in found.err and "--leave-out KEYS" not in found.err
     found = command.convert(HOST, tmp_path / "m.pt", None, "--leave-out", "nothing.*")
-    assert found.code == 1 and "no key of the checkpoint is called so" in found.err
+    assert found.code == 1 and "no key of the checkpoint has this name" in found.err

@@ -131,7 +131,7 @@ def test_keys_beside_the_model_are_left_out(name: str, tmp_path: Path) -> None:
         "hyper_parameters": {"lr": 0.1},
     }
     notes = converted_as_plain(name, saved, tmp_path)
-    assert "left out, since not of this model: criterion.weight, val_acc.confmat" in notes
+    assert "left out, as not part of this model: criterion.weight, val_acc.confmat" in notes
 
 
 def test_what_lies_beside_a_plain_model_is_not_left_out(name: str, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_averaged_by_torch(name: str, tmp_path: Path) -> None:
     """What torch's AveragedModel saves: module. and a counter beside it, left out by name."""
     averaged = torch.optim.swa_utils.AveragedModel(as_module(main_state(name)))
     notes = converted_as_plain(name, averaged.state_dict(), tmp_path)
-    assert "left out, since not of this model: n_averaged" in notes
+    assert "left out, as not part of this model: n_averaged" in notes
 
 
 def test_saved_by_lightning(name: str, tmp_path: Path) -> None:

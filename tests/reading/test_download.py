@@ -545,7 +545,7 @@ def test_refusals_of_the_hub_are_said_in_words(
     "error, words",
     [
         (errors.LocalEntryNotFoundError("s3cret"), "cannot be reached"),
-        (errors.HFValidationError("s3cret"), "no name of a repository"),
+        (errors.HFValidationError("s3cret"), "not the name of a repository"),
         (TimeoutError("s3cret"), "TimeoutError"),
     ],
 )

@@ -49,7 +49,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_json_is_refused(name: str) -> None:
-    """Every text that is no JSON, or that readers read differently, raises the one error."""
+    """Every text that is not JSON, or that readers read differently, raises the one error."""
     with pytest.raises(json.MalformedJSON):
         json.loads(REFUSED[name])
 

@@ -89,7 +89,7 @@ def test_two_things_said_of_one_field_are_named_with_their_places() -> None:
         ({"depth": 3}, "depth: unknown in file 1; it belongs at tower.depth"),
         ({"tower": {"bias": True}}, "tower.bias: unknown in file 1; it belongs at bias"),
         ({"tower": {"epz": 1}}, "nearest: tower.eps"),
-        ({"zzz": 1}, "no field is called anything like it"),
+        ({"zzz": 1}, "no field has a similar name"),
         ({"tower": [1]}, "tower: [1]: an object is needed"),
         ({"tower": {"eps": True}}, "tower.eps: true: a number is needed"),
         ({"tower": {"eps": "1e-5"}}, "a number is needed"),

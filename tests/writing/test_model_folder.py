@@ -706,13 +706,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "whole",
         "announces a header",
     ),
-    "garbled": (lambda at: _edit_header(at, b'{"__', b'\xff"__'), "whole", "its header is no JSON"),
+    "garbled": (
+        lambda at: _edit_header(at, b'{"__', b'\xff"__'),
+        "whole",
+        "its header is not JSON",
+    ),
     "dtype": (lambda at: _edit_header(at, b'"F32"', b'"F99"'), "whole", "the unknown dtype F99"),
     "shape": (lambda at: _edit_header(at, b"[4,5]", b"[4,6]"), "whole", "needs 96 bytes, has 80"),
     "negative": (
         lambda at: _edit_header(at, b"[4,5]", b"[-4]]"[:5]),
         "whole",
-        "its header is no JSON",
+        "its header is not JSON",
     ),
     "endless": (
         lambda at: _edit_header(at, b"[80,160]", b"[1e999,9]"[:9]),

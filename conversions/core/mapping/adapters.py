@@ -2,7 +2,7 @@
 
 An adapted layer computes W x + s·B(A x); the merged weight is W + s·B·A, with s = lora_alpha / r,
 or lora_alpha / sqrt(r) for rank-stabilised ones. DoRA gives every row of the sum a length of its
-own. Biases and whole modules that were trained as well lie beside them under their own names.
+own. Biases and whole modules that were also trained are stored alongside under their own names.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _USED = {
     "init_lora_weights",
 }
 _TOLD = {
-    # told by the tensors themselves
+    # read off the tensors themselves
     "r", "rank_pattern", "target_modules", "exclude_modules", "modules_to_save", "lora_bias",
     "layers_to_transform", "layers_pattern",
     # of training, initialisation and provenance
@@ -57,7 +57,7 @@ _TOLD = {
 _KEEPING = {None, True, False, "gaussian", "eva", "orthogonal"}
 """Initialisations that leave the base's weights as they were; others (PiSSA, OLoRA) change them."""
 _CUT = 8
-"""Leading segments that an adapter's names may have before those of the base."""
+"""Leading segments that an adapter's names may have in front of the base's names."""
 
 
 def is_adapter(keys: Iterable[str]) -> bool:
@@ -66,7 +66,7 @@ def is_adapter(keys: Iterable[str]) -> bool:
 
 
 def holds_base(keys: Iterable[str]) -> bool:
-    """Whether the weights that are adapted lie in the same state dict."""
+    """Whether the adapted weights are in the same state dict."""
     # a bias that was trained is saved under this name too
     return any(key.endswith(".base_layer.weight") for key in keys)
 
@@ -83,10 +83,10 @@ class Settings:
 
     @classmethod
     def read(cls, config: MappingABC[str, Any], called: str) -> Settings:
-        """From the JSON object.
+        """Read the JSON object.
 
         Raises:
-            ConfigError: another kind of adapter, or values that cannot be used; all of them.
+            ConfigError: another kind of adapter, or unusable values; names all of them.
         """
         wrong = []
         kind = config.get("peft_type")
@@ -106,7 +106,7 @@ class Settings:
             if not re.fullmatch(r"[\w.]+", name) or not _number(alpha)
         ]
         if str(config.get("bias", "none")) not in _BIASES:
-            wrong.append(f"bias: {config['bias']!r} is none of {', '.join(sorted(_BIASES))}")
+            wrong.append(f"bias: {config['bias']!r} is not one of {', '.join(sorted(_BIASES))}")
         start = config.get("init_lora_weights")
         if not isinstance(start, (str, bool, type(None))) or start not in _KEEPING:
             wrong.append(
@@ -114,7 +114,7 @@ class Settings:
                 "with path_initial_model_for_weight_conversion"
             )
         wrong += [
-            f"{name}: {value!r}: changes how the adapter counts, or is not known"
+            f"{name}: {value!r}: changes how the adapter is applied, or is not known"
             for name, value in config.items()
             if value and name not in _USED | _TOLD
         ]
@@ -134,10 +134,10 @@ class Settings:
         return {name: (place, alpha) for place, (name, alpha) in enumerate(self.alphas.items())}
 
     def scale(self, path: str, rank: int) -> float:
-        """s of the layer at a path, whose matrices have this rank."""
+        """The scale s of the layer at a path, whose matrices have this rank."""
         parts = path.split(".")
         fit = (self._places.get(".".join(parts[n:])) for n in range(len(parts)))
-        # of several names that fit the first one counts, as in PEFT
+        # if several names fit, the first one counts, as in PEFT
         alpha = min((found for found in fit if found), default=(0, self.alpha))[1]
         return alpha / (math.sqrt(rank) if self.stabilised else rank)
 
@@ -158,7 +158,7 @@ def read(state: MappingABC[str, Tensor]) -> Adapter:
     """Sort an adapter's tensors by the layers they belong to.
 
     Raises:
-        CheckpointError: a matrix without its other, or of a kind that is not known; all of them.
+        CheckpointError: matrices without their counterpart or of unknown kinds; names all of them.
     """
     layers: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
@@ -184,17 +184,17 @@ def read(state: MappingABC[str, Tensor]) -> Adapter:
 
 
 def _named(key: str) -> str:
-    """The key without what PEFT puts before it."""
+    """The key without PEFT's prefix."""
     for prefix in _OWN:
         key = key.removeprefix(prefix)
     return key
 
 
 def aligned(adapter: Adapter, base: Iterable[str]) -> Adapter:
-    """The adapter with the base's names: as many leading segments cut off as make them fit.
+    """The adapter under the base's names: leading segments are cut off until they fit.
 
     Raises:
-        CheckpointError: layers that the base does not have.
+        CheckpointError: the adapter has layers that the base does not have.
     """
     known, best = set(base), list(adapter.layers)
     for count in range(_CUT):
@@ -216,12 +216,12 @@ def aligned(adapter: Adapter, base: Iterable[str]) -> Adapter:
 def merged(
     adapter: Adapter, settings: Settings, base: MappingABC[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every key whose weight the adapter's matrices change, with its tensor, one at a time.
+    """Every key whose weight the adapter changes, with the merged tensor, one at a time.
 
-    Sums are taken in float32 (float64 for such a base) and rounded once, to the base's dtype.
+    Sums are taken in float32 (float64 for a float64 base) and rounded once, to the base's dtype.
 
     Raises:
-        CheckpointError: matrices whose product is not of the weight's shape.
+        CheckpointError: the product of the matrices does not have the weight's shape.
     """
     for path, parts in adapter.layers.items():
         key = f"{path}.weight"
@@ -258,19 +258,19 @@ def _merged_weight(
 
 
 def _product(first: Tensor, second: Tensor) -> Tensor:
-    """B·A; of convolutions A is one with the layer's kernel, B one of 1 x 1.
+    """B·A; for a convolution, A has the layer's kernel and B is 1 x 1.
 
     Raises:
-        CheckpointError: matrices that have no product.
+        CheckpointError: the matrices cannot be multiplied.
     """
     a, b = _exact(first), _exact(second)
     if a.dim() != b.dim() or a.dim() < 2 or b.shape[1] != a.shape[0] or b[0, 0].numel() != 1:
-        raise CheckpointError(f"no LoRA: A is {list(a.shape)}, B {list(b.shape)}")
+        raise CheckpointError(f"not a LoRA pair: A is {list(a.shape)}, B {list(b.shape)}")
     return (b.flatten(1) @ a.flatten(1)).reshape(len(b), *a.shape[1:])
 
 
 def _with_lengths(total: Tensor, lengths: Tensor, transposed: bool) -> Tensor:
-    """Every output's weights scaled to its length (DoRA)."""
+    """Scale each output's weights to its length (DoRA)."""
     rows = total.t() if transposed else total
     norms = rows.flatten(1).norm(dim=1)
     factor = (lengths.reshape(-1) / norms).reshape(-1, *[1] * (rows.dim() - 1))

@@ -12,11 +12,11 @@ from .patterns import Binding, Placeholder
 from .rules import Rule
 
 _HOLES = 100
-"""Absent indices that are named of one list of layers: a stray index implies no billion keys."""
+"""Most absent indices named for one list of layers: a stray index could imply a billion keys."""
 MAX_GAPS = 10_000
-"""Absent keys that are named in all: a few stray indices imply more keys than a file has."""
+"""Most absent keys named in all: a few stray indices can imply more keys than a file has."""
 _SHOWN = 20
-"""Keys without a rule for which the nearest rule is looked up."""
+"""Most keys without a rule for which the nearest rule is looked up."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Coverage:
 
 
 def gaps(matched: Iterable[tuple[Prepared, Binding]]) -> list[str]:
-    """Source keys that other keys imply: every rule holds for every index and every choice.
+    """Source keys that other keys imply: every rule applies to every index and every choice.
 
     Rules that use the same index placeholders range over the same indices: a layer that
     has `norm.bias` has everything a layer has, and layer 5 implies layers 0 to 4.
@@ -84,7 +84,7 @@ def _without_gaps(rows: set[tuple[str, ...]], starts: list[int]) -> Iterator[tup
     tails: dict[int, set[tuple[str, ...]]] = {}
     for first, *rest in rows:
         tails.setdefault(int(first), set()).add(tuple(rest))
-    # an index that is wholly absent is asked for with what its neighbours have
+    # an index that is wholly absent needs the same keys as its neighbours
     usual = set.intersection(*tails.values()) or next(iter(tails.values()))
     end = min(max(tails) + 1, starts[0] + len(tails) + _HOLES)
     for index in range(starts[0], end):

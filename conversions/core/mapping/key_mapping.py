@@ -1,4 +1,4 @@
-"""The rules of a family together: which rule claims a key, and what becomes of a checkpoint."""
+"""All rules of a family: which rule claims a key, and what a checkpoint becomes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .patterns import Binding, Pattern, plain
 from .rules import Rule, Shape
 
 _LONGEST = 200
-"""Of a key that no rule claims, as much as is compared with patterns: that costs its square."""
+"""Characters of an unclaimed key that are compared with patterns: the cost is their square."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a mapping does with one list of source keys."""
+    """What a mapping does with a given set of source keys."""
 
     moves: tuple[Move, ...]
     coverage: Coverage
@@ -42,7 +42,7 @@ class Plan:
 
 
 class KeyMapping:
-    """The rules of one family; proven disjoint when built, so that their order never matters.
+    """The rules of one family, proven disjoint when built, so that their order never matters.
 
     Raises:
         MappingError: two rules could claim one source key or one target key, or the patterns of
@@ -80,12 +80,12 @@ class KeyMapping:
         return prepared.target_keys(binding)
 
     def source_keys(self, target: str) -> tuple[str, ...]:
-        """Source keys that a target key is made of; () when no rule writes it."""
+        """Source keys that make up a target key; () when no rule writes it."""
         found = self._targets.find(target)
         return found[0].source_keys(found[2]) if found else ()
 
     def target_heads(self) -> list[str]:
-        """What target keys begin with, module by module: "", `text.`, `text.model.` …"""
+        """Prefixes of target keys, module by module: "", `text.`, `text.model.` …"""
         heads = {""}
         for pattern, _ in self._targets.all:
             parts = pattern.literals[0].split(".")[:-1]

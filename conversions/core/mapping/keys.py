@@ -25,7 +25,7 @@ def template(key: str) -> tuple[str, tuple[int, ...]]:
 
 
 def in_order(key: str) -> str:
-    """What keys are sorted by, layer 2 before layer 10."""
+    """The sort key for names: layer 2 comes before layer 10."""
     return _DIGITS.sub(lambda number: number.group().zfill(9), key)
 
 

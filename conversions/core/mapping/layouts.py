@@ -1,4 +1,4 @@
-"""From another code base's names to the original's, after which nothing knows the difference."""
+"""Renames another code base's keys to the original's; later steps see no difference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 UNFIT = ("tensor has a shape that no rule fits", "tensors have shapes that no rule fits")
-"""What a mapping may say of tensors, of one and of several."""
+"""Wording for tensors whose shapes fit no rule: for one, and for several."""
 
 
 def translated(name: str, mapping: KeyMapping, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -22,12 +22,12 @@ def translated(name: str, mapping: KeyMapping, state: dict[str, Tensor]) -> dict
     Views of the given tensors; what is merged from several is joined in memory.
 
     Args:
-        name: of the layout, for messages.
+        name: the layout's, for messages.
         mapping: from its keys to the original's.
 
     Raises:
-        CoverageError: keys that the layout does not have, or lacks.
-        WrongCheckpointError: shapes that the layout does not have.
+        CoverageError: keys that do not belong to the layout, or that are missing.
+        WrongCheckpointError: shapes that do not belong to the layout.
     """
     import torch
 

@@ -26,7 +26,7 @@ class Move:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """All that the rule looks at."""
+        """Every key that the rule reads, sources and witnesses."""
         return (*self.sources, *self.witnesses)
 
     @property
@@ -52,14 +52,14 @@ class Move:
             return self.rule.forward(tensors, given)
 
     def options(self, given: MappingABC[str, Any]) -> dict[str, Any]:
-        """What the rule reads of the options, with its own value for each that was not given."""
+        """The options that the rule reads, with its default for each that was not given."""
         asked = {name: given.get(name) for name in self.rule.needs}
         return {n: self.rule.needs[n] if value is None else value for n, value in asked.items()}
 
     def backward(
         self, written: MappingABC[str, Tensor], state: MappingABC[str, Tensor]
     ) -> list[Tensor]:
-        """The source tensors again; state: of which the shapes are looked at."""
+        """The source tensors, restored. state: the source's tensors, for their shapes only."""
         shapes = [tuple(state[key].shape) for key in self.inputs]
         tensors = [written[key] for key in self.targets]
         with ranged.reading(lambda those: self.rule.backward(those, shapes), tensors):
@@ -68,7 +68,7 @@ class Move:
     def counted(
         self, state: MappingABC[str, Tensor], written: MappingABC[str, Tensor]
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The source tensors and the written tensors that have one sum."""
+        """The source tensors and the written tensors whose sums must be equal."""
         sources = [state[key] for key in self.sources]
         return self.rule.counted(sources, [written[key] for key in self.targets])
 

@@ -22,7 +22,7 @@ Binding = dict[str, str]
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 _INDEX, _FROM_ONE = r"(?:0|[1-9][0-9]{0,3})", r"(?:[1-9][0-9]{0,3})"
-"""Up to 9999. A larger number matches no rule: every index below it would be asked for."""
+"""Up to 9999. A larger number matches no rule: it would require every index below it."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """What a rule is, and the rules that most originals need.
 
-A rule says how source tensors become target tensors. It brings everything that anybody asks of
-it: patterns, values in both directions, shapes, what must agree, what is left out and why, which
-tensors have one sum. Nothing in the package asks which class it is of, so a rule defined anywhere
-else is as good as those below.
+A rule says how source tensors become target tensors. It provides everything that the package
+needs: patterns, values in both directions, shapes, which tensors must agree, which are left out
+and why, and whose sums must be equal. Nothing in the package checks a rule's class, so a rule
+defined anywhere else works as well as those below.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Blocks = tuple["Tensor", ...]
 
 @dataclass(frozen=True)
 class Rule:
-    """The protocol. A subclass is a frozen dataclass; what it leaves out is that of a rename.
+    """The protocol. A subclass is a frozen dataclass; the defaults are those of a rename.
 
     Tensors and shapes are given in the order of `sources`, then `witnesses`; results are in the
     order of `targets`.
 
-    optional: whether a checkpoint may hold nothing that the rule is about.
+    optional: whether a checkpoint may lack every tensor that the rule is about.
     """
 
     optional: bool = field(default=False, kw_only=True)
@@ -52,17 +52,17 @@ class Rule:
 
     @property
     def everywhere(self) -> bool:
-        """Whether the rule, once it fires, must fire for every index that its layers have."""
+        """Whether the rule, if it fires at all, must fire for every index of its layers."""
         return True
 
     @property
     def needs(self) -> MappingABC[str, Any]:
-        """Options that `forward` reads -> the value of one that was not given."""
+        """Options that `forward` reads -> default."""
         return {}
 
     @property
     def has_inverse(self) -> bool:
-        """Whether `backward` gives the source tensors again."""
+        """Whether `backward` restores the source tensors."""
         return True
 
     def forward(self, tensors: Sequence[Tensor], options: MappingABC[str, Any]) -> list[Blocks]:
@@ -70,7 +70,7 @@ class Rule:
         return [(tensors[0],)]
 
     def backward(self, tensors: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
-        """Target tensors -> source tensors, bit for bit; shapes: what the sources had."""
+        """Target tensors -> source tensors, bit for bit. shapes: those of the sources."""
         return [tensors[0]]
 
     def target_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
@@ -82,17 +82,17 @@ class Rule:
         return [shapes[0]]
 
     def drawn(self, shapes: Sequence[Shape]) -> int:
-        """How many rows at the end of each target are drawn, and in no source."""
+        """How many rows at the end of each target are drawn rather than taken from a source."""
         return 0
 
     def counted(
         self, sources: Sequence[Tensor], targets: Sequence[Tensor]
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The source tensors and the target tensors that have one sum: copies count once."""
+        """The source and target tensors whose sums must be equal; copies count once."""
         return sources, targets
 
     def must_agree(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of sources and witnesses, by their place, that must hold equal tensors."""
+        """Pairs of positions among sources and witnesses that must hold equal tensors."""
         return ()
 
     def dropped(self, witnesses: Sequence[str]) -> str:
@@ -185,7 +185,7 @@ class Permute(Rule):
     """Dimensions in another order: dims (1, 2, 0) of [a, b, c] -> [b, c, a].
 
     Raises:
-        MappingError: dims is no order of 0, 1, 2 …
+        MappingError: dims is not a permutation of 0, 1, 2 …
     """
 
     source: str
@@ -195,7 +195,7 @@ class Permute(Rule):
     def __post_init__(self) -> None:
         if sorted(self.dims) != list(range(len(self.dims))):
             raise MappingError(
-                f"Permute({self.source!r}): {self.dims} is no order of 0 to {len(self.dims) - 1}"
+                f"Permute({self.source!r}): {self.dims} does not permute 0 to {len(self.dims) - 1}"
             )
 
     def forward(self, tensors: Sequence[Tensor], options: MappingABC[str, Any]) -> list[Blocks]:
@@ -229,8 +229,8 @@ class Transpose(Permute):
 class Reshape(Rule):
     """The same numbers in the same order under another shape; -1 is what remains, 0 stays.
 
-    squeezed: only dimensions of length 1 may come or go. An original that multiplies by
-    [1, C] or [1, 1, 1, C] alike takes both, and would take [2, C / 2] for something else.
+    squeezed: only dimensions of length 1 may come or go. An original that multiplies by either
+    [1, C] or [1, 1, 1, C] accepts both, and would treat [2, C / 2] as something else.
     """
 
     source: str
@@ -291,7 +291,7 @@ class Halves(Rule):
 class Drop(Rule):
     """Not written: `reason` says why; `duplicate_of` names the copy it must equal, bit for bit.
 
-    An optional one may be absent anywhere: here and not there.
+    An optional one may be absent for some indices and present for others.
     """
 
     source: str

@@ -1,8 +1,8 @@
-"""What keys tell of a state dict that is something else than a model's plain weights.
+"""Key endings which show that a state dict holds something other than a model's plain weights.
 
-Endings that libraries give to the tensors they put in the place of a weight. They matter only
-where no rule knows the key: an original may call its own tensors as it likes. Quantised weights
-are named before, by what their tensors are.
+Libraries give these endings to tensors that replace a weight. They matter only where no rule knows
+the key: an original may name its own tensors freely. Quantised weights are recognised earlier, by
+their tensors.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ SIGNS = (
         r"hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|ia3_l(?:\.\w+)?|oft_r(?:\.\w+)?|prompt_embeddings"
         r"|original_module\.(?:weight|bias)|modules_to_save(?:\.\w+)?\.(?:weight|bias)"
         r"|vera_lambda_[bd](?:\.\w+)?|boft_[RS](?:\.\w+)?",
-        "an adapter of PEFT that is no LoRA",
+        "a PEFT adapter other than LoRA",
         "merge it into its base with PEFT's merge_and_unload() and convert what that saves",
     ),
 )
 
 
 def read(keys: Iterable[str]) -> tuple[Sign, list[str]] | None:
-    """The sign that most of the keys bear, and those keys; None where no key bears one.
+    """The sign that most keys show, and those keys; None if no key shows one.
 
-    Of signs that as many bear the one that is listed first.
+    Of signs that equally many keys show, the first listed wins.
     """
     found: dict[Sign, list[str]] = {sign: [] for sign in SIGNS}
     for key in keys:

@@ -38,7 +38,7 @@ def new_rows(embedding: Tensor, count: int, seed: int, name: str) -> Tensor:
     Args:
         embedding: [n, d], any floating dtype; never copied as a whole.
         seed: the user's; 0 to 2**32 - 1.
-        name: of the tensor the rows are for; another name gives other rows.
+        name: the tensor that the rows are for; another name gives other rows.
 
     Returns:
         [count, d] in the dtype of the embedding.

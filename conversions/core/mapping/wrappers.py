@@ -1,8 +1,8 @@
-"""What trainers put around a model's keys: found by what makes the keys fit a family's rules.
+"""Prefixes and segments that trainers add to a model's keys, found by fitting a family's rules.
 
 `module._orig_mod.model.stages.0.0.norm.weight` fits a rule from `stages` on; a prefix under which
-every rule finds its keys holds a whole model, whatever the prefix is called. Beside it may lie
-another model (a teacher, an average), and keys that belong to none (a loss, a metric).
+every rule finds its keys holds a whole model, whatever the prefix is called. The file may also hold
+another model (a teacher, an average), and keys that belong to no model (a loss, a metric).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from .key_mapping import KeyMapping
 
 _DEEPEST = 8
-"""Segments that a prefix may have: trainers nest a few wrappers, not dozens."""
+"""Most segments of a prefix: trainers nest a few wrappers, not dozens."""
 _LONGEST, _MOST = 512, 32
-"""Characters and dots of a key that is looked at; names of parameters have far fewer."""
+"""Most characters and dots of a key that is read; names of parameters have far fewer."""
 _PLACEHOLDERS = re.compile(r"\{\w+(?::([^{}]*))?\}")
 
 
@@ -25,8 +25,8 @@ _PLACEHOLDERS = re.compile(r"\{\w+(?::([^{}]*))?\}")
 class Fit:
     """The keys under one prefix that a mapping's rules claim.
 
-    names: key in the file -> key as the rules have it. inner: wrappers that stood within keys.
-    whole: whether these keys are all that the rules want.
+    names: key in the file -> key in the rules. inner: wrapper segments found within keys.
+    whole: whether these keys are all that the rules require.
     """
 
     prefix: str
@@ -36,7 +36,7 @@ class Fit:
 
     @property
     def label(self) -> str:
-        """What people call it: the prefix without what torch's own wrappers add, `student`."""
+        """A short name: the prefix without what torch's own wrappers add, such as `student`."""
         return label(self.prefix)
 
 
@@ -53,10 +53,10 @@ def label(prefix: str) -> str:
 
 
 def _wraps(segment: str) -> bool:
-    """A name under which torch registers a model inside of another: `_orig_mod`, `module`.
+    """Whether torch registers a wrapped model under this name: `_orig_mod`, `module`.
 
-    Private names are those of wrappers (`_forward_module`, `_fsdp_wrapped_module`); no original
-    calls a module so.
+    Private names belong to wrappers (`_forward_module`, `_fsdp_wrapped_module`); no original uses
+    them for a module.
     """
     return segment == "module" or (segment.startswith("_") and len(segment) > 1)
 
@@ -67,8 +67,8 @@ def fits(
     """Every prefix under which rules find keys, most keys first; time linear in the keys.
 
     Args:
-        below: a prefix that the rules have and the file has not (a second file's).
-        lent: prefixes of source keys that come from other files: their absence is no fault.
+        below: a prefix that the rules have and the file lacks (that of a second file).
+        lent: prefixes of source keys that come from other files and may be absent here.
     """
     found = _found(keys, lambda name: mapping.match(below + name) is not None, _known(mapping))
     wanted = _judged(mapping, below, lent)
@@ -82,7 +82,7 @@ def fits(
 
 
 def targeted(keys: Iterable[str], mapping: KeyMapping) -> Fit | None:
-    """The prefix under which most keys are names that the rules write, not names they take."""
+    """The prefix under which most keys are names that the rules write rather than read."""
 
     def written(name: str) -> bool:
         return bool(mapping.source_keys(name)) and mapping.match(name) is None
@@ -95,7 +95,7 @@ def targeted(keys: Iterable[str], mapping: KeyMapping) -> Fit | None:
 def _found(
     keys: Iterable[str], claims: Callable[[str], bool], known: frozenset[str]
 ) -> dict[str, _Found]:
-    """Prefix -> the keys that fit below it; a key without wrappers inside goes before one with."""
+    """Prefix -> the keys that fit below it; keys without inner wrappers take precedence."""
     found: dict[str, _Found] = {}
     wrapped: list[tuple[str, str, str, set[str]]] = []
     for key in keys:
@@ -118,7 +118,7 @@ def _found(
 
 
 def _cuts(key: str) -> Iterator[tuple[str, str]]:
-    """Every way to cut a key into a prefix and the rest: at its start, behind its first dots."""
+    """Every way to cut a key into prefix and rest: at its start, and after its first few dots."""
     yield "", key
     place = 0
     for _ in range(_DEEPEST if _is_name(key) else 0):
@@ -154,7 +154,7 @@ def _known(mapping: KeyMapping) -> frozenset[str]:
 
 
 def _judged(mapping: KeyMapping, below: str, lent: tuple[str, ...]) -> int:
-    """How many keys a whole model has at least: one for each source of a rule that must fire."""
+    """The fewest keys of a whole model: one for each source of a rule that must fire."""
     return sum(
         _expected(pattern, below, lent)
         for rule in mapping.rules
@@ -171,7 +171,7 @@ def _expected(pattern: str, below: str, lent: tuple[str, ...]) -> bool:
 def _whole(
     names: MappingABC[str, str], mapping: KeyMapping, below: str, lent: tuple[str, ...], wanted: int
 ) -> bool:
-    """Whether every rule finds all its keys, apart from those that other files hold."""
+    """Whether every rule finds all its keys, apart from keys that other files hold."""
     if len(names) < wanted:
         return False
     coverage = mapping.plan(below + name for name in names.values()).coverage

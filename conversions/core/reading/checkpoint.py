@@ -40,13 +40,13 @@ _UNCONVERTED = (
     "tensors are of a kind that is not converted",
 )
 _LAYOUTS = {"'tf'": "TensorFlow", "'flax'": "Flax", "'mlx'": "MLX"}
-"""What the header of a safetensors file may call its format, other than `pt`."""
+"""Formats that the header of a safetensors file may name, other than `pt`."""
 
 
 class Checkpoint:
     """Everything that a source checkpoint holds, its tensors mapped and not read yet.
 
-    A context manager. Tensors that are still held after it stay valid.
+    A context manager. Tensors still held after it closes stay valid.
 
     Attributes:
         location: as it was given.
@@ -54,12 +54,12 @@ class Checkpoint:
         container: "torch zip", "torch legacy", "safetensors", "2 safetensors shards" …
         records: every dict of tensors by the dotted path of dict keys that leads to it, as the
             file describes them; "" is the file itself.
-        trees: the same as tensors, made when they are first asked for: torch is imported then
-            and not before. Shared storages stay shared.
+        trees: the same dicts as tensors, made on first use, which is also when torch is
+            imported. Shared storages stay shared.
         unreadable: tensors that are left out of `trees`, with what they are (quantized …).
         foreign: pickled classes and functions that became inert placeholders -> times met.
         other: every other entry, described in a few words.
-        root: all that a single file holds, inert; None of shards.
+        root: all that a single file holds, inert; None for shards.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Checkpoint:
         """One dict of tensors.
 
         Raises:
-            CheckpointError: there is none of that name, or some of its tensors cannot be read.
+            CheckpointError: no dict has that name, or some of its tensors cannot be read.
         """
         if name not in self.records:
             raise CheckpointError(
@@ -126,10 +126,10 @@ class Checkpoint:
         return self.trees[name]
 
     def refuse_unusual(self) -> None:
-        """Name a checkpoint whose tensors are quantised, partial, empty, or laid out otherwise.
+        """Refuse a checkpoint whose tensors are quantised, partial, empty, or in another layout.
 
         Raises:
-            WrongCheckpointError: with what it is and the way out.
+            WrongCheckpointError: says what the checkpoint is and what to do.
         """
         name = max(self.records, key=lambda tree: len(self.records[tree]), default="")
         records, unreadable = self.records.get(name, {}), self.unreadable.get(name, {})
@@ -165,7 +165,7 @@ class Checkpoint:
     def place_of(self, tensor: Tensor) -> tuple[int, int] | None:
         """Number of the file and the offset in it at which a tensor's first element lies.
 
-        None for a tensor that lies in memory of its own.
+        None for a tensor with memory of its own.
         """
         for number, part in enumerate(self._parts):
             if (offset := part.file.place_of(tensor)) is not None:
@@ -216,7 +216,7 @@ def open_checkpoint(
     Args:
         location: a file, a folder with one checkpoint, an index or one of the shards that it
             names, a URL, or a file on the hub.
-        progress: told of bytes fetched and checked.
+        progress: called as bytes are fetched and checked.
         offline_ok: use a cached copy that cannot be compared with the server.
         without: names of files in a folder that are not the checkpoint.
 
@@ -253,7 +253,7 @@ def _open_single(location: str, path: Path, progress: Progress | None) -> Checkp
 
 
 def _own(contents: Contents, leaf: TensorRecord, key: str) -> None:
-    """Note that a tensor lies in a storage: a damaged record is named after the first few."""
+    """Note which tensors lie in a storage: the first few name a damaged record."""
     keys = contents.owners.setdefault(leaf.storage.origin or 0, [])
     if leaf.storage.bytes and len(keys) < _OWNERS:
         keys.append(key)

@@ -1,7 +1,7 @@
 """One checkpoint file of any known container, mapped into memory: zip, legacy, safetensors.
 
 Nothing is copied and nothing is trusted: every offset, size and length that a file states is
-held against the bytes that are there before a tensor is laid over them.
+checked against its bytes before a tensor is laid over them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def read_file(path: Path) -> Contents:
     """The contents of one checkpoint file, whatever its container.
 
     Raises:
-        CheckpointError: it is something else; the message says what.
+        CheckpointError: the file is something else; the message says what.
         DamagedFileError: its bytes contradict each other.
     """
     file = file_of(path)

@@ -1,4 +1,4 @@
-"""What one checkpoint file holds, whatever its container: plain objects, tensors still records."""
+"""What one checkpoint file holds, whatever its container: plain objects, tensors as records."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def describe(value: Any) -> str:
     if value is None or isinstance(value, (bool, float)):
         return str(value)
     if isinstance(value, int):
-        # its digits are counted, not written: those of a number of a megabyte take hours
+        # not written out: the digits of a number that fills a megabyte take hours
         return str(value) if value.bit_length() <= 64 else "a number"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"

@@ -19,7 +19,7 @@ from .objects import Placeholder
 LONGEST = 16 << 20
 """Bytes of a config; 20 000 labels take one million."""
 BESIDE, INSIDE = 1, 0
-"""The ranks of what came with a checkpoint; what a user gives has a higher one."""
+"""Ranks of documents that came with a checkpoint; those a user gives rank higher."""
 _MOST_NEIGHBOURS = 10_000
 _MOST_VALUES = 100_000
 _DEEPEST = 20
@@ -27,7 +27,7 @@ _DEEPEST = 20
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A config of the original's, as it lies beside checkpoints.
+    """A config file of the original, as found beside checkpoints.
 
     names: shell-style. folders: where, seen from the checkpoint. role: see Document.
     kinds: what its model_type may be; anything when empty. A file of another kind is not read.
@@ -42,10 +42,10 @@ class ConfigFile:
 
 
 def beside(folder: Path, file: ConfigFile, rank: int = BESIDE) -> list[Document]:
-    """Every config of this kind in a folder, or in those below it that it names.
+    """Every config of this kind in a folder, or in its subfolders that `folders` names.
 
     Raises:
-        ConfigError: one that goes by the name cannot be read.
+        ConfigError: a file with a fitting name cannot be read.
     """
     found = []
     for place in file.folders:
@@ -67,7 +67,7 @@ def read(path: Path) -> Json:
 
 
 def _named(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Regular files of a folder by their names; none where there is no such folder."""
+    """Regular files of a folder, by name; empty when the folder does not exist."""
     found = []
     with contextlib.suppress(OSError):
         for count, path in enumerate(folder.iterdir()):
@@ -93,7 +93,7 @@ def inside(root: Any, names: Iterable[str]) -> Iterator[Document]:
 
 
 def _entries(value: Any) -> dict[Any, Any]:
-    """Names and values of a dict, a Namespace, an omegaconf node; {} of anything else."""
+    """Names and values of a dict, a Namespace or an omegaconf node; {} for anything else."""
     if isinstance(value, Placeholder):
         held = value.pairs or value.attributes
         content = held.get("_content")
@@ -102,7 +102,7 @@ def _entries(value: Any) -> dict[Any, Any]:
 
 
 def _plain(value: Any, left: list[int], depth: int) -> Any:
-    """What JSON could say of a value; None of everything else. left: values that may follow."""
+    """The value as JSON can express it, else None. left: how many more values are allowed."""
     left[0] -= 1
     if left[0] < 0 or depth > _DEEPEST:
         return None

@@ -1,8 +1,8 @@
 """Brings a checkpoint to this machine, once: URLs to torch hub's cache, hub files to the hub's.
 
 A download goes into NAME.part and takes its final name in one step when it is complete, so
-that whatever bears the name is whole. A broken one is taken up again where it stopped, if
-the server still offers the same file.
+that a file under that name is always whole. A broken download resumes where it stopped, if the
+server still offers the same file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def fetch(
     try:
         urlsplit(text)
     except ValueError:
-        raise CheckpointError("the location is no valid URL", hint="check its address") from None
+        raise CheckpointError("the location is not a valid URL", hint="check its address") from None
     if text.startswith("hf://"):
         paths = from_hub(text, quiet=progress is None)
     elif re.match(r"https?://", text, re.IGNORECASE):
@@ -77,7 +77,7 @@ def _from_url(
     folder = cache_folder()
     if not name.endswith(INDEX_SUFFIX):
         return [Download(url, folder / name, progress, size, sha256, offline_ok).path()]
-    # shards of different models bear the same names
+    # shards of different models have the same names
     folder /= hashlib.sha256(without_user(url).encode()).hexdigest()[:16]
     index = Download(url, folder / name, progress, size, sha256, offline_ok).path()
     query = urlsplit(url).query

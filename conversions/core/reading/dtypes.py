@@ -16,9 +16,9 @@ class Dtype:
     Attributes:
         name: torch's, `float32`.
         bytes: of one element.
-        code: safetensors', `F32`; None where that format has no word for it.
-        plain: whether tensors of it are read; quantized and 8-bit floating kinds are named
-            and left alone.
+        code: safetensors', `F32`; None where that format has no code for it.
+        plain: whether such tensors are read; quantized and 8-bit floating kinds are only
+            named.
     """
 
     name: str
@@ -65,7 +65,7 @@ ITEM_SIZES = {dtype.name: dtype.bytes for dtype in TABLE}
 READABLE = frozenset(dtype.name for dtype in TABLE if dtype.plain)
 """Names of the dtypes whose tensors are converted."""
 UNREAD_CODES = frozenset({"F4", "F6_E2M3", "F6_E3M2"})
-"""Codes of safetensors for which torch has no dtype: named, and left alone."""
+"""Codes of safetensors for which torch has no dtype: tensors of these are only named."""
 COMPUTING = ("float32", "float16", "bfloat16", "float64")
 """Names of the dtypes that a converted model may have."""
 
@@ -76,7 +76,7 @@ def name(dtype: torch.dtype | str) -> str:
 
 
 def code(dtype: torch.dtype | str) -> str:
-    """`F32` for torch.float32; dtypes for which safetensors has no word keep their torch name."""
+    """`F32` for torch.float32; dtypes without a safetensors code keep their torch name."""
     known = BY_NAME.get(name(dtype))
     return known.code if known and known.code else name(dtype)
 

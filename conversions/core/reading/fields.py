@@ -24,11 +24,11 @@ from .kinds import Kind, Unfit, short
 
 @dataclass(frozen=True)
 class Field:
-    """One thing that a config may say.
+    """One field that a config may have.
 
-    name: dotted, as in the target's config.json; what a family's config() finds it under.
-    also: further dotted names of the same thing; "role:name" in documents of that role.
-    written: False for what only the original's configs have: config() reads it, nothing writes it.
+    name: dotted, as in the target's config.json; a family's config() reads it under this name.
+    also: further dotted names of the same field; "role:name" in documents of that role.
+    written: False for a field that only the original's configs have: read, never written.
     """
 
     name: str
@@ -49,10 +49,10 @@ class Ignored:
 class Document:
     """A config that was given or found.
 
-    label: what messages call it. role: which of the original's files it is; "" for the config.
+    label: its name in messages. role: which of the original's files it is; "" for the config.
     strict: an unknown field is an error; False for the settings of a training run.
-    rank: where two documents say different things, the higher rank is right. group: of several
-    documents of one rank and group, those count that agree with the checkpoint.
+    rank: where two documents disagree, the higher rank wins. group: among documents of one rank
+    and group, only those that agree with the checkpoint count.
     """
 
     label: str
@@ -65,7 +65,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Unknown:
-    """A field that no table knows: its dotted path (with its role), value and document."""
+    """A field that no table lists: its dotted path (with its role), value and document."""
 
     path: str
     value: Any
@@ -76,10 +76,10 @@ class Unknown:
 class Given:
     """What all documents together say.
 
-    values: nested, under the target's names. written: those of them that config.json gets.
-    places: name -> where it was said, where that is another name. documents: as they were given,
-    without what another one overrules: for whoever reads them independently.
-    problems: values of another kind than their field's, and fields said twice.
+    values: nested, under the target's names. written: the values that go into config.json.
+    places: name -> the name it was given under, where that differs. documents: as given, without
+    the values that another document overrules: for independent readers.
+    problems: values of the wrong kind, and fields with two values.
     """
 
     values: Json = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Given:
 
     @property
     def raw(self) -> Json:
-        """The documents themselves, joined; those with a role under its name."""
+        """The documents joined; those with a role are nested under its name."""
         joined: Json = {}
         for document in sorted(self.documents, key=lambda one: one.rank):
             place = joined.setdefault(document.role, {}) if document.role else joined
@@ -116,11 +116,11 @@ tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torch
 transformers_version typical_p use_bfloat16 use_cache use_return_dict
 """
 OF_EVERY_CONFIG = frozenset(_OF_EVERY_CONFIG.split())
-"""Fields of every transformers config, on which none of its models' outputs depend."""
+"""Fields of every transformers config that no model's outputs depend on."""
 LONGEST_NAME = 1024
-"""Characters of a field's dotted name."""
+"""Most characters of a field's dotted name."""
 MOST = 1000
-"""Unknown fields, and fields of another kind, that are told one by one."""
+"""Unknown fields, and fields of the wrong kind, that are named one by one."""
 NEVER: dict[str, Any] = {
     "add_cross_attention": False,
     "is_decoder": False,
@@ -128,20 +128,20 @@ NEVER: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "pruned_heads": {},
 }
-"""Fields of every transformers config that would make another model of it, but for this value."""
+"""Fields of every transformers config that change the model at any value but this one."""
 
 
 def plain(values: Any, label: str) -> Json:
-    """A config given from Python, as the JSON that it would be.
+    """A config given from Python, as plain JSON values.
 
     Raises:
-        ConfigError: it is not, or it is nested too deeply.
+        ConfigError: JSON cannot express it, or it is nested too deeply.
     """
     try:
         read = untrusted_json.loads(json.dumps(values, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise ConfigError(f"{label}: is not what JSON can say", [why]) from None
+        raise ConfigError(f"{label}: cannot be written as JSON", [why]) from None
     if not isinstance(read, dict):
         raise ConfigError(f"{label}: an object is needed, this is a {type(read).__name__}")
     return read
@@ -152,7 +152,7 @@ class Fields:
     """All fields of a family's configs.
 
     sections: another name of a whole object -> its name: {"text_config_dict": "text_config"}.
-    roles: what the model_type of a config says that its role is: {"llava_llama": "llava"}.
+    roles: model_type of a config -> its role: {"llava_llama": "llava"}.
     """
 
     known: tuple[Field, ...] = ()
@@ -161,7 +161,7 @@ class Fields:
     roles: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, documents: Sequence[Document]) -> Given:
-        """What the documents say; nothing is raised here, see Given.problems."""
+        """Read the documents; raises nothing, see Given.problems."""
         documents = [self._with_role(document) for document in documents]
         reader = _Reader(self)
         for document in documents:
@@ -216,7 +216,7 @@ class _Reader:
                     stack.append((f"{own}.", entry))
 
     def _too_long(self, path: str, document: Document) -> None:
-        """Names are joined of their parts, so what lies below a long one is not looked at."""
+        """Names are joined from their parts, so nothing below a long one is read."""
         if document.strict:
             self._complain(f"{path[:100]}…: a name of {len(path)} characters is no field's")
         else:
@@ -232,7 +232,7 @@ class _Reader:
             self._further += 1
 
     def _is_section(self, path: str, value: Any, role: str, document: Document) -> bool:
-        """Whether to go on into a value; one that is no object is taken here."""
+        """Whether to descend into a value; a value that is not an object is read here."""
         head, dot, tail = path.partition(".")
         named = f"{role}{self._fields.sections.get(head, head)}{dot}{tail}"
         if named in self._by_path:
@@ -259,7 +259,7 @@ class _Reader:
         return None
 
     def _leave(self, unknown: Unknown, path: str) -> None:
-        """A field that the family does not declare; what it may be instead, build() finds out."""
+        """Note a field that the family does not declare; build() looks for the nearest one."""
         name = unknown.path.rpartition(".")[2].rpartition(":")[2]
         if name not in NEVER and len(self._unknown) < MOST:
             self._unknown.append(unknown)
@@ -346,7 +346,7 @@ def put(nested: Json, dotted: str, value: Any) -> None:
 
 
 def nearest(path: str, names: Iterable[str]) -> str:
-    """Where an unknown field belongs, or what it may have been meant to be; "" when unclear."""
+    """Where an unknown field belongs, or which field was probably meant; "" when unclear."""
     names = sorted(set(names))
     leaf = path.rpartition(".")[2].rpartition(":")[2]
     same = [name for name in names if name.rpartition(".")[2] == leaf and ":" not in name]
@@ -356,7 +356,7 @@ def nearest(path: str, names: Iterable[str]) -> str:
     if not close:
         leaves = {name.rpartition(".")[2]: name for name in names if ":" not in name}
         close = [leaves[one] for one in difflib.get_close_matches(leaf[:200], leaves, 1, 0.75)]
-    return f"nearest: {close[0]}" if close else "no field is called anything like it"
+    return f"nearest: {close[0]}" if close else "no field has a similar name"
 
 
 def _two_things(name: str, sayings: list[_Saying]) -> str:
@@ -364,7 +364,7 @@ def _two_things(name: str, sayings: list[_Saying]) -> str:
     for saying in sayings:
         different.setdefault(short(saying.value), f"{saying.path} in {saying.document.label}")
     said = ", ".join(f"{value} under {place}" for value, place in different.items())
-    return f"{name}: two things are said of one field: {said}"
+    return f"{name}: one field is given two values: {said}"
 
 
 def _without_overruled(

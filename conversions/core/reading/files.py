@@ -1,4 +1,4 @@
-"""Files that anybody may have put there: regular ones alone are opened, whole ones have a limit."""
+"""Untrusted files: only regular ones are opened, and whole ones are read up to a limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 class NotRegular(Exception):
-    """What stands at a path is no regular file; `kind` says what it is, for messages."""
+    """A path leads to something other than a regular file; `kind` says what it is."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -32,16 +32,16 @@ class NotRegular(Exception):
 
 
 def shown(text: str) -> str:
-    """A name from a file as messages may show it: short, and nothing that steers a terminal."""
+    """A name from a file, safe to show in messages: short, without terminal control characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:SHOWN])
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a regular file; asked before it is opened, since opening a pipe waits for ever.
+    """Size of a regular file in bytes. Checked before opening: opening a pipe waits for ever.
 
     Raises:
         NotRegular: a folder, a pipe, a device, a socket.
-        OSError: it is not there or may not be looked at.
+        OSError: it does not exist, or access is denied.
     """
     try:
         status = path.stat()
@@ -56,7 +56,7 @@ def regular_size(path: Path) -> int:
     """Bytes of a checkpoint file.
 
     Raises:
-        CheckpointError: it is not there (near names are given), or no regular file.
+        CheckpointError: it does not exist (near names are given), or is not a regular file.
         DamagedFileError: it is empty.
     """
     try:
@@ -78,11 +78,11 @@ def read_whole(
     """The bytes of a companion file (config, vocabulary, index), at most `longest` of them.
 
     Args:
-        error: what is raised. called: what messages name the file (default: its path).
+        error: the class to raise. called: the file's name in messages (default: its path).
 
     Raises:
-        FileNotFoundError: it is not there.
-        ConversionError: of the kind given: no regular file, too long, or unreadable.
+        FileNotFoundError: it does not exist.
+        ConversionError: of the class given: not a regular file, too long, or unreadable.
     """
     called = called or str(path)
     try:

@@ -12,9 +12,9 @@ from ..errors import CheckpointError
 from .foreign import DCP, ORIGINAL, describe_name
 
 SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors"}
-"""Of files that may be checkpoints."""
+"""Suffixes of files that may be checkpoints."""
 MAX_ENTRIES = 20_000
-"""Names of a folder that are looked at."""
+"""Most names of a folder that are read."""
 _LISTED = 20
 _BESIDE = re.compile(
     r"training_args|optimizer|scheduler|scaler|rng_state|random_states_\d|sampler(?:_\d+)?\.bin|dl_state_dict|custom_checkpoint_\d|_optim_states\.pt$"
@@ -32,7 +32,7 @@ _KINDS = (
     (re.compile(r"mm_projector\.bin"), "a projector alone"),
     (re.compile(r"consolidated\.\d\d\.pth"), "one part of a model cut for several devices"),
 )
-"""What files are by their name, for messages that list several."""
+"""What a file is, judged by its name, for messages that list several."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ def _kind(name: str) -> str:
 
 
 def in_parts(entries: Entries) -> CheckpointError | None:
-    """A checkpoint that several processes wrote, each its part; None for any other folder."""
+    """The error for a checkpoint that several processes wrote in parts; None for other folders."""
     for judge in (_distributed, _deepspeed, _megatron):
         if (error := judge(entries)) is not None:
             return error
@@ -181,7 +181,7 @@ def _other_framework(entries: Entries) -> str | None:
 
 
 def _below(entries: Entries) -> Iterator[str]:
-    """What lies in the folders of a folder: those of single steps first, the newest first."""
+    """What the subfolders hold: folders of single steps first, the newest first."""
     ordered = sorted(entries.folders, key=lambda name: (not _STEP.fullmatch(name), _steps(name)))
     for name in ordered[:100]:
         try:

@@ -18,7 +18,7 @@ _LISTED = 10
 
 
 class UnknownFile(CheckpointError):
-    """A file of no kind that is known here."""
+    """A file of an unknown kind."""
 
 
 _FORMATS: tuple[tuple[int, bytes, str, str], ...] = (
@@ -73,7 +73,7 @@ def by_name(file: MappedFile) -> CheckpointError | None:
 
 
 def describe_name(name: str) -> str | None:
-    """What a file is called like that no reader here takes; None for any other."""
+    """What a file is by its name, if it is of a format that is not read here; else None."""
     known = [what for suffix, what, _ in (*_NAMES, *_MORE_NAMES) if name.endswith(suffix)]
     return known[0] if known else None
 
@@ -136,7 +136,7 @@ def other_zip(file: MappedFile, names: list[str]) -> CheckpointError:
 
 
 def not_a_checkpoint(file: MappedFile) -> CheckpointError:
-    """What a file is that begins like no container."""
+    """The error for a file that does not begin like any container."""
     head = file.buffer[:1024]
     for offset, magic, what, hint in _FORMATS:
         if head[offset:].startswith(magic):
@@ -204,7 +204,7 @@ def _binary(file: MappedFile, head: bytes) -> CheckpointError:
     if map_of_texts and any(0xA0 <= byte <= 0xBF or byte == 0xD9 for byte in head[1:6]):
         return CheckpointError(f"{file.path}: is a Flax checkpoint (msgpack)", hint=ORIGINAL)
     return UnknownFile(
-        f"{file.path}: is no checkpoint that is known (it begins with {head[:8]!r})",
+        f"{file.path}: is not a known kind of checkpoint (it begins with {head[:8]!r})",
         hint="torch zip, torch legacy and safetensors files are read",
     )
 

@@ -34,10 +34,10 @@ def from_hub(text: str, quiet: bool) -> list[Path]:
 def fetch_beside(text: str, names: Iterable[str]) -> None:
     """Bring further files of a checkpoint's folder on the hub to where it lies on this machine.
 
-    Those that the repository has not, or that cannot be reached, are passed over.
+    Files that the repository lacks, or that cannot be reached, are passed over.
 
     Raises:
-        DownloadError: one is there and cannot be fetched.
+        DownloadError: a file exists and cannot be fetched.
     """
     repository, file, revision = _hub_parts(text)
     folder = file.rpartition("/")[0]
@@ -48,7 +48,7 @@ def fetch_beside(text: str, names: Iterable[str]) -> None:
 
 
 class _NotThereError(DownloadError):
-    """A repository has no such file, or the cache has none while nothing can be reached."""
+    """A repository has no such file, or the hub is out of reach and the cache lacks it."""
 
 
 def _hub_parts(text: str) -> tuple[str, str, str | None]:
@@ -76,7 +76,7 @@ def _hub_file(text: str, repository: str, file: str, revision: str | None, quiet
             path = Path(hf_hub_download(repository, file, revision=revision))
     except errors.GatedRepoError:
         raise DownloadError(
-            f"{shown}: access must be asked for", hint=f"ask on {page}, then set HF_TOKEN"
+            f"{shown}: access must be requested", hint=f"request it on {page}, then set HF_TOKEN"
         ) from None
     except errors.RepositoryNotFoundError:
         raise DownloadError(
@@ -94,11 +94,13 @@ def _hub_file(text: str, repository: str, file: str, revision: str | None, quiet
     except errors.EntryNotFoundError:
         raise _NotThereError(f"{shown}: has no such file", hint=f"see {page}/tree/main") from None
     except errors.HFValidationError:
-        raise DownloadError(f"{shown}: is no name of a repository", hint="hf://REPO/FILE") from None
+        raise DownloadError(
+            f"{shown}: is not the name of a repository", hint="hf://REPO/FILE"
+        ) from None
     # each release of huggingface_hub brings another HTTP library with its own exceptions
     except Exception as error:
         raise DownloadError(f"{shown}: {type(error).__name__}", hint=BY_HAND) from None
-    if not path.is_file():  # of an answer without an ETag the cache makes a folder
+    if not path.is_file():  # for an answer without an ETag the cache makes a folder
         raise DownloadError(f"{shown}: the hub's answer names no file", hint=BY_HAND)
     return path
 

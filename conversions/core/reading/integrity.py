@@ -1,12 +1,12 @@
-"""One pass over the source: SHA-256 of files, CRC-32 of zip records, and bytes for who wants them.
+"""One pass over the source: SHA-256 of files, CRC-32 of zip records, and bytes for taps.
 
-Every file is read once, from its first byte to its last, into a few small buffers. From the same
-buffer it is hashed and checked, and a tap takes what it asked for: a tensor that is written as it
-is goes from here to its place in the target, digested and summed on the way.
+Every file is read once, from its first byte to its last, into a few small buffers. Each buffer is
+hashed and checked, and a tap takes the bytes it asked for: a tensor that is written unchanged
+goes from here to its place in the target, digested and summed on the way.
 
-A source elsewhere than on a disk would give the same: bytes in order, once. They come to the taps
-in the source's order, which need not be the target's: each tap is told how far behind its own
-beginning they lie.
+A source that is not on a disk would behave alike: bytes in order, once. They reach the taps in the
+source's order, which may differ from the target's, so each tap also gets their offset from its
+own start.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .mapped import MappedFile
 
 _SLICE = 1 << 20
-"""Bytes taken at a time where no tap says how many: small enough to be in the cache for all."""
+"""Bytes taken at a time where no tap sets a number: few enough to stay in the cache."""
 _BUFFER_BYTES = 2 << 20
 _BUFFERS = 8
 _WORKERS = 2
@@ -60,7 +60,7 @@ class SourceFile:
 
 
 class Tap(Protocol):
-    """Bytes of a file that somebody wants as they pass; taps of one file do not overlap.
+    """A range of a file whose bytes are handed on as they pass; taps of one file never overlap.
 
     start, size: which bytes. step: how many at a time, counted from `start`.
     """
@@ -70,10 +70,10 @@ class Tap(Protocol):
     step: int
 
     def take(self, content: memoryview, offset: int) -> None:
-        """The next bytes, which lie `offset` bytes behind the tap's start; gone afterwards."""
+        """Take the next bytes, `offset` bytes after the tap's start; they are gone afterwards."""
 
     def finish(self) -> None:
-        """All of them were taken."""
+        """Called when the last byte was taken."""
 
 
 class Integrity:
@@ -105,10 +105,10 @@ class Integrity:
             thread.start()
 
     def wait(self) -> None:
-        """Return when every file was read, or cannot be.
+        """Wait until every file was read, or could not be.
 
         Raises:
-            ConversionError: what a tap raised, as it raised it.
+            ConversionError: whatever a tap raised, unchanged.
         """
         for thread in self._threads:
             thread.join()
@@ -134,7 +134,7 @@ class Integrity:
         return [self._found[index] for index in sorted(self._found)]
 
     def stop(self) -> None:
-        """Give up; returns when no thread reads any more."""
+        """Stop; returns when no thread reads any longer."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -185,7 +185,7 @@ class Integrity:
         if not self._stop.is_set() and mapped.changed():
             raise CheckpointError(
                 f"{path}: was changed while it was being read",
-                hint="convert again when nothing writes to it any more",
+                hint="convert again once nothing writes to it",
             )
         if damaged:
             raise DamagedFileError(
@@ -232,7 +232,7 @@ class _Lane:
             try:
                 if self._failure is None:
                     self._work(filled.chunk, filled.content)
-            except BaseException as error:  # told where the lane was made
+            except BaseException as error:  # raised again by the thread that made the lane
                 self._failure = error
             finally:
                 filled.done()
@@ -261,12 +261,12 @@ class _Buffers:
 
 
 class _Filled:
-    """A buffer with bytes in it, until the last of its users is done with it."""
+    """A filled buffer, returned once its last user is done with it."""
 
     def __init__(
         self, buffer: mmap.mmap, chunk: list[Span], users: int, free: Callable[[mmap.mmap], None]
     ) -> None:
-        # as the bytes are aligned in the file, so in the buffer
+        # bytes have the same alignment in the buffer as in the file
         skipped = chunk[0].start % _LINE
         self.chunk = chunk
         self.content = memoryview(buffer)[skipped : skipped + chunk[-1].end - chunk[0].start]
@@ -290,7 +290,7 @@ def _cut(chunk: list[Span], content: memoryview) -> Iterator[tuple[Span, memoryv
 
 
 def _give(chunk: list[Span], content: memoryview) -> None:
-    """Let every tap take what is its own."""
+    """Hand every tap its own bytes."""
     for span, piece in _cut(chunk, content):
         if span.tap is not None:
             span.tap.take(piece, span.start - span.tap.start)

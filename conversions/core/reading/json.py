@@ -1,4 +1,4 @@
-"""The one reader of JSON that anybody may have written.
+"""The one reader of untrusted JSON.
 
 It takes what RFC 8259 calls JSON and refuses, by name, what Python's own reader lets through
 or fails on: names given twice, NaN and Infinity, numbers that no float holds, integers of
@@ -28,7 +28,7 @@ LONGEST_INTEGER = 400
 
 
 class MalformedJSON(ValueError):
-    """Why a text is not taken; `doubled` are the names that one object has more than once."""
+    """A text is refused; `doubled` holds the names that occur twice in one object."""
 
     def __init__(self, reason: str, doubled: list[str] | None = None) -> None:
         super().__init__(reason)
@@ -43,7 +43,7 @@ def loads(text: str | bytes, *, finite: bool = True) -> Any:
         finite: refuse NaN and Infinity; False for our own records, which hold them.
 
     Raises:
-        MalformedJSON: with the reason; the names when some are given more than once.
+        MalformedJSON: with the reason, and any names that occur more than once.
     """
     if isinstance(text, bytes):
         text = _decoded(text)
@@ -74,7 +74,7 @@ def loads(text: str | bytes, *, finite: bool = True) -> Any:
         raise MalformedJSON(str(error)[:200]) from None
     if doubled:
         names = ", ".join(doubled[:5])
-        raise MalformedJSON(f"names are there more than once: {names}", doubled)
+        raise MalformedJSON(f"names occur more than once: {names}", doubled)
     _look_through(value, surrogates="\\ud" in text or "\\uD" in text)
     return value
 
@@ -90,12 +90,12 @@ def read(
     """The value in a JSON file.
 
     Args:
-        error: the kind of what is raised. called: what messages name the file (default: its
-            path). longest: bytes. hint: the nearest fix when it is damaged.
+        error: the class to raise. called: the file's name in messages (default: its path).
+            longest: bytes. hint: the nearest fix when it is damaged.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ConversionError: of the kind given, with the reason.
+        FileNotFoundError: it does not exist.
+        ConversionError: of the class given, with the reason.
     """
     called = called or str(path)
     content = read_whole(path, longest, error, called)
@@ -103,7 +103,7 @@ def read(
         return loads(content)
     except MalformedJSON as reason:
         if reason.doubled:
-            summary = f"{called}: names are there more than once"
+            summary = f"{called}: names occur more than once"
             raise error(summary, reason.doubled[:50], hint) from None
         raise error(f"{called}: not readable as JSON", [str(reason)], hint) from None
 
@@ -116,11 +116,11 @@ def read_object(
     longest: int = LONGEST,
     hint: str | None = None,
 ) -> dict[str, Any]:
-    """Like `read`, of a document that is an object.
+    """Like `read`, for a document that must be an object.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ConversionError: of the kind given, with the reason.
+        FileNotFoundError: it does not exist.
+        ConversionError: of the class given, with the reason.
     """
     value = read(path, error, called=called, longest=longest, hint=hint)
     if not isinstance(value, dict):
@@ -133,7 +133,7 @@ def _decoded(text: bytes) -> str:
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise MalformedJSON(f"byte {error.start} is no UTF-8") from None
+        raise MalformedJSON(f"byte {error.start} is not UTF-8") from None
 
 
 def _integer(digits: str) -> int:
@@ -150,11 +150,11 @@ def _finite(digits: str) -> float:
 
 
 def _refuse_constant(name: str) -> float:
-    raise MalformedJSON(f"{name} is no JSON")
+    raise MalformedJSON(f"{name} is not JSON")
 
 
 def _look_through(value: Any, *, surrogates: bool) -> None:
-    """Refuse what is nested too deeply, and halves of surrogate pairs where there may be some."""
+    """Refuse deep nesting and, where the text may hold some, halves of surrogate pairs."""
     level = [value]
     for _ in range(DEEPEST + 1):
         following: list[Any] = []

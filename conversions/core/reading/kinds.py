@@ -13,7 +13,7 @@ LONGEST_ENTRY = 256
 
 
 class Unfit(ValueError):
-    """Why a value is not of a kind: `a whole number is needed`."""
+    """A value is not of the kind a field takes; says why: `a whole number is needed`."""
 
 
 class Kind(Protocol):
@@ -23,7 +23,7 @@ class Kind(Protocol):
         """The value as conversions use it.
 
         Raises:
-            Unfit: it is none.
+            Unfit: the value is not of this kind.
         """
         ...
 
@@ -38,7 +38,7 @@ def short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number within bounds; true and 4.0 are none."""
+    """A whole number within bounds; true and 4.0 do not count as one."""
 
     least: int = 0
     most: int = (1 << 31) - 1
@@ -71,7 +71,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Flag:
-    """true or false; 0 and 1 are none."""
+    """true or false; 0 and 1 do not count as either."""
 
     def read(self, value: Any) -> bool:
         if not isinstance(value, bool):
@@ -81,9 +81,9 @@ class Flag:
 
 @dataclass(frozen=True)
 class Text:
-    """A text, one of `choices` where there are some.
+    """A text; one of `choices` where any are given.
 
-    renamed: a spelling -> the one written. why: why there are no other choices.
+    renamed: a spelling -> the one written. why: the reason that other choices are refused.
     """
 
     choices: tuple[str, ...] = ()
@@ -146,7 +146,7 @@ class Anything:
 
 
 def like(value: Any) -> Kind:
-    """The kind of a value that is known already: what is given in its place must be like it."""
+    """The kind of a known value: a value given in its place must be of the same kind."""
     if isinstance(value, bool):
         return Flag()
     if isinstance(value, int):

@@ -1,8 +1,8 @@
-"""What passed by while a checkpoint was read: the digest and the sum of each tensor's bytes.
+"""The digest and the sum of each tensor's bytes, taken while a checkpoint is read.
 
-Whoever wants to know later whether other bytes are the same has those read and digested, and
-not compared one by one with bytes that may have left the memory by then. A digest that differs
-proves nothing more; then the tensors themselves are compared, and the difference has a place.
+To find out later whether other bytes are the same, it is enough to read and digest those: the
+first ones may have left memory by then. A digest that differs says no more than that; the tensors
+themselves are compared next, to locate the difference.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _READERS = 2
 
 def fast_digest() -> Any:
     """A hash of 128 bits or more for bytes that changed by accident, not on purpose."""
-    # 15 GB a second; where there is no wheel for a platform, what is always there
+    # 15 GB a second; on a platform without a wheel for it, the standard library's
     try:
         from xxhash import xxh3_128
     except ImportError:
@@ -33,9 +33,9 @@ def fast_digest() -> Any:
 
 
 class Passing:
-    """One tensor's bytes on their way: digested and summed piece by piece, as they come.
+    """Digests and sums one tensor's bytes piece by piece, as they arrive.
 
-    Pieces must be those of `tensors.pieces`, so that the sum is to the last bit that of `sum64`.
+    Pieces must be those of `tensors.pieces`, so that the sum is that of `sum64` to the last bit.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -46,7 +46,7 @@ class Passing:
 
     @staticmethod
     def step_of(dtype: torch.dtype) -> int:
-        """Bytes of one piece; of complex numbers, which are not summed, as many."""
+        """Bytes of one piece; complex numbers, which are not summed, come in as many."""
         return tensors.PIECE * min(dtype.itemsize, 8)
 
     def take(self, piece: Tensor) -> None:
@@ -65,10 +65,10 @@ class Passing:
 
 
 class Ledger(tensors.Compared):
-    """tensors.Compared that knows what was read already.
+    """A tensors.Compared that remembers what was already read.
 
-    Only bytes that the source's own mapping has at the tensor's address count: a tensor that was
-    made, or that lies elsewhere, is compared as ever.
+    Only bytes at the tensor's own address in the source's mapping count: a tensor that was made,
+    or that lies elsewhere, is compared as usual.
     """
 
     def __init__(self, *states: Mapping[str, Tensor]) -> None:
@@ -79,11 +79,11 @@ class Ledger(tensors.Compared):
         self._sums: dict[tuple[int, int], float] = {}
 
     def note(self, address: int, size: int, passing: Passing) -> None:
-        """Bytes of the source, `size` of them mapped at `address`, passed like this."""
+        """Record the digest and sum of `size` source bytes mapped at `address`."""
         self._read[address, size] = passing.result()
 
     def lasting(self, *states: Mapping[str, Tensor]) -> None:
-        """Further tensors that outlive this object."""
+        """Add further tensors that outlive this object."""
         for tensor in (tensor for state in states for tensor in state.values()):
             self._lasting.add(id(tensor))
             self._storages.add(storage_of(tensor))
@@ -93,7 +93,7 @@ class Ledger(tensors.Compared):
         return storage_of(tensor) in self._storages
 
     def read_back(self, written: Mapping[str, Tensor]) -> None:
-        """Digest, on two cores, the written tensors that something read has the size of."""
+        """Digest, on two cores, the written tensors as large as something that was read."""
         self.lasting(written)
         sizes = {size for _, size in self._read}
         wanted = [t for t in written.values() if _plain(t) and t.nbytes in sizes]
@@ -110,7 +110,7 @@ class Ledger(tensors.Compared):
         return self._proven(source, written) or super().__call__(source, written)
 
     def sum64(self, tensor: Tensor) -> float:
-        """tensors.sum64, without reading again what passed by or was proven equal to it."""
+        """tensors.sum64, without rereading tensors already summed or proven equal to one."""
         known = None
         if _plain(tensor) and self.lasts(tensor):
             _, known = self._read.get(_place(tensor), (b"", None))
@@ -122,7 +122,7 @@ class Ledger(tensors.Compared):
             return False
         if not (_plain(source) and _plain(written)) or _place(source) not in self._read:
             return False
-        # what was made for this one comparison may lie where another one lay before
+        # a tensor made for this one comparison may reuse the address of an earlier one
         if not self.lasts(written):
             return False
         digest, total = self._read[_place(source)]

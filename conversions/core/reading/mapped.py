@@ -1,4 +1,4 @@
-"""A checkpoint file in memory, without being copied there and without being written to."""
+"""A checkpoint file mapped into memory: neither copied nor written to."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _memory() -> int:
 class MappedFile:
     """A regular file, mapped privately: writing to a tensor never reaches the disk.
 
-    status: what the system said of it then; it must say the same when the file was read.
+    status: the system's stat result at that time; it must be the same once the file was read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class MappedFile:
         return whole.untyped_storage()
 
     def place_of(self, tensor: Tensor) -> int | None:
-        """Where in the file a tensor's first element lies; None for one that lies elsewhere."""
+        """Offset of a tensor's first element in the file; None when it lies elsewhere."""
         offset: int = tensor.data_ptr() - self._storage.data_ptr()
         return offset if offset >= 0 and offset + tensor.nbytes <= self.size else None
 
@@ -123,7 +123,7 @@ def populate(content: memoryview) -> None:
     """Map the pages of a memory-mapped file that are about to be read.
 
     A write that meets an unmapped page zeroes the rest of its destination, maps a few pages and
-    starts again. Where this fails, whoever reads does as well as it can, or says what is wrong.
+    starts again. If this fails, the reader itself copes or reports what is wrong.
     """
     if _MADVISE is None or not len(content):
         return

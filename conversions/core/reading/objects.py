@@ -1,4 +1,4 @@
-"""What a pickle amounts to when nothing in it runs: names, placeholders, storages, tensors."""
+"""What a pickle becomes when nothing in it runs: names, placeholders, storages, tensors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from .dtypes import ITEM_SIZES
 
 ARRAY = "numpy array"
-"""The name of what stands for one."""
+"""The name of the placeholder for one."""
 MAX_DIMENSIONS = 64
 MAX_EXPANSION = 16 << 20
 """Bytes that a tensor may span beyond its storage by repeating it (stride 0)."""
 
 
 class MalformedPickle(Exception):
-    """The bytes are no well-formed pickle, or ask for memory that is not there."""
+    """The bytes are not a well-formed pickle, or ask for memory that the file does not hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ class Placeholder:
 
     @property
     def attributes(self) -> dict[Any, Any]:
-        """The instance dictionary that its state amounts to; {} when the state is not one.
+        """The instance dictionary in its state; {} when the state holds none.
 
-        A state is a dict, or as copyreg writes it a pair of one and of the slots; read once.
+        A state is a dict or, as copyreg writes it, a pair of a dict and the slots. Read once.
         """
         if self._merged is None or self._merged[0] is not self.state:
             pair = isinstance(self.state, tuple) and len(self.state) == 2
@@ -89,7 +89,7 @@ class TensorRecord:
 
 @dataclass(frozen=True, eq=False)
 class Unreadable:
-    """A tensor of a kind that is not read: quantized, sparse, without data …"""
+    """A tensor of an unsupported kind: quantized, sparse, without data …"""
 
     kind: str
 
@@ -98,10 +98,10 @@ class Unreadable:
 
 
 def natural(value: Any, what: str) -> int:
-    """A whole number that is not negative.
+    """The value, if it is a whole number of at least 0.
 
     Raises:
-        MalformedPickle: anything else.
+        MalformedPickle: it is anything else.
     """
     if type(value) is not int or not 0 <= value < 1 << 62:
         raise MalformedPickle(f"{what} is {_number(value)}")
@@ -117,7 +117,7 @@ def _number(value: Any) -> str:
 
 def naturals(value: Any, what: str) -> tuple[int, ...]:
     if not isinstance(value, (tuple, list)) or len(value) > MAX_DIMENSIONS:
-        raise MalformedPickle(f"{what} is no short tuple of numbers")
+        raise MalformedPickle(f"{what} is not a short tuple of numbers")
     return tuple(natural(number, what) for number in value)
 
 
@@ -132,7 +132,7 @@ def tensor_record(storage: Any, dtype: str | None, offset: Any, size: Any, strid
     if isinstance(storage, Unreadable):
         return storage
     if not isinstance(storage, Storage):
-        raise MalformedPickle("a tensor over something that is no storage")
+        raise MalformedPickle("a tensor over something that is not a storage")
     dtype = dtype or storage.dtype or "uint8"
     if len(shape) != len(steps):
         raise MalformedPickle(f"a tensor of {len(shape)} dimensions with {len(steps)} strides")
@@ -156,12 +156,12 @@ def tensor_record(storage: Any, dtype: str | None, offset: Any, size: Any, strid
 
 
 LARGEST_KEY = 1 << 24
-"""Numbers below it are keys of dicts (an optimizer counts its parameters). Larger ones could be
-chosen so that all of them fall into one place of the table, where each is compared with each."""
+"""Numbers below it may be keys of dicts (an optimizer counts its parameters). Larger ones could be
+chosen to collide in one slot of the table, where each is compared with all the others."""
 
 
 def key_of(key: Any) -> Any:
-    """What stands for a key of a pickled dict: itself, where hashing it costs nothing."""
+    """The key to use for a key of a pickled dict: itself, where hashing it is cheap."""
     if key is None or isinstance(key, (str, bytes, Placeholder, Global)):
         return key
     if isinstance(key, int) and -LARGEST_KEY < key < LARGEST_KEY:

@@ -17,14 +17,14 @@ def persistent(identity: Any, storages: dict[str, Storage], *, has_views: bool) 
     """A storage, or the class of a module that was pickled with its source code.
 
     Args:
-        storages: those met so far, by key; a new one is added.
-        has_views: whether a sixth part may describe a view, as files before torch 0.4 have it.
+        storages: storages met so far, by key; a new one is added.
+        has_views: whether a sixth part may describe a view, as in files before torch 0.4.
 
     Raises:
-        MalformedPickle: it is neither, or contradicts what was said of the same storage before.
+        MalformedPickle: it is neither, or contradicts an earlier description of the storage.
     """
     if not isinstance(identity, tuple) or not identity:
-        raise MalformedPickle("a persistent id that is no tuple")
+        raise MalformedPickle("a persistent id that is not a tuple")
     if identity[0] in ("module", b"module") and len(identity) > 1:
         return identity[1]
     if identity[0] not in ("storage", b"storage") or len(identity) < 5:
@@ -40,9 +40,9 @@ def persistent(identity: Any, storages: dict[str, Storage], *, has_views: bool) 
 
 
 def _view(root: Storage, view: Any, storages: dict[str, Storage]) -> Storage:
-    """How files before torch 0.4 wrote a storage that is a part of another one."""
+    """A storage that is part of another one, as files before torch 0.4 describe it."""
     if not isinstance(view, (tuple, list)) or len(view) != 3:
-        raise MalformedPickle("a storage view that is no triple")
+        raise MalformedPickle("a storage view that is not a triple")
     width = ITEM_SIZES[root.dtype or "uint8"]
     start = natural(view[1], "the offset of a view") * width
     size = natural(view[2], "the length of a view") * width
@@ -61,5 +61,5 @@ def key_text(key: Any) -> str:
     if type(key) is int:
         return str(natural(key, "a storage key"))
     if type(key) is not str or len(key) > LONGEST_KEY:
-        raise MalformedPickle("a storage key that is no short text")
+        raise MalformedPickle("a storage key that is not a short text")
     return key

@@ -1,9 +1,9 @@
 """Pickles read as data: nothing is imported, nothing is called, nothing can run.
 
 A pickle is a program. This reader carries out its stack operations only; every class or
-function that it names becomes a `Global` that cannot be called, and what would be made by
-calling one becomes a `Placeholder` that remembers name, arguments and state. A short list of
-names (tensor rebuilding, plain containers, numpy scalars) is understood and gives data.
+function that it names becomes a `Global` that cannot be called, and the result of calling one
+becomes a `Placeholder` that remembers name, arguments and state. A short list of names (tensor
+rebuilding, plain containers, numpy scalars) is understood and gives data.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MAX_PIECE = 64 << 20
 MAX_BYTES = 256 << 20
 """Longest pickle; tensors lie outside of it."""
 SLACK = 1000
-"""Units of work that a pickle may ask for before any byte of it has to pay for them."""
+"""Units of work that any pickle may ask for; further ones are limited by its length."""
 LONGEST_GLOBAL = 200
-"""Characters of a class's full name that are looked at."""
+"""Characters of a class's full name that are read."""
 _MODULE_ALIASES = {"__builtin__": "builtins", "copy_reg": "copyreg", "UserDict": "collections"}
 
 
@@ -126,10 +126,10 @@ class InertUnpickler:
         return self._pop()
 
     def charge(self, units: int) -> None:
-        """Account for entries or characters about to be copied: as many as bytes were read.
+        """Charge for entries or characters about to be copied: at most one for each byte read.
 
-        What a pickle writes once it may copy once; what it refers to again and again, a few
-        bytes each time, it may not.
+        A pickle may copy once what it spells out once, but not copy it again and again through
+        references of a few bytes each.
         """
         self._charged += units
         if self._charged > self._stream.tell() - self._start + SLACK:
@@ -223,7 +223,7 @@ class InertUnpickler:
     def _stack_global(self, _: Any) -> None:
         module, name = self._pop_count(2)
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise MalformedPickle("names a class by something that is no text")
+            raise MalformedPickle("names a class by something that is not text")
         self._find_in(module, name)
 
     def _build(self, _: Any) -> None:
@@ -373,11 +373,11 @@ def unpickle(path: Path, where: str, reader: InertUnpickler) -> Any:
         where: which of the file's pickles, for messages.
 
     Raises:
-        DamagedFileError: it is none, with the byte at which it stops making sense.
+        DamagedFileError: it is malformed; names the byte at which it stops making sense.
     """
     try:
         return reader.load()
     except MalformedPickle as error:
         raise DamagedFileError(
-            f"{path}: {where} is no readable pickle: {error}", hint=AGAIN
+            f"{path}: {where} is not a readable pickle: {error}", hint=AGAIN
         ) from error

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 _LONGEST_VARINT = 10
-"""Bytes; a longer one would be a number of more than 64 bits."""
+"""Most bytes of a varint; a longer one would be a number of more than 64 bits."""
 
 
 class MalformedMessage(ValueError):
-    """The bytes are no message, or not the one that was expected."""
+    """The bytes are not a message, or not the one that was expected."""
 
 
 class Message:
@@ -22,7 +22,7 @@ class Message:
         """A varint field."""
         value = self._values.get(field, default)
         if not isinstance(value, int):
-            raise MalformedMessage(f"field {field} is no number")
+            raise MalformedMessage(f"field {field} is not a number")
         return value
 
     def content(self, field: int, default: bytes = b"") -> bytes:
@@ -37,7 +37,7 @@ def fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
     """(field number, value) of one message: int for a varint, bytes for everything else.
 
     Raises:
-        MalformedMessage: the bytes are none.
+        MalformedMessage: the bytes are not a message.
     """
     place = 0
     while place < len(content):

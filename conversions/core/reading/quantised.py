@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from .objects import TensorRecord
 
 RESAVE = "give the checkpoint in plain floating point that it was quantised from"
-LOAD = "save it again once its values are loaded: on the meta device there are none"
+LOAD = "save it again once its values are loaded: the meta device holds none"
 MERGE = "merge the parts where they were saved, with a full state dict, and give that file"
 _SHOWN = 8
 
@@ -29,7 +29,7 @@ _SCHEMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("torchao", ("_weight_qdata",)),
     ("torch.ao.quantization", (".scale", ".zero_point")),
 )
-"""Name of a quantiser, and ends of keys that are all there where it was at work."""
+"""Name of a quantiser, and the key endings that all occur in a file it wrote."""
 _CLASSES = (
     ("DTensor", "parts of distributed tensors (DTensor)"),
     ("ShardedTensor", "parts of sharded tensors (ShardedTensor)"),
@@ -43,13 +43,13 @@ _CLASSES = (
 
 
 def scheme(kinds: Mapping[str, str]) -> tuple[str, list[str]] | None:
-    """Which quantiser wrote a dict of tensors, and some of the keys that say so.
+    """Which quantiser wrote a dict of tensors, and some of the keys that show it.
 
-    The ends of keys decide, and that something there is not plainly floating: parameters of
-    other models are called `scales` as well.
+    Key endings decide, but only where some tensor is not plain floating point: other models also
+    have parameters called `scales`.
 
     Args:
-        kinds: key -> dtype, or what a tensor is that cannot be read.
+        kinds: key -> dtype, or a description of a tensor that cannot be read.
     """
     if all(_is_plain(kind) for kind in kinds.values()):
         return None
@@ -79,6 +79,6 @@ def way_out(what: str) -> str:
 
 
 def partitioned(records: Mapping[str, TensorRecord]) -> bool:
-    """Whether parameters are there by name and without values, as ZeRO 3 leaves them."""
+    """Whether parameters have names but no values, as ZeRO 3 leaves them."""
     empty = sum(1 for record in records.values() if record.shape == (0,))
     return empty >= 4 and empty * 2 > len(records)

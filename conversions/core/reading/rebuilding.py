@@ -1,6 +1,6 @@
-"""Names that a pickle calls and that are understood: tensors, plain containers, numpy scalars.
+"""The names a pickle may call that are understood: tensors, plain containers, numpy scalars.
 
-Each gives data, made here; the function that bears the name is never looked up.
+Each gives data that is made here; the function of that name is never looked up.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def storage_dtype(kind: Any) -> str | None:
     """dtype of a storage class; None for untyped storages.
 
     Raises:
-        MalformedPickle: it is no storage class.
+        MalformedPickle: it is not a storage class.
     """
     name = kind.name if isinstance(kind, Global) else ""
     package, _, last = name.rpartition(".")
@@ -104,7 +104,7 @@ def _rebuild_tensor_v3(reader: Reader, args: tuple[Any, ...]) -> Any:
 
 
 def _refuse_arguments(args: tuple[Any, ...], fewest: int, most: int) -> None:
-    """What torch's own function would not take."""
+    """Refuse arguments that torch's own function would not take."""
     if not fewest <= len(args) <= most:
         raise MalformedPickle(f"rebuilds a tensor from {len(args)} parts")
     if len(args) > 4 and type(args[4]) is not bool:
@@ -194,7 +194,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _reconstruct(reader: Reader, args: tuple[Any, ...]) -> Any:
-    """copyreg's ways to make an object: the class comes first, nothing is called."""
+    """An object as copyreg makes it: the class is the first argument; nothing is called."""
     if not args or (isinstance(args[0], Global) and BUILDERS.get(args[0].name) is _reconstruct):
         return Placeholder("copyreg", args)
     return reader.make(args[0], args[1:])
@@ -295,7 +295,7 @@ _PLAIN_NAMES = {
 
 
 def is_known(name: str) -> bool:
-    """Whether a name is one that every checkpoint may hold: read, or of no interest."""
+    """Whether any checkpoint may hold this name: it is read, or can be ignored."""
     package, _, last = name.rpartition(".")
     if package in ("torch", "torch.cuda", "torch.storage"):
         known = last in _STORAGE_CLASSES or last in ("UntypedStorage", "_UntypedStorage")

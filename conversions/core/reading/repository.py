@@ -1,6 +1,6 @@
-"""A model folder on the hub, fetched by huggingface_hub into its cache, or already there.
+"""A model folder on the hub, fetched by huggingface_hub into its cache unless already there.
 
-Of weights in two forms only the one that transformers takes is fetched.
+Of weights in two forms, only the one that transformers takes is fetched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def fetch_folder(location: str | Path) -> Path:
     """A folder here, or the snapshot of `ORG/NAME[@REVISION]` or `hf://ORG/NAME[@REVISION]`.
 
     Raises:
-        CheckpointError: there is no such folder, and no such repository or revision.
+        CheckpointError: neither such a folder nor such a repository or revision exists.
         DownloadError: the hub cannot be reached, and the cache does not hold it.
     """
     text = str(location)
@@ -55,7 +55,9 @@ def _snapshot(shown: str, name: str, revision: str | None) -> Path:
             f"{shown}: has no such revision", hint="check the part after @"
         ) from None
     except errors.HFValidationError:
-        raise CheckpointError(f"{shown}: is no name of a repository", hint="ORG/NAME") from None
+        raise CheckpointError(
+            f"{shown}: is not the name of a repository", hint="ORG/NAME"
+        ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise DownloadError(
             f"{shown}: is not in the cache, and the hub cannot be reached",

@@ -1,7 +1,7 @@
 """The one reader of safetensors files: header proven, tensors laid over the mapped bytes.
 
-The format's own library reads the whole header before it judges it, and says "invalid header"
-of whatever is wrong; a damaged file is named here by the tensor that is wrong in it.
+The format's own library reads the whole header before judging it, and answers every fault with
+"invalid header"; the errors here name the tensor that is wrong.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def read_safetensors(file: MappedFile) -> Contents:
     """The contents of a safetensors file.
 
     Raises:
-        DamagedFileError: its header is none, or does not agree with the bytes behind it.
-        CheckpointError: it is something else that bears the name.
+        DamagedFileError: its header is malformed, or disagrees with the bytes after it.
+        CheckpointError: it is another kind of file under this name.
     """
     header = read_header(file)
     tree: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_header(file: MappedFile) -> Header:
-    """The header, held against the file.
+    """The header, checked against the file.
 
     Raises:
         DamagedFileError, CheckpointError: as for read_safetensors.
@@ -119,9 +119,9 @@ def read_header(file: MappedFile) -> Header:
     metadata = fields.pop("__metadata__", None)
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict):
-        raise DamagedFileError(f"{file.path}: its __metadata__ is no JSON object")
+        raise DamagedFileError(f"{file.path}: its __metadata__ is not a JSON object")
     if wrong := [shown(name) for name, value in metadata.items() if not isinstance(value, str)]:
-        raise DamagedFileError(f"{file.path}: its __metadata__ is no texts", wrong[:50])
+        raise DamagedFileError(f"{file.path}: its __metadata__ holds more than text", wrong[:50])
     entries = tuple(_entry(file, name, entry) for name, entry in fields.items())
     _check_spans(file, entries, file.size - data)
     return Header(entries, metadata, data)
@@ -141,11 +141,11 @@ def _fields(file: MappedFile) -> tuple[dict[str, Any], int]:
         header = json.loads(file.buffer[8 : 8 + length])
     except json.MalformedJSON as error:
         if error.doubled:
-            summary = f"{file.path}: names are there more than once"
+            summary = f"{file.path}: names occur more than once"
             raise DamagedFileError(summary, error.doubled[:50]) from None
-        raise DamagedFileError(f"{file.path}: its header is no JSON: {error}", (), AGAIN) from None
+        raise DamagedFileError(f"{file.path}: its header is not JSON: {error}", (), AGAIN) from None
     if not isinstance(header, dict):
-        raise DamagedFileError(f"{file.path}: its header is no JSON object", hint=AGAIN)
+        raise DamagedFileError(f"{file.path}: its header is not a JSON object", hint=AGAIN)
     return header, 8 + length
 
 
@@ -171,7 +171,7 @@ def _entry(file: MappedFile, name: str, entry: Any) -> Entry:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a tensor whose rows lie one after another."""
+    """Strides of a contiguous tensor."""
     strides: list[int] = []
     step = 1
     for length in reversed(shape):
@@ -181,7 +181,7 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_spans(file: MappedFile, entries: tuple[Entry, ...], size: int) -> None:
-    """The tensors cover the data without holes and without overlap, to the last byte."""
+    """Check that the tensors cover the data to the last byte, without holes or overlap."""
     position, previous = 0, "the header"
     for entry in sorted(entries, key=lambda entry: (entry.begin, entry.end, entry.name)):
         if entry.begin != position:

@@ -20,7 +20,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE, WORD, CHAR = range(1, 5)
 """Algorithms."""
 LONGEST = 32 << 20
-"""Bytes of a model file; one of 256 000 pieces has four million."""
+"""Most bytes of a model file; one with 256 000 pieces has four million."""
 LONGEST_PIECE = 256
 """Characters. All ways to cut a piece in two are tried."""
 
@@ -61,7 +61,7 @@ def read_model(path: Path) -> Model:
     """Read a model file.
 
     Raises:
-        ProcessorError: it is not there, no regular file, or no such model.
+        ProcessorError: it is absent, not a regular file, or not such a model.
     """
     try:
         content = read_whole(path, LONGEST, ProcessorError)
@@ -113,23 +113,23 @@ def _piece(message: Message, index: int) -> Piece:
     try:
         text = message.content(1).decode("utf-8")
     except UnicodeDecodeError:
-        raise MalformedMessage(f"piece {index} is no UTF-8") from None
+        raise MalformedMessage(f"piece {index} is not UTF-8") from None
     if not text or len(text) > LONGEST_PIECE:
         raise MalformedMessage(f"piece {index} has {len(text)} characters")
     packed = message.content(2, bytes(4))
     score = struct.unpack("<f", packed)[0] if len(packed) == 4 else math.nan
     if not math.isfinite(score):
-        raise MalformedMessage(f"the score of piece {index} is no number")
+        raise MalformedMessage(f"the score of piece {index} is not a number")
     return Piece(text, score, message.number(3, NORMAL))
 
 
 def _charsmap(content: bytes) -> bytes:
-    """Rules of the normalizer: a trie behind its length in bytes, then texts that end in nulls.
+    """Check the normalizer's rules: a trie after its length in bytes, then null-ended texts.
 
-    Whoever reads texts by them follows the trie without looking where it leads (the tokenizers
-    library stops the process there), so that it is proven here to stay within itself. A unit of
-    the trie (darts-clone's double array) is a label in its low byte, one bit that says whether
-    a value follows, and the offset of its children; values have the highest bit.
+    Readers follow the trie without bounds checks (the tokenizers library aborts the process), so
+    it is proven here to stay within itself. A unit of the trie (darts-clone's double array) is a
+    label in its low byte, one bit that says whether a value follows, and the offset of its
+    children; values have the highest bit set.
     """
     if not content:
         return content
@@ -142,7 +142,7 @@ def _charsmap(content: bytes) -> bytes:
     try:
         texts.tobytes().decode("utf-8")
     except UnicodeDecodeError:
-        raise MalformedMessage("the texts of its normalizer are no UTF-8") from None
+        raise MalformedMessage("the texts of its normalizer are not UTF-8") from None
     units = np.frombuffer(content[4 : 4 + length], dtype="<u4").astype(np.int64)
     nodes = np.flatnonzero(units >> 31 == 0)
     children = nodes ^ (units[nodes] >> 10 << ((units[nodes] & 1 << 9) >> 6))

@@ -18,17 +18,17 @@ _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suff
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The files of one checkpoint; weight_map says which tensor lies in which, if known."""
+    """The files of one checkpoint; weight_map: tensor -> file, where it is known."""
 
     name: str
     files: tuple[Path, ...]
     weight_map: Mapping[str, str] | None
 
     def check(self, places: Mapping[str, Sequence[str]]) -> None:
-        """Hold the index against what the shards hold (key -> names of files).
+        """Check the index against the shards (key -> names of files).
 
         Raises:
-            DamagedFileError: with every tensor that is absent, misplaced or there twice.
+            DamagedFileError: names every tensor that is absent, misplaced or in two files.
         """
         wrong = [
             f"{key} is in {' and in '.join(names)}"
@@ -55,10 +55,11 @@ class ShardIndex:
 def find_shards(path: Path, without: Sequence[str] = ()) -> Path | ShardIndex:
     """What to open for a path: one file, or all shards of the checkpoint it belongs to.
 
-    without: names of files that are no checkpoint of their own, where the path is a folder.
+    without: names of files to pass over where the path is a folder.
 
     Raises:
-        CheckpointError: a folder with none or several, a shard without its fellows.
+        CheckpointError: a folder without a checkpoint or with several, or an incomplete set of
+            shards.
     """
     try:
         return _find(path, without)
@@ -81,17 +82,17 @@ def _find(path: Path, without: Sequence[str]) -> Path | ShardIndex:
 
 
 def weight_map(path: Path) -> dict[str, str]:
-    """tensor -> file name of an index file, file names proven to be plain names.
+    """The tensor -> file name map of an index; file names are proven to be plain names.
 
     Raises:
-        CheckpointError: it is no index.
-        DamagedFileError: it names one tensor twice, or files elsewhere.
+        CheckpointError: it is not an index.
+        DamagedFileError: it names a tensor twice, or a file in another folder.
     """
     regular_size(path)
     index = json.read(path, DamagedFileError, hint=AGAIN)
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not names:
-        raise CheckpointError(f"{path}: is no index of a checkpoint: it has no weight_map")
+        raise CheckpointError(f"{path}: is not the index of a checkpoint: it has no weight_map")
     elsewhere = sorted({str(name)[:120] for name in names.values() if not _is_plain(name)})
     if elsewhere:
         raise DamagedFileError(
@@ -112,7 +113,7 @@ def _from_index(path: Path) -> ShardIndex:
 
 
 def _from_names(path: Path, shard: re.Match[str]) -> ShardIndex:
-    """Shards without an index: complete when all of the numbers are there."""
+    """Shards without an index: complete when every number is present."""
     count = int(shard["count"])
     if not 0 < count <= 10_000:
         raise CheckpointError(f"{path}: is one of {count} shards")

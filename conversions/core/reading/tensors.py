@@ -32,8 +32,8 @@ _MEMCMP = _find_memcmp()
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """torch on one thread: pieces of a cache's size are too small to share out between cores,
-    and hashing has the other core meanwhile."""
+    """Run torch on one thread: cache-sized pieces are too small to divide between cores, and
+    hashing uses the other core meanwhile."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -62,7 +62,7 @@ def sum64(tensor: Tensor, absolute: bool = False) -> float:
     """
     tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     total = 0.0
-    # one buffer for all pieces: the allocator would give every one of its own back to the system
+    # one buffer for all pieces: the allocator would return one for each piece to the system
     buffer = torch.empty(min(tensor.numel(), PIECE), dtype=torch.float64)
     with _laid_otherwise(tensor):
         for piece in pieces(tensor):
@@ -85,7 +85,7 @@ def _beside(left: Tensor, right: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def sum_piece(piece: Tensor, buffer: Tensor, absolute: bool = False) -> float:
-    """The part that one piece has in sum64; buffer: float64, as long as the piece or longer."""
+    """One piece's share of sum64; buffer: float64, at least as long as the piece."""
     if piece.dtype == torch.float16:  # through float32, which holds it exactly, in a third the time
         piece = piece.float()
     numbers = buffer[: piece.numel()].copy_(piece)
@@ -148,7 +148,7 @@ def same_cast(source: Tensor, written: Tensor) -> bool:
 class Compared:
     """same_cast that compares two tensors of the given ones only once.
 
-    Tensors are told apart by identity, so the ones given must outlive this object; any others
+    Tensors are distinguished by identity, so the ones given must outlive this object; any others
     are compared anew every time.
     """
 
@@ -166,7 +166,7 @@ class Compared:
 
 
 def largest_difference(left: Tensor, right: Tensor) -> float:
-    """max |left - right| in float64; infinite when shapes differ or one alone is not finite."""
+    """max |left - right| in float64; infinite when shapes differ or only one is finite."""
     if left.shape != right.shape:
         return float("inf")
     if not left.numel():

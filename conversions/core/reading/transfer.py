@@ -1,6 +1,6 @@
-"""One file from one URL: whole under its name, or in NAME.part until it is.
+"""One file from one URL: complete under its name, or in NAME.part until it is.
 
-A broken transfer is taken up again where it stopped, if the server still offers the same file.
+A broken transfer resumes where it stopped, if the server still offers the same file.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     import requests
 
 _PATIENCE: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
-"""Seconds before each further attempt; starts over whenever an attempt brought something."""
+"""Seconds before each further attempt; starts over whenever an attempt made progress."""
 _TIMEOUT: tuple[float, float] = (15, 60)
 _CHUNK = 1 << 20
 BY_HAND = "download it another way and give the path of the file"
 
 
 def without_secrets(location: str | Path) -> str:
-    """A location as messages may show it: user, password, query and fragment left out."""
+    """A location for messages: without user, password, query and fragment."""
     text = str(location)
     if "://" not in text or text.startswith("hf://"):
         return text
@@ -122,7 +122,7 @@ class Download:
         return self.size is not None or self._is_same_as_served(size)
 
     def _is_same_as_served(self, size: int) -> bool:
-        """A file that something else put into the cache: the server's size decides."""
+        """Whether a file that another program cached is the served one, judged by its size."""
         import requests
 
         try:
@@ -193,7 +193,7 @@ class Download:
         try:
             with self._response(headers) as response:
                 yield response
-        # their texts hold the whole URL, query included: say it in our own words
+        # their texts hold the whole URL with its query, so they are not shown
         except requests.exceptions.SSLError:
             raise DownloadError(
                 f"{self.shown}: its certificate is not accepted", hint=BY_HAND
@@ -216,13 +216,13 @@ class Download:
             raise
         except ValueError:  # urllib's, of an address that the server sent
             raise DownloadError(
-                f"{self.shown}: the server sends elsewhere, to no valid address", hint=BY_HAND
+                f"{self.shown}: the server redirects to an invalid address", hint=BY_HAND
             ) from None
 
     def _start_of(
         self, response: requests.Response, have: int, facts: dict[str, Any]
     ) -> int | None:
-        """Where the body belongs in the file; None when what is there is of another file."""
+        """Where the body belongs in the file; None when the part is of another file."""
         status = response.status_code
         if status == 200:
             return 0
@@ -293,16 +293,18 @@ class Download:
         if total is not None and done > total:
             self._discard()
             raise _BrokenError(f"the server sent {done} bytes and announced {total}")
-        told = _number(response.headers.get("Content-Length"))
-        if total is None and told is not None and response.raw.tell() < told:
-            raise _BrokenError(f"the connection ended after {response.raw.tell()} of {told} bytes")
+        length = _number(response.headers.get("Content-Length"))
+        if total is None and length is not None and response.raw.tell() < length:
+            raise _BrokenError(
+                f"the connection ended after {response.raw.tell()} of {length} bytes"
+            )
         if done == 0:
             raise _BrokenError("the server sent nothing")
         if total is None:
             self._write_facts(self.part_facts, {"total": done})
 
     def _accept(self) -> None:
-        """The file is complete: check it and give it its name."""
+        """Check the complete file and give it its name."""
         size = self._part_size()
         if self.size not in (None, size):
             self._discard()
@@ -314,7 +316,7 @@ class Download:
                 f"{self.shown}: has SHA-256 {found[: len(promised)]}, {promised} is expected",
                 hint="the file on the server is another one, or was altered on its way",
             )
-        # facts of an earlier file under this name must not vouch for this one
+        # recorded facts of an earlier file of this name do not apply to this one
         self.facts.unlink(missing_ok=True)
         with self.part.open("rb+") as file:
             os.fsync(file.fileno())
@@ -328,7 +330,7 @@ class Download:
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:
-    """The body as it comes in; iter_content would lose up to a chunk when the connection breaks."""
+    """The body as it arrives; iter_content would lose up to a chunk on a broken connection."""
     import urllib3.exceptions
 
     read = getattr(response.raw, "read1", response.raw.read)
@@ -353,7 +355,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Facts beside a file; {} when there are none, or none that can be read."""
+    """The facts recorded beside a file; {} when absent or unreadable."""
     try:
         facts = json.read(path, CheckpointError, longest=1 << 16)
     except (FileNotFoundError, CheckpointError):

@@ -1,7 +1,7 @@
-"""Finds the dicts of tensors in what a file holds.
+"""Finds the dicts of tensors among the objects of a file.
 
-The work is paid for with the bytes of the file: a small file that refers to one dict again and
-again is refused before looking through it so often costs anything.
+The work is limited by the size of the file: a small file that refers to one dict again and again
+is refused before the repeated visits cost anything.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _MAX_DEPTH = 5
 """How deep a state dict may lie."""
 _MAX_MODULE_DEPTH = 200
 LONGEST_KEY = 1024
-"""Characters of a tensor's name, dots included. Names are joined of their parts, are compared
-with every rule, and are repeated in messages."""
+"""Characters of a tensor's name, dots included. Names are joined from their parts, compared with
+every rule, and repeated in messages."""
 _LONGEST_LIST = 32
-"""Entries of a list that are looked into; people save a model and what belongs to it."""
+"""Entries of a list that are searched; people save a model together with a few other things."""
 LONGEST_BRANCH = 256
 """Characters of a name under which a state dict may lie."""
 MAX_OTHER = 1000
 """Entries beside the tensors that are described."""
 VISITS_FREE = 100_000
 TENSOR_COST = 16
-"""Visits that a tensor counts for: what it becomes takes most of the memory. One takes at least
-some 45 bytes of a file, so that a state dict may be named twice in a file and more."""
+"""Visits that a tensor counts for, as its records take most of the memory. A tensor takes at least
+some 45 bytes of a file, so a file may still name a state dict twice or more."""
 
 Leaf = TensorRecord | Unreadable
 
@@ -48,7 +48,7 @@ class Finder:
         size: of the file in bytes; pays for the visits.
         trees: dotted path -> dict of tensors.
         other: dotted path -> every other entry in a few words, MAX_OTHER of them.
-        unnamed: how many more there are.
+        unnamed: how many further entries are not described.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class Finder:
             self.other["…"] = f"{self.unnamed} further entries"
 
     def _enter(self, value: Any, path: tuple[str, ...]) -> bool:
-        """Whether something below `value` is a tree; then all of it is accounted for."""
+        """Whether `value` holds a tree; if so, all of its entries are recorded."""
         self._visit(1)
         if isinstance(value, Placeholder) and "_modules" in value.attributes:
             return self._enter_module(value, path)
@@ -166,7 +166,7 @@ class Finder:
             yield from self._module_leaves(child, f"{prefix}{self._part(name)}.", depth + 1)
 
     def _part(self, name: Any) -> str:
-        """A part of a module's names, which are texts without dots to torch."""
+        """One segment of a module's name; torch takes only texts without dots."""
         if not isinstance(name, str):
             raise DamagedFileError(f"{self.path}: a module is named by {describe(name)}, no text")
         return name
@@ -181,7 +181,7 @@ class Finder:
 
 
 def _leaf(value: Any) -> Leaf | None:
-    """A tensor, or what stands for a part of one."""
+    """A tensor, or the placeholder for part of one."""
     if isinstance(value, (TensorRecord, Unreadable)):
         return value
     if isinstance(value, Placeholder) and value.name.endswith(".ShardedTensor"):
@@ -203,13 +203,13 @@ def _entries(value: Any) -> dict[Any, Any] | None:
 
 
 def _parts(root: Any) -> list[tuple[Any, Any]]:
-    """What to describe of a file without a tree: its entries, or itself."""
+    """What to describe in a file without a tree: its entries, or the object itself."""
     entries = _entries(root)
     return list(itertools.islice(entries.items(), MAX_OTHER + 1)) if entries else [("", root)]
 
 
 def _is_branch(key: Any) -> bool:
-    # optimizers keep tensors by name as well; they are no model
+    # optimizers keep tensors by name as well, but are not a model
     return isinstance(key, str) and len(key) <= LONGEST_BRANCH and not _OPTIMIZER.search(key)
 
 

@@ -1,4 +1,4 @@
-"""The zip container of torch.save: records stored as they are, one of them the pickle."""
+"""The zip container of torch.save: uncompressed records, one of them the pickle."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .pickles import InertUnpickler, Stream, unpickle
 
 MAX_RECORDS = 1_000_000
 _FOLDER = 0x10
-"""Of a record's attributes, as DOS has them."""
+"""The folder bit of a record's DOS attributes."""
 LONGEST_NAME = 1024
-"""Bytes of a record's name. One per tensor is built of them, so they are not any length."""
+"""Most bytes of a record's name. One name is built for each tensor, so the length is limited."""
 
 
 def read_zip(file: MappedFile) -> Contents:
@@ -87,7 +87,7 @@ def _directory(file: MappedFile) -> tuple[list[_Entry], int]:
     if start + length > file.size:
         raise DamagedFileError(f"{file.path}: its zip directory lies outside the file", hint=AGAIN)
     if count > MAX_RECORDS or length > MAX_RECORDS * 256:
-        raise CheckpointError(f"{file.path}: a zip file of {count} records is no checkpoint")
+        raise CheckpointError(f"{file.path}: a zip file of {count} records is not a checkpoint")
     data = file.buffer[start : start + length]
     entries, position = [], 0
     while position < length:
@@ -176,18 +176,18 @@ def _depth(name: str) -> int:
 
 
 def _records(file: MappedFile, entries: list[_Entry], end: int) -> tuple[Record, ...]:
-    """Every record with its place proven: inside the file, disjoint, stored as it is."""
+    """Every record, proven to be inside the file, disjoint from others, and uncompressed."""
     names: dict[str, int] = {}
     for entry in entries:
         names[entry.name] = names.get(entry.name, 0) + 1
     doubled = [f"{shown(name)} ({times} times)" for name, times in names.items() if times > 1]
     if doubled:
-        raise DamagedFileError(f"{file.path}: records are there more than once", doubled[:50])
+        raise DamagedFileError(f"{file.path}: records occur more than once", doubled[:50])
     locked = [shown(entry.name) for entry in entries if entry.flags & 1]
     if locked:
         raise CheckpointError(f"{file.path}: is encrypted", locked[:10], "decrypt it first")
     folders = [shown(entry.name) for entry in entries if entry.attributes & _FOLDER and entry.size]
-    if folders:  # torch reads nothing of them, and gives whatever was in the memory
+    if folders:  # torch reads none of their bytes and returns uninitialised memory
         raise DamagedFileError(
             f"{file.path}: records are marked as folders and have bytes", folders[:10], AGAIN
         )

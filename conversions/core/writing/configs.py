@@ -1,4 +1,4 @@
-"""config.json from what the tensors tell, what the original fixes, and what the user gives."""
+"""config.json from what the tensors show, what the original fixes, and what the user gives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..reading.kinds import Unfit, like, short
 
 NO_FIELDS = Fields()
 _LOCATED = 100
-"""Unknown fields that a place is looked for; names are compared with every known one."""
+"""Unknown fields whose place is looked up: each name is compared with every known one."""
 
 
 def flatten(config: Json, prefix: str = "") -> Json:
@@ -55,11 +55,12 @@ def merge(*layers: Json) -> Json:
 
 
 def read_object(file: Path, called: str = "", absent: str = "convert again") -> Json:
-    """A JSON document that is an object; called: what the message names it (default: its name).
+    """A JSON document that is an object. called: its name in messages (default: the file's).
+
+    absent: what to do if the file does not exist.
 
     Raises:
-        ConfigError: there is none (absent: what to do then), unreadable, fields that are there
-            twice, not a JSON object.
+        ConfigError: absent, unreadable, with duplicate fields, or not a JSON object.
     """
     called = called or file.name
     try:
@@ -69,12 +70,12 @@ def read_object(file: Path, called: str = "", absent: str = "convert again") -> 
 
 
 def read_written(file: Path, wanted: Json) -> Json:
-    """The flattened fields of a document, which has some of those that a conversion writes.
+    """The flattened fields of a document, which must hold some that a conversion writes.
 
     wanted: dotted field -> value.
 
     Raises:
-        ConfigError: as for read_object, or not one of the fields is there.
+        ConfigError: as for read_object, or the document holds none of the fields.
     """
     stored = flatten(read_object(file))
     if wanted and not wanted.keys() & stored.keys():
@@ -87,7 +88,7 @@ def read_given(
 ) -> tuple[Document, ...]:
     """The user's --config: JSON files, folders that hold some, or a dict.
 
-    files: what configs are called in a folder, beside config.json.
+    files: names of config files in a folder, beside config.json.
 
     Raises:
         ConfigError: absent, unreadable, not a JSON object.
@@ -103,7 +104,7 @@ def read_given(
 
 def _given_at(given: Path, files: Sequence[ConfigFile]) -> Iterable[Document]:
     called = str(given) if len(str(given)) < 200 else f"{str(given)[:100]}…"
-    # a name too long for the system is none of a folder
+    # a name too long for the system is not a folder
     with contextlib.suppress(OSError):
         if given.is_dir():
             wanted = (replace(file, kinds=()) for file in files if file.option is None)
@@ -126,7 +127,7 @@ def as_documents(config: Json | Sequence[Document]) -> tuple[Document, ...]:
     """A config given from Python, as one document.
 
     Raises:
-        ConfigError: JSON could not say it.
+        ConfigError: JSON cannot express it.
     """
     if isinstance(config, dict):
         return (Document("the config", plain(config, "the config"), rank=GIVEN),) if config else ()
@@ -134,17 +135,17 @@ def as_documents(config: Json | Sequence[Document]) -> tuple[Document, ...]:
 
 
 def build(name: str, parts: Config, given: Json | Given, fields: Fields = NO_FIELDS) -> Json:
-    """Merge the parts; refuse what a given config gets wrong, all of it at once.
+    """Merge the parts; refuse a wrong config, naming every mistake at once.
 
     Raises:
         ConfigError: values of the wrong kind, unknown and misplaced fields, contradictions of the
-            checkpoint or of the original's code; or every field that only the user can tell.
+            checkpoint or of the original's code; or missing fields that only the user can supply.
     """
     if not isinstance(given, Given):
         given = Given(given, given)
     facts = flatten(merge(parts.assumed, parts.read, parts.fixed))
-    told, problems, _ = _settled(given, parts, fields)
-    flat = flatten(told)
+    settled, problems, _ = _settled(given, parts, fields)
+    flat = flatten(settled)
     lines = [
         *given.problems,
         *problems,
@@ -176,7 +177,7 @@ def build(name: str, parts: Config, given: Json | Given, fields: Fields = NO_FIE
 
 
 def contradictions(parts: Config, given: Given) -> list[str]:
-    """What a config says otherwise than the tensors."""
+    """Fields in which a config contradicts the tensors."""
     return list(_contradictions(flatten(given.values), parts.read, "the tensors say", {}, {}))
 
 
@@ -186,9 +187,9 @@ def notes(given: Given, parts: Config, fields: Fields) -> tuple[str, ...]:
 
 
 def _settled(given: Given, parts: Config, fields: Fields) -> tuple[Json, list[str], list[str]]:
-    """Fields that the family does not declare, but config() knows; what is wrong; notes."""
+    """The values, with undeclared fields that config() knows; the problems; the notes."""
     facts = flatten(merge(parts.assumed, parts.read, parts.fixed))
-    told, problems = given.values, []
+    values, problems = given.values, []
     objects = set(_objects(facts))
     without: dict[tuple[str, str], list[str]] = {}
     names = {*fields.names(), *facts, *parts.required}
@@ -197,7 +198,7 @@ def _settled(given: Given, parts: Config, fields: Fields) -> tuple[Json, list[st
         bare = path.removeprefix(f"{unknown.document.role}:")
         if path in facts or path in parts.required:
             try:
-                told = merge(told, _nested(path, like(facts.get(path)).read(unknown.value)))
+                values = merge(values, _nested(path, like(facts.get(path)).read(unknown.value)))
             except Unfit as error:
                 problems.append(f"{path}: {short(unknown.value)}: {error}")
         elif path in objects:
@@ -210,7 +211,7 @@ def _settled(given: Given, parts: Config, fields: Fields) -> tuple[Json, list[st
         else:
             without.setdefault((label, "settings of a training run"), []).append(bare)
     lines = [f"{a}: without effect ({why}): {listed(n)}" for (a, why), n in without.items()]
-    return told, problems, lines
+    return values, problems, lines
 
 
 def _is_bookkeeping(path: str) -> bool:
@@ -224,19 +225,19 @@ def _nested(dotted: str, value: Any) -> Json:
     return nested
 
 
-def _misshapen(told: Json, known: Json) -> Iterable[str]:
+def _misshapen(given: Json, known: Json) -> Iterable[str]:
     """Objects given for plain values, and plain values given for objects."""
-    objects_told, objects_known = set(_objects(told)), set(_objects(known))
+    objects_given, objects_known = set(_objects(given)), set(_objects(known))
     for field, value in known.items():
-        if field in objects_told:
+        if field in objects_given:
             yield f"{field}: the config gives an object for a value like {short(value)}"
-    for field, value in told.items():
+    for field, value in given.items():
         if value != {} and field in objects_known:
             yield f"{field}: the config says {short(value)} where an object is needed"
 
 
 def _objects(flat: Iterable[str]) -> Iterable[str]:
-    """The dotted names of all objects that flattened fields lie in."""
+    """The dotted names of all objects that hold flattened fields."""
     for name in flat:
         place = name.find(".")
         while place >= 0:
@@ -245,27 +246,28 @@ def _objects(flat: Iterable[str]) -> Iterable[str]:
 
 
 def _contradictions(
-    told: Json, facts: Json, who: str, places: Mapping[str, str], because: Mapping[str, str]
+    given: Json, facts: Json, who: str, places: Mapping[str, str], because: Mapping[str, str]
 ) -> Iterable[str]:
     for field, value in flatten(facts).items():
-        if field in told and not _agree(told[field], value):
+        if field in given and not _agree(given[field], value):
             place = f" ({places[field]})" if field in places else ""
             why = f": {because[field]}" if field in because else ""
-            yield f"{field}{place}: the config says {short(told[field])}, {who} {short(value)}{why}"
+            said = f"the config says {short(given[field])}, {who} {short(value)}{why}"
+            yield f"{field}{place}: {said}"
 
 
-def _agree(told: Any, fact: Any) -> bool:
-    if isinstance(told, bool) != isinstance(fact, bool):
+def _agree(given: Any, fact: Any) -> bool:
+    if isinstance(given, bool) != isinstance(fact, bool):
         return False
-    if isinstance(fact, (list, tuple)) and isinstance(told, (list, tuple)):
-        return list(told) == list(fact)
-    if isinstance(fact, dict) and isinstance(told, dict):
-        return {str(k): v for k, v in told.items()} == {str(k): v for k, v in fact.items()}
-    return bool(told == fact)
+    if isinstance(fact, (list, tuple)) and isinstance(given, (list, tuple)):
+        return list(given) == list(fact)
+    if isinstance(fact, dict) and isinstance(given, dict):
+        return {str(k): v for k, v in given.items()} == {str(k): v for k, v in fact.items()}
+    return bool(given == fact)
 
 
 def ordered(config: Json) -> Json:
-    """The fields by name, as transformers writes them: the bytes do not follow who gave them.
+    """The fields sorted by name, as transformers writes them, whatever order they came in.
 
     Objects that map numbers to names keep their order.
     """

@@ -1,8 +1,8 @@
 """Model folders: streamed safetensors and small files, in place all at once or not at all.
 
-Files are written into a hidden folder beside the output, which takes the output's name when
-everything is in it. What a killed process leaves keeps the hidden name, holds no lock any
-more, and is removed by the next conversion to the same output.
+Files are written into a hidden folder beside the output, which takes the output's name once
+complete. A folder left by a killed process keeps its hidden name, is no longer locked, and is
+removed by the next conversion to the same output.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 
-# What is not laid out as it is written (transposed, split along other dimensions, of another
-# dtype) passes through one buffer of this size, however large the tensor is.
+# Tensors that must be laid out anew (transposed, split along other dimensions, of another dtype)
+# pass through one buffer of this size, however large the tensor is.
 _BUFFER_BYTES = 4 << 20
 
 
@@ -78,7 +78,7 @@ def format_size(size: int) -> str:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The dtype as safetensors writes it; raises OutputError where the format has no word."""
+    """The dtype as safetensors writes it; raises OutputError if the format has no code for it."""
     known = dtypes.BY_NAME.get(dtypes.name(dtype))
     if known is None or known.code is None:
         raise OutputError(
@@ -95,8 +95,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 class Piece:
     """One tensor to write. blocks() is called when its turn comes and not before.
 
-    The blocks are joined along dimension 0; they may be views of any layout and of another
-    dtype than the one that is written.
+    The blocks are joined along dimension 0; they may be views of any layout, and of a different
+    dtype than the one written.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Piece:
 def shards(pieces: Sequence[Piece], max_shard_size: int) -> dict[str, list[Piece]]:
     """File name -> pieces, filled in the order given, as huggingface_hub splits a state dict.
 
-    A tensor larger than max_shard_size has a file of its own.
+    A tensor larger than max_shard_size gets a file of its own.
     """
     closed: list[list[Piece]] = []
     current: list[Piece] = []
@@ -137,7 +137,7 @@ def shards(pieces: Sequence[Piece], max_shard_size: int) -> dict[str, list[Piece
 
 
 def _aligned(pieces: Iterable[Piece]) -> list[Piece]:
-    """Wide dtypes first, else as given: readers cannot view a tensor at an odd offset."""
+    """Wide dtypes first, else in the given order: readers cannot view a tensor at an odd offset."""
     return sorted(pieces, key=lambda piece: -piece.dtype.itemsize)
 
 
@@ -187,23 +187,23 @@ def _blocks(piece: Piece) -> tuple[Tensor, ...]:
 
 
 def _counted(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Tells how much of everything is written, whichever thread wrote it."""
+    """A function that counts the bytes just written, by any thread, and reports the progress."""
     lock = threading.Lock()
     written = 0
 
-    def told(size: int) -> None:
+    def count(size: int) -> None:
         nonlocal written
         if progress is not None:
             with lock:
                 written = min(written + size, total)
                 progress("writing tensors", written, total)
 
-    return told
+    return count
 
 
 @dataclass
 class _Placed:
-    """A piece, the file it goes to, and where in it. left: blocks that are still to be written."""
+    """A piece, its file, and its offset there. left: blocks that are still to be written."""
 
     piece: Piece
     target: Target
@@ -211,9 +211,9 @@ class _Placed:
     left: list[tuple[int, Tensor]] | None = None
 
     def stream(self, stream: Stream, buffer: Tensor) -> None:
-        """Claim what lies in the source as it is written, and write what was made right now.
+        """Claim blocks that the source holds just as written; write blocks that were newly made.
 
-        Views of the source that are laid out otherwise are left: they take no memory.
+        Views of the source in another layout are left for later: they take no memory.
         """
         self.left = []
         for position, block in self._blocks():
@@ -242,7 +242,7 @@ class _Placed:
         return []
 
     def write(self, buffer: Tensor) -> None:
-        """Put the blocks that are left at their places, through the buffer where they need it."""
+        """Write the blocks that are left, through the buffer where they need a new layout."""
         for position, block in self._blocks() if self.left is None else self.left:
             self._put(position, block, buffer)
 
@@ -279,8 +279,8 @@ class _Sink:
 def _runs(tensor: Tensor, dtype: torch.dtype, buffer: Tensor) -> Iterator[Tensor]:
     """Contiguous tensors of `dtype` whose bytes, one after another, are the tensor's.
 
-    What lies in memory as it will be written is passed on itself, without a copy; the rest goes
-    through the buffer in as many rows as it holds, so each run must be used before the next.
+    A tensor that already has the layout written is passed on without a copy; others go through the
+    buffer, as many rows at a time as it holds, so use each run before asking for the next.
     """
     size = tensor.numel() * dtype.itemsize
     if not size:
@@ -308,7 +308,7 @@ def _memory(tensor: Tensor) -> memoryview:
 
 
 def _present(path: Path) -> bool:
-    """Like Path.exists(), but a path that cannot be says so."""
+    """Like Path.exists(), but raises for an impossible path."""
     try:
         os.stat(path)
     except FileNotFoundError:
@@ -317,7 +317,7 @@ def _present(path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder. Another conversion may be removing it too, so only what stays counts."""
+    """Remove a folder. Another conversion may do so at the same time: warn only if it remains."""
     shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
         warnings.warn(f"could not remove {path}", stacklevel=2)
@@ -326,8 +326,8 @@ def _remove(path: Path) -> None:
 def _lock(folder: Path) -> int | None:
     """A descriptor that locks the folder until it is closed; None if another process has it.
 
-    The kernel lets go when a process dies, however it dies; a process number would not tell
-    whether its owner lives in another container.
+    The kernel releases the lock however the process dies; a process number would not show whether
+    its owner lives in another container.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -355,7 +355,7 @@ def _sync(path: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Let two folders swap names in one step; False where the system has no such step."""
+    """Swap the names of two folders in one step; False if the system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if sys.platform != "linux" or rename is None:
         return False
@@ -372,13 +372,13 @@ class ModelFolder:
     """A folder being written; it has the output's name from commit() on and not before.
 
     Args:
-        output: where the folder shall be; None for a temporary one that is always removed.
-        overwrite: replace a model folder that is there already.
+        output: the folder's final path; None for a temporary one that is always removed.
+        overwrite: replace an existing model folder.
         keep: files that are being read; a folder that holds one of them is not replaced.
         elsewhere: takes the tensors' files in the place of the folder, which has the others.
 
-    Raises OutputError at once if the output is there already or cannot be written. A symbolic
-    link to a folder stands for that folder. Missing parents are made, and unmade on failure.
+    Raises OutputError at once if the output exists already or cannot be written. A symbolic link
+    to a folder stands for that folder. Missing parents are created, and removed on failure.
     """
 
     def __init__(
@@ -409,7 +409,7 @@ class ModelFolder:
         return OutputError(f"{self._shown} {reason}", hint=hint)
 
     def _admit(self, output: Path, keep: Sequence[Path]) -> None:
-        """Refuse, before any work is done, what could not be put in place after it."""
+        """Refuse, before any work is done, an output that could not be put in place afterwards."""
         if not _present(output):
             if os.path.islink(self._shown):
                 raise self._refuse(
@@ -451,7 +451,7 @@ class ModelFolder:
             )
 
     def _name(self, output: Path, kind: str) -> str:
-        """What the hidden folders of an output begin with."""
+        """The prefix of an output's hidden folders."""
         name = output.name
         if len(os.fsencode(name)) > 150:
             name = f"{name[:30]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
@@ -466,8 +466,8 @@ class ModelFolder:
         return [output.parent / name for name in names if name.startswith(prefix)]
 
     def _others(self, output: Path, *, live: bool) -> list[Path]:
-        """Hidden folders of conversions to this output: those at work, or those that died."""
-        if sys.platform == "win32":  # without such locks nobody can be told from the dead
+        """Hidden folders of conversions to this output: of those at work, or of those that died."""
+        if sys.platform == "win32":  # without such locks, live and dead cannot be distinguished
             return []
         found = []
         for sibling in self._siblings(output, "partial"):
@@ -485,7 +485,7 @@ class ModelFolder:
         return found
 
     def _restore(self, output: Path) -> None:
-        """Give back the folder that a process killed between two renames had put aside."""
+        """Restore the folder that a process set aside before it was killed between two renames."""
         for aside in self._siblings(output, "replaced")[-1:]:
             os.rename(aside, output)
 
@@ -516,7 +516,7 @@ class ModelFolder:
                 return path
             try:
                 self._descriptor = _lock(path)
-            except FileNotFoundError:  # taken for a dead one before it was locked
+            except FileNotFoundError:  # removed as a dead one before it was locked
                 continue
             except OSError as error:
                 if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
@@ -536,8 +536,8 @@ class ModelFolder:
     ) -> None:
         """Write safetensors files, and their index if there is more than one.
 
-        Memory does not grow with the tensors. stream: the pass over the source, begun here, from
-        which blocks that lie there as they are written come; all others are written meanwhile.
+        Memory does not grow with the tensors. stream: the pass over the source, started here, which
+        supplies the blocks that the source holds just as written; all others are written meanwhile.
         Without one, blocks() is called for one piece at a time.
         """
         import torch
@@ -593,9 +593,9 @@ class ModelFolder:
             running.result()  # of a damaged source nothing appears elsewhere
 
     def _placed(
-        self, files: Mapping[str, Sequence[Piece]], told: Callable[[int], None]
+        self, files: Mapping[str, Sequence[Piece]], progress: Callable[[int], None]
     ) -> Iterator[_Placed]:
-        """Every piece with its place in its file."""
+        """Every piece with its file and its offset there."""
         for name, shard in files.items():
             aligned = _aligned(shard)
             path, beginning = self.path / name, header(aligned)
@@ -618,7 +618,7 @@ class ModelFolder:
         self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, value: bytes) -> None:
-        """Write (or write anew) a file; `name` may lie in a subfolder."""
+        """Write or rewrite a file; `name` may lie in a subfolder."""
         parts = Path(name).parts
         if not parts or Path(name).is_absolute() or ".." in parts:
             raise OutputError(f"{name!r} is not a file name inside the model folder")
@@ -629,7 +629,7 @@ class ModelFolder:
     # -- after
 
     def commit(self) -> None:
-        """Bring everything to the disk and give the folder its name; a temporary one has none."""
+        """Flush everything to the disk and give the folder its name; a temporary one has none."""
         if self.output is None:
             return
         with explained(f"cannot write {self._shown}"):
@@ -667,7 +667,7 @@ class ModelFolder:
                 self._place_in_two_steps(output)
 
     def _place_in_two_steps(self, output: Path) -> None:
-        """Where names cannot be exchanged: killed in between, the next conversion restores."""
+        """Replace without a swap: if this is killed in between, the next conversion restores."""
         aside = output.parent / f"{self._name(output, 'replaced')}{secrets.token_hex(4)}"
         os.rename(output, aside)
         with contextlib.ExitStack() as undo:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
-# Weights an earlier upload may have left: a single file beside new shards would be loaded
-# instead of them, so what the folder does not hold goes in the same commit.
+# Weights an earlier upload may have left: a single file would be loaded instead of new shards, so
+# weights that the folder does not hold are deleted in the same commit.
 _WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json")
 
 _LOGIN = "run `hf auth login`, or set HF_TOKEN to a token with write access"
@@ -49,12 +49,12 @@ def push(
 ) -> str:
     """Upload every file of the folder in one commit; returns the commit's URL.
 
-    The repository is made if it is not there. HF_ENDPOINT names another hub; the token is the
-    one given, HF_TOKEN's or that of `hf auth login`. The hub's own progress bars show when
-    progress is wanted.
+    A missing repository is created. HF_ENDPOINT names another hub; the token is the one given, or
+    HF_TOKEN's, or that of `hf auth login`. The hub's own progress bars are shown when progress is
+    wanted.
 
     Raises:
-        ConversionError: no token, refused, not reachable; the text never holds the token.
+        ConversionError: no token, refused, or unreachable; the text never holds the token.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -64,7 +64,7 @@ def push(
     secret = token or get_token()
     if not secret:
         raise ConversionError(f"{repo_id}: uploading needs a token, and there is none", hint=_LOGIN)
-    # read now: huggingface_hub reads it once, when it is imported
+    # read here: huggingface_hub reads it only once, on import
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or DEFAULT_ENDPOINT
     api = HfApi(endpoint=endpoint, token=secret)
     with _explained(repo_id, endpoint, secret), _bars(progress is not None):
@@ -79,7 +79,7 @@ def push(
 
 
 def _operations(api: HfApi, name: str, home: Path) -> list[Any]:
-    """Every file of the folder, and the removal of weights that it does not hold."""
+    """Additions of every file of the folder, and deletions of weights that it does not hold."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     present = {
@@ -115,10 +115,10 @@ def _bars(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def _explained(repo_id: str, endpoint: str, secret: str) -> Iterator[None]:
-    """Whatever the hub or the network answers, as a ConversionError without the token.
+    """Turn any error of the hub or the network into a ConversionError without the token.
 
     Every release of huggingface_hub may bring another HTTP library with exceptions of its own;
-    they are told by the package they come from. The chain is cut, since it may hold requests.
+    these are recognised by their package. The exception chain is cut, since it may hold requests.
     """
     try:
         yield
@@ -137,7 +137,7 @@ def _explained(repo_id: str, endpoint: str, secret: str) -> Iterator[None]:
 def _problem(error: Exception, repo_id: str, endpoint: str, secret: str) -> ConversionError:
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-    told = _without_token(" ".join(str(error).split()), secret)[:400]
+    reply = _without_token(" ".join(str(error).split()), secret)[:400]
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, HFValidationError):
         return ConversionError(f"{repo_id!r} is not a repository name", hint="write USER/NAME")
@@ -146,11 +146,11 @@ def _problem(error: Exception, repo_id: str, endpoint: str, secret: str) -> Conv
     if status is None:
         return ConversionError(
             f"{repo_id}: the upload to {endpoint} failed",
-            [f"{type(error).__name__}: {told}"],
+            [f"{type(error).__name__}: {reply}"],
             "check the connection (and HF_ENDPOINT, if it is set) and push again",
         )
     reason, hint = _REFUSALS.get(status, ("the hub did not take the upload", "try again later"))
-    return ConversionError(f"{repo_id}: {reason} (HTTP {status})", [told], hint)
+    return ConversionError(f"{repo_id}: {reason} (HTTP {status})", [reply], hint)
 
 
 def _without_token(text: str, secret: str) -> str:

@@ -1,4 +1,4 @@
-"""Parts of preprocessor_config.json that several families share."""
+"""The parts of preprocessor_config.json that several families share."""
 
 from __future__ import annotations
 

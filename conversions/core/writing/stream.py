@@ -1,9 +1,9 @@
 """Tensors that are written as they are read: from the one pass over the source to their places.
 
-What a rule makes of its tensors is a view of the mapped source wherever possible: a rename is the
-whole tensor, a split along the first dimension a part of it. Such bytes need no tensor in between.
-Nothing here asks which rule it was: where the view's bytes lie in a file, in one piece and of the
-dtype written, is all that counts.
+A rule's result is a view of the mapped source wherever possible: for a rename the whole tensor, for
+a split along the first dimension a part of it. Such bytes need no tensor in between. Nothing here
+depends on the rule: it only matters that the view's bytes lie in a file in one piece and in the
+dtype written.
 
 The seam: a source is whatever `Checkpoint.integrity(taps)` reads in order, once; a sink is a
 function of bytes and of their offset in the target. Neither knows of the other.
@@ -22,11 +22,11 @@ from ..reading.integrity import Integrity
 from ..reading.ledger import Ledger, Passing
 
 Sink = Callable[[memoryview, int], None]
-"""Takes bytes, and how far behind the tensor's first byte they belong."""
+"""Takes bytes, and their offset from the tensor's first byte."""
 
 
 class TensorTap:
-    """Bytes of one block: digested and summed for the ledger, and handed to their sink."""
+    """Digests and sums the bytes of one block for the ledger, and hands them to their sink."""
 
     def __init__(self, start: int, block: Tensor, sink: Sink, ledger: Ledger) -> None:
         self.start = start
@@ -51,11 +51,11 @@ class TensorTap:
 
 
 class Stream:
-    """What is wanted of the checkpoints' bytes, gathered first, then read in one pass.
+    """Requests for the checkpoints' bytes, gathered first, then served in one pass.
 
     Args:
         checkpoints: all the files of a conversion.
-        ledger: is told the digest and the sum of whatever passes.
+        ledger: records the digest and the sum of every block that passes.
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], ledger: Ledger) -> None:
@@ -66,10 +66,10 @@ class Stream:
         self.passes: list[Integrity] = []
 
     def claim(self, block: Tensor, dtype: torch.dtype, sink: Sink) -> bool:
-        """Whether a block will be handed to `sink`, all of it, once the pass runs.
+        """Whether `sink` will receive the whole block once the pass runs.
 
-        Not one that is made, laid out or cast otherwise than the source has it, nor one whose
-        bytes go elsewhere already.
+        False for a block whose layout or dtype differs from the source's, or whose bytes are
+        claimed already.
         """
         plain = block.is_contiguous() and not block.is_conj() and not block.is_neg()
         if block.dtype != dtype or not plain or not block.nbytes:
@@ -101,17 +101,17 @@ class Stream:
             self.passes.append(checkpoint.integrity(taps))
 
     def wait(self) -> None:
-        """Return when every sink has everything that it will get.
+        """Wait until every sink has everything that it will get.
 
         Raises:
-            ConversionError: what a sink raised. A source that cannot be read is told by the
-                passes' own results.
+            ConversionError: whatever a sink raised. An unreadable source shows in the results of
+                the passes instead.
         """
         for running in self.passes:
             running.wait()
 
     def stop(self) -> None:
-        """Give up; returns when nothing is read or handed on any more."""
+        """Stop; returns when nothing is read or handed on any longer."""
         for running in self.passes:
             running.stop()
 

@@ -1,4 +1,4 @@
-"""One file that is being written, by several threads and in any order, and carried to the disk."""
+"""One file, written by several threads in any order and flushed to the disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..reading.mapped import c_library
 _WRITE_BYTES = 128 << 10
 _WINDOW_BYTES = 4 << 20
 _FLUSH_BYTES = 64 << 20
-"""What the disk is given at once while the rest is still being written."""
+"""Bytes flushed to the disk at once while the rest is still being written."""
 
 HINTS = {
     errno.ENOSPC: "free some space or choose a folder on another disk",
@@ -48,7 +48,7 @@ _WRITE_OUT = 2  # SYNC_FILE_RANGE_WRITE
 
 @contextlib.contextmanager
 def explained(action: str) -> Iterator[None]:
-    """An operating system's refusal as an OutputError that names what was being done."""
+    """Turn an error of the operating system into an OutputError that names the action."""
     try:
         yield
     except OSError as error:
@@ -58,12 +58,12 @@ def explained(action: str) -> Iterator[None]:
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Room on the disk for a file that is about to be written: a quarter faster on ext4.
+    """Reserve disk space for a file that is about to be written: a quarter faster on ext4.
 
-    Not os.posix_fallocate: where a file system cannot reserve, it would write zeros instead.
+    Not os.posix_fallocate: on a file system that cannot reserve, it writes zeros instead.
 
     Raises:
-        OSError: there is no room; a file system that cannot tell is no error.
+        OSError: the disk is full. A file system that cannot reserve raises nothing.
     """
     if _FALLOCATE is None or _FALLOCATE(descriptor, 0, 0, size) == 0:
         return
@@ -73,7 +73,7 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 class _Flush(threading.Thread):
-    """Carries a file to the disk: part by part while it is written, then what is left."""
+    """Flushes a file to the disk: part by part while it is written, then the rest."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(daemon=True)
@@ -84,11 +84,11 @@ class _Flush(threading.Thread):
         self.start()
 
     def part(self, number: int) -> None:
-        """Some _FLUSH_BYTES, the file's first or second or …, were written."""
+        """Flush one part: stretch `number` of _FLUSH_BYTES was written."""
         self._parts.put(number)
 
     def end(self, whole: bool) -> None:
-        """Nothing more is written: the file is closed, and if it is whole brought to the disk."""
+        """Close the file once everything is written, and flush it if it is whole."""
         self._whole = whole
         self._parts.put(None)
 
@@ -96,7 +96,7 @@ class _Flush(threading.Thread):
         """Wait for the disk.
 
         Raises:
-            OSError: it reported one.
+            OSError: the disk reported an error.
         """
         self.join()
         if self._error is not None:
@@ -138,14 +138,14 @@ class Target(Protocol):
 
 
 class TargetFile:
-    """A file of a known size: made first, opened when its first bytes come, closed with its last.
+    """A file of known size: made first, opened for its first bytes, closed after its last.
 
     Args:
-        path: where; nothing may be there yet.
+        path: where to write; must not exist yet.
         beginning: its first bytes, written by `make`.
-        size: how many bytes follow, all of which will be written, each once.
-        told: called with the number of those just written, by whichever thread wrote them.
-        stays: whether the file is to be on the disk; it is carried there once it is whole.
+        size: how many bytes follow; all of them will be written, each once.
+        progress: called with the number of bytes just written, by the thread that wrote them.
+        stays: whether the file is kept; if so, it is flushed to the disk once it is whole.
     """
 
     def __init__(
@@ -153,13 +153,13 @@ class TargetFile:
         path: Path,
         beginning: bytes,
         size: int,
-        told: Callable[[int], None],
+        progress: Callable[[int], None],
         stays: bool = True,
     ) -> None:
         self.path = path
         self._beginning = beginning
         self._size = self._left = size
-        self._told = told
+        self._progress = progress
         self._stays = stays
         self._descriptor: int | None = None
         self._flush: _Flush | None = None
@@ -181,7 +181,7 @@ class TargetFile:
         offset: int,
         prepare: Callable[[memoryview], None] = lambda window: None,
     ) -> None:
-        """Put bytes at their place, counted from the end of the file's beginning.
+        """Write bytes at an offset counted from the end of the file's beginning.
 
         prepare: called for each window of the bytes before it is written.
 
@@ -194,11 +194,11 @@ class TargetFile:
                 with content[start : start + _WINDOW_BYTES] as window:
                     prepare(window)
                     self._put(descriptor, window, len(self._beginning) + offset + start)
-                    self._told(len(window))
+                    self._progress(len(window))
             self._count(len(content))
 
     def make(self) -> None:
-        """Make the file, with room for everything and its beginning in it.
+        """Create the file, with room for everything, and write its beginning.
 
         Raises:
             OutputError: the system refuses; the message names the file.
@@ -213,7 +213,7 @@ class TargetFile:
                 os.close(descriptor)
 
     def finish(self) -> None:
-        """Nothing more will come: a file without tensors is brought to the disk as it is.
+        """Flush a file that gets no tensors.
 
         Raises:
             OutputError: the system refuses.
@@ -239,10 +239,10 @@ class TargetFile:
             os.close(descriptor)
 
     def wait(self) -> None:
-        """Return when the file is on the disk.
+        """Wait until the file is on the disk.
 
         Raises:
-            OSError: the disk reported one.
+            OSError: the disk reported an error.
         """
         if self._flush is not None:
             self._flush.finish()

@@ -4,12 +4,12 @@ From a vocab.txt, or from an existing tokenizer folder, to vocab.txt (4.x slow),
 (4.x fast, 5.x), tokenizer_config.json and special_tokens_map.json. The files depend on the
 vocabulary and the settings alone, so that two folders of one vocabulary are equal.
 
-What no setting reaches, measured on 4.49.0 to 5.23.0 against Google's original tokenizer:
+Differences that no setting removes, measured on 4.49.0 to 5.23.0 against Google's original:
 
-- private-use characters are removed, in the original they make their word [UNK]; some 500 rare
+- private-use characters are removed; in the original they make their word [UNK]; some 500 rare
   signs (Arabic, Syriac, other accents and punctuation) belong to another class, because the
   `tokenizers` library and Python follow different releases of Unicode; no emoji is among them
-- a capital sigma at the end of a word becomes σ, in the original ς
+- a capital sigma at the end of a word becomes σ; in the original it becomes ς
 - `longest_word` is 100 in 5.x and in the slow tokenizers of 4.x, whatever tokenizer.json says
 - the slow tokenizers of 4.x (use_fast=False) read "[MASK]" in a text as the special token,
   whatever `plain_specials` says
@@ -33,7 +33,7 @@ from .library import refusing
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SHOWN = 100
 _LONGEST = 64 << 20
-"""Bytes of a vocab.txt; 250 000 tokens take some three million."""
+"""Most bytes of a vocab.txt; 250 000 tokens take some three million."""
 
 OPTIONS = (
     Option(
@@ -45,8 +45,8 @@ OPTIONS = (
     Option(("--tokenizer",), "a BERT tokenizer folder, instead of --vocab", metavar="DIR"),
 )
 MISSING = (
-    "tokenizer: give the original's vocab.txt with --vocab FILE, or --tokenizer DIR; of a folder "
-    "without one transformers 5 makes a tokenizer of five tokens, in silence"
+    "tokenizer: give the original's vocab.txt with --vocab FILE, or --tokenizer DIR; from a folder "
+    "without one, transformers 5 silently makes a tokenizer of five tokens"
 )
 
 
@@ -54,9 +54,9 @@ MISSING = (
 class Settings:
     """How the original tokenizes.
 
-    size: rows of the model's word embedding. max_length: tokens of a text, [CLS] and [SEP]
-    included. processor: class that AutoProcessor makes of the folder. pad_id: what the model
-    masks. longest_word: characters of a word that is still looked up. plain_specials: a
+    size: rows of the model's word embedding. max_length: most tokens of a text, [CLS] and [SEP]
+    included. processor: class that AutoProcessor loads from the folder. pad_id: the id that the
+    model masks. longest_word: most characters of a word that is looked up. plain_specials: a
     literal "[MASK]" in a text is text, as in the original, and not the special token.
     """
 
@@ -77,14 +77,14 @@ def tokenizer_files(options: Mapping[str, Any], settings: Settings) -> dict[str,
     """
     vocabulary, folder = options.get("vocab"), options.get("tokenizer")
     if vocabulary and folder:
-        raise ProcessorError("--vocab and --tokenizer are both given", hint="give one of them")
+        raise ProcessorError("--vocab and --tokenizer are both given", hint="give only one")
     if vocabulary:
         return from_vocabulary(vocabulary, settings)
     return from_folder(folder, settings) if folder else {}
 
 
 def from_vocabulary(location: str | Path, settings: Settings) -> dict[str, Json | bytes]:
-    """The files for a vocab.txt: one token a line, its id is the number of the line.
+    """The files for a vocab.txt: one token a line, whose id is the number of the line.
 
     Raises:
         ProcessorError: absent, not UTF-8, or not this model's vocabulary; names every offender.
@@ -99,7 +99,7 @@ def from_folder(location: str | Path, settings: Settings) -> dict[str, Json | by
     """The files for the vocabulary of an existing folder (vocab.txt, tokenizer.json or both).
 
     Raises:
-        ProcessorError: no BERT tokenizer, settings that contradict the original's, or two
+        ProcessorError: not a BERT tokenizer, settings that contradict the original's, or two
             vocabularies that differ.
     """
     folder = Path(location)
@@ -108,7 +108,7 @@ def from_folder(location: str | Path, settings: Settings) -> dict[str, Json | by
     saved, listed = folder / "tokenizer.json", folder / "vocab.txt"
     if not saved.exists() and not listed.exists():
         raise ProcessorError(
-            f"--tokenizer {folder}: neither tokenizer.json nor vocab.txt is in it",
+            f"--tokenizer {folder}: holds neither tokenizer.json nor vocab.txt",
             hint="a BERT tokenizer folder holds at least one of them",
         )
     state = _read_json(saved)
@@ -168,7 +168,7 @@ def _saved_tokens(path: Path, state: Json) -> list[str]:
     if wrong := [
         f"{token!r}: {str(n)[:60]}" for token, n in vocabulary.items() if type(n) is not int
     ]:
-        raise ProcessorError(f"{path}: ids that are no whole numbers", _shortened(wrong))
+        raise ProcessorError(f"{path}: ids that are not whole numbers", _shortened(wrong))
     by_id = sorted(vocabulary, key=vocabulary.__getitem__)
     gaps = [
         f"token {token!r} has id {vocabulary[token]}, where {index} comes next"
@@ -191,7 +191,7 @@ def _added(state: Json) -> dict[str, Any]:
 
 
 def _contradictions(config: Json, state: Json, settings: Settings) -> Iterable[str]:
-    """Settings of a folder that tokenize otherwise than the original."""
+    """Settings of a folder under which it tokenizes differently from the original."""
     normalizer = _object(state.get("normalizer"))
     case = settings.lower_case
     facts = (
@@ -204,15 +204,15 @@ def _contradictions(config: Json, state: Json, settings: Settings) -> Iterable[s
         ("tokenizer.json, normalizer", normalizer, "strip_accents", case),
         ("tokenizer.json, normalizer", normalizer, "clean_text", True),
     )
-    for where, told, name, fact in facts:
-        # null leaves it to the default: accents go where case goes
-        if told.get(name) is not None and told[name] != fact:
-            found = json.dumps(told[name])[:60]
+    for where, document, name, fact in facts:
+        # null means the default: accents are stripped where case is
+        if document.get(name) is not None and document[name] != fact:
+            found = json.dumps(document[name])[:60]
             yield f"{where}: {name} is {found}, in the original {json.dumps(fact)}"
 
 
 def _beyond(tokens: Sequence[str], added: Mapping[str, Any]) -> Iterable[str]:
-    """Tokens added to a folder that the vocabulary does not have, or has under another id."""
+    """Tokens added to a folder that the vocabulary lacks or has under another id."""
     for token, index in added.items():
         if not (isinstance(index, int) and 0 <= index < len(tokens) and tokens[index] == token):
             found = str(index)[:20]
@@ -228,7 +228,7 @@ def _differences(listed: Sequence[str], saved: Sequence[str]) -> Iterable[str]:
 
 
 def _refuse_unfit(path: Path, tokens: Sequence[str], settings: Settings) -> None:
-    """Raise ProcessorError naming all that keeps a vocabulary from being this model's."""
+    """Raise ProcessorError naming every reason why a vocabulary is not this model's."""
     places: dict[str, list[int]] = {}
     for index, token in enumerate(tokens):
         places.setdefault(token, []).append(index)
@@ -254,7 +254,7 @@ def _refuse_unfit(path: Path, tokens: Sequence[str], settings: Settings) -> None
 
 
 def _fills(tokens: int, rows: int) -> bool:
-    """Whether a table of these rows is one for these tokens, as it is or padded for speed."""
+    """Whether a table of so many rows fits these tokens, exactly or padded for speed."""
     return any(-(-tokens // multiple) * multiple == rows for multiple in (1, 8, 16, 32, 64, 128))
 
 

@@ -1,4 +1,4 @@
-"""tokenizer.json and tokenizer_config.json, as far as they are read here, proven to be so made."""
+"""Checks tokenizer.json and tokenizer_config.json, as far as the converter reads them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _SHOWN = 20
 
 
 def refuse_misshapen(where: object, document: Json) -> None:
-    """Refuse a tokenizer.json in which something is not of the kind that is read.
+    """Refuse a tokenizer.json with entries of the wrong kind.
 
     Raises:
-        ProcessorError: with every offender, the first twenty of them.
+        ProcessorError: names the offenders, at most twenty.
     """
     _refuse(where, [*_model(document.get("model")), *_added(document), *_objects(document)])
 
 
 def refuse_settings(where: object, settings: Json, tokens: tuple[str, ...]) -> None:
-    """Refuse a tokenizer_config.json whose special tokens are no text.
+    """Refuse a tokenizer_config.json whose special tokens are not text.
 
     Args:
-        tokens: names of the fields that hold one.
+        tokens: names of the fields that hold a special token.
 
     Raises:
         ProcessorError: with every offender.
@@ -43,7 +43,7 @@ def refuse_settings(where: object, settings: Json, tokens: tuple[str, ...]) -> N
 def _refuse(where: object, lines: list[str]) -> None:
     if lines:
         more = [f"… and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        raise ProcessorError(f"{where}: is not made as it should be", [*lines[:_SHOWN], *more])
+        raise ProcessorError(f"{where}: is malformed", [*lines[:_SHOWN], *more])
 
 
 def _is_token(value: Any) -> bool:
@@ -62,7 +62,7 @@ def _model(model: Any) -> Iterator[str]:
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
         wrong = [token for token, index in vocabulary.items() if not _is_id(index)]
-        yield from (f"model.vocab: the id of {token[:60]!r} is none" for token in wrong)
+        yield from (f"model.vocab: the id of {token[:60]!r} is not valid" for token in wrong)
     elif isinstance(vocabulary, list):
         yield from (
             f"model.vocab[{index}]: a token and its score are needed"

@@ -53,7 +53,7 @@ _KEPT = ("model_max_length", "clean_up_tokenization_spaces", "chat_template")
 
 @dataclass(frozen=True)
 class Folder:
-    """The few documents of a model folder that a processor is made of."""
+    """The few documents of a model folder that make a processor."""
 
     location: str
     path: Path
@@ -63,7 +63,7 @@ class Folder:
         """A local folder, or a hub repository (through huggingface_hub and its cache).
 
         Raises:
-            ProcessorError: neither, or the hub cannot be reached.
+            ProcessorError: the location is neither, or the hub cannot be reached.
         """
         path = Path(location)
         if path.is_dir():
@@ -73,7 +73,7 @@ class Folder:
         return cls(str(location), _download(str(location)))
 
     def json(self, name: str) -> Json | None:
-        """One document; None when the folder has none of that name.
+        """One document; None if the folder has no such file.
 
         Raises:
             ProcessorError: not a JSON object.
@@ -99,9 +99,9 @@ def _download(repository: str) -> Path:
 
 @dataclass(frozen=True)
 class Added:
-    """tokens: further special tokens -> the ids the model has for them. pad: which of them pads.
+    """tokens: further special tokens -> their ids in the model. pad: the token that pads.
 
-    size: tokens the model knew before; the tokenizer must know as many.
+    size: tokens that the model knew before; the tokenizer must know as many.
     """
 
     tokens: Mapping[str, int]
@@ -124,7 +124,7 @@ def processor(
         images: what `image_files` returns.
 
     Raises:
-        ProcessorError: what is given cannot be used.
+        ProcessorError: the given files cannot be used.
     """
     name = {"processor_class": settings["processor_class"]}
     preprocessor, notes = images
@@ -143,7 +143,7 @@ def tokenizer_files(source: Folder, added: Added, further: Json) -> dict[str, Js
     """The tokenizer's files with the tokens added; further: fields for tokenizer_config.json.
 
     Raises:
-        ProcessorError: no tokenizer there, or its ids are not the model's; names every offender.
+        ProcessorError: no tokenizer found, or its ids are not the model's; names every offender.
     """
     tokens, size = added.tokens, added.size
     document, model = _read(source, tokens, size)
@@ -178,10 +178,10 @@ def tokenizer_files(source: Folder, added: Added, further: Json) -> dict[str, Js
 
 
 def _read(source: Folder, added: Mapping[str, int], size: int) -> tuple[Json, bytes | None]:
-    """tokenizer.model, which the original reads; tokenizer.json where only that one fits.
+    """tokenizer.model, which the original reads, or tokenizer.json if only that one fits.
 
     Returns:
-        The document, and the bytes of tokenizer.model where it was made of that.
+        The document, and the bytes of tokenizer.model if it was made from that.
     """
     model = source.path / "tokenizer.model"
     documents: list[tuple[Json, bytes | None]] = []
@@ -192,7 +192,7 @@ def _read(source: Folder, added: Mapping[str, int], size: int) -> tuple[Json, by
         documents.append((_prefixed(document), None))
     if not documents:
         raise ProcessorError(
-            f"{source.location}: neither tokenizer.json nor tokenizer.model",
+            f"{source.location}: holds neither tokenizer.json nor tokenizer.model",
             hint="give the folder of the original's tokenizer",
         )
     return next((found for found in documents if _count(found[0], added) == size), documents[0])
@@ -208,7 +208,7 @@ def _prefixed(document: Json) -> Json:
 
 
 def _count(document: Json, added: Mapping[str, int]) -> int:
-    """Tokens, not counting those to be added."""
+    """The number of tokens, not counting those to be added."""
     ids = (index for token, index in vocabulary(document).items() if token not in added)
     return 1 + max(ids, default=-1)
 
@@ -252,7 +252,7 @@ def _joined(document: Json, added: Mapping[str, int]) -> list[Json]:
 
 
 def _template(document: Json, roles: Mapping[str, str], settings: Json) -> Json | None:
-    """<s> before every text where the settings ask for it and tokenizer.json is silent."""
+    """Put <s> before every text if the settings ask for it and tokenizer.json does not say."""
     first = roles.get("bos_token")
     if first is None or not settings.get("add_bos_token", False):
         return None
@@ -272,7 +272,7 @@ def _template(document: Json, roles: Mapping[str, str], settings: Json) -> Json 
 
 
 def _try(source: Folder, document: Json, added: Mapping[str, int]) -> None:
-    """Build the tokenizer once: what cannot be built, or gives other ids, is refused here."""
+    """Build the tokenizer once, to refuse one that cannot be built or gives other ids."""
     from tokenizers import Tokenizer
 
     with refusing(f"{source.location}: tokenizer.json cannot be used"):
@@ -288,20 +288,20 @@ def _try(source: Folder, document: Json, added: Mapping[str, int]) -> None:
 
 
 def _encode(document: Json) -> bytes:
-    """Compact JSON: laid out as the library does it, the file is several times the size."""
+    """Compact JSON: in the library's own layout the file is several times the size."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _refuse_other_model(source: Folder, text: Json) -> None:
-    """The config.json beside a tokenizer must describe the text model that is converted.
+    """Refuse a config.json beside a tokenizer that describes another text model.
 
     Raises:
         ProcessorError: it describes another; names every field.
     """
-    told = source.json("config.json") or {}
-    told = told.get("text_config", told)
-    if not isinstance(told, dict):
-        raise ProcessorError(f"{source.location}: text_config of its config.json is no object")
+    config = source.json("config.json") or {}
+    config = config.get("text_config", config)
+    if not isinstance(config, dict):
+        raise ProcessorError(f"{source.location}: text_config of its config.json is not an object")
     fields = (
         "hidden_size",
         "intermediate_size",
@@ -312,9 +312,9 @@ def _refuse_other_model(source: Folder, text: Json) -> None:
         "rope_theta",
     )
     lines = [
-        f"{field}: {told[field]}, in the converted model {text[field]}"
+        f"{field}: {config[field]}, in the converted model {text[field]}"
         for field in fields
-        if told.get(field) is not None and told[field] != text[field]
+        if config.get(field) is not None and config[field] != text[field]
     ]
     if lines:
         raise ProcessorError(
@@ -340,7 +340,7 @@ _CLIP: Json = {
 def image_files(location: str | Path | None, size: int, pads: bool) -> tuple[Json, tuple[str, ...]]:
     """preprocessor_config.json for a CLIP tower of one image size, and notes on it.
 
-    location: folder or hub id whose settings to take; None takes CLIP's. pads: make images
+    location: folder or hub id whose settings to use; None uses CLIP's. pads: make images
     square by padding instead of cropping.
 
     Raises:
@@ -350,11 +350,11 @@ def image_files(location: str | Path | None, size: int, pads: bool) -> tuple[Jso
     settings = {"image_processor_type": "CLIPImageProcessor", **_CLIP, **edges}
     if location is not None:
         opened = Folder.open(location)
-        told = opened.json("preprocessor_config.json")
-        if told is None:
-            raise ProcessorError(f"{opened.location}: no preprocessor_config.json in it")
-        _refuse_other_size(opened, told, size)
-        settings |= {name: told[name] for name in _CLIP if name in told}
+        given = opened.json("preprocessor_config.json")
+        if given is None:
+            raise ProcessorError(f"{opened.location}: holds no preprocessor_config.json")
+        _refuse_other_size(opened, given, size)
+        settings |= {name: given[name] for name in _CLIP if name in given}
     if pads:
         # transformers' LlavaImageProcessor is CLIP's with the original's padding in front
         settings |= {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
@@ -366,8 +366,8 @@ def image_files(location: str | Path | None, size: int, pads: bool) -> tuple[Jso
     return settings, (note,)
 
 
-def _refuse_other_size(source: Folder, told: Json, size: int) -> None:
-    crop = told.get("crop_size", size)
+def _refuse_other_size(source: Folder, given: Json, size: int) -> None:
+    crop = given.get("crop_size", size)
     edges = list(crop.values()) if isinstance(crop, dict) else [crop]
     if not edges or any(edge != size for edge in edges):
         raise ProcessorError(

@@ -10,9 +10,9 @@ from ...errors import ConversionError, ProcessorError
 
 @contextlib.contextmanager
 def refusing(summary: str) -> Iterator[None]:
-    """Whatever the library says of a document given to it becomes a refusal.
+    """Turn any error of the library about a document into a refusal.
 
-    Only calls of the library belong under it.
+    Only calls of the library belong in its block.
 
     Raises:
         ProcessorError: with the summary, and the library's reason.
@@ -24,7 +24,7 @@ def refusing(summary: str) -> Iterator[None]:
     except Exception as error:
         raise ProcessorError(summary, [str(error)[:300]]) from error
     except BaseException as error:
-        # a panic in Rust code is told as an exception beside Exception
+        # a panic in Rust code arrives as an exception that does not derive from Exception
         if type(error).__name__ != "PanicException":
             raise
         raise ProcessorError(summary, [f"the tokenizers library: {error}"[:300]]) from None

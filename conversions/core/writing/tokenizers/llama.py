@@ -13,7 +13,7 @@ from ...manifest import Json
 from ...reading.sentencepiece import BPE, BYTE, CONTROL, NORMAL, UNKNOWN, Model, Piece, read_model
 
 MAX_MERGES = 64 << 20
-"""Characters of all merges together; Llama's take half a million."""
+"""Most characters of all merges together; Llama's take half a million."""
 _SPACE = "▁"
 
 NORMALIZER: Json = {
@@ -25,13 +25,13 @@ NORMALIZER: Json = {
 }
 """A blank before every stretch of text between special tokens, and blanks written as ▁.
 
-So the original does it, by tokenizing the parts around an image on their own (mm_utils.py,
-tokenizer_image_token). A literal </s> inside a text is the one place where it may do otherwise.
+The original has the same effect: it tokenizes the parts around an image separately (mm_utils.py,
+tokenizer_image_token). A literal </s> inside a text is the one place where it may differ.
 """
 
 
 def from_sentencepiece(location: Path) -> tuple[Json, bytes]:
-    """The document for tokenizer.json, and the bytes of the file that it was made of.
+    """The document for tokenizer.json, and the bytes of the file that it was made from.
 
     Raises:
         ProcessorError: not a sentencepiece file, or not one of the Llama kind.
@@ -120,5 +120,7 @@ def _merges(location: Path, pieces: Sequence[Piece]) -> list[tuple[str, str]]:
                 size += len(piece.text)
                 found.append((-piece.score, ids[left], ids[right], (left, right)))
         if size > MAX_MERGES:
-            raise ProcessorError(f"{location}: its pieces can be merged in more ways than any do")
+            raise ProcessorError(
+                f"{location}: its pieces can be merged in more ways than any real model's"
+            )
     return [pair for *_, pair in sorted(found)]

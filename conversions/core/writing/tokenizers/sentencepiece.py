@@ -1,11 +1,11 @@
 """Tokenizer files from a sentencepiece model, with ids as a fairseq dictionary counts them.
 
 The dictionary: <s> <pad> </s> <unk>, the model's pieces in its order (without its own three
-specials), <mask>, then whatever the family's task adds. The files need neither sentencepiece
-nor protobuf, not to be made and not to be loaded: the model file is read here, and
-tokenizer.json holds all of it for every transformers release alike.
+specials), <mask>, then whatever the family's task adds. Neither making nor loading the files needs
+sentencepiece or protobuf: the model file is read here, and tokenizer.json holds all of it for
+every transformers release alike.
 
-What no setting reaches, measured on 4.49.0 to 5.23.0 against the original:
+Differences that no setting removes, measured on 4.49.0 to 5.23.0 against the original:
 
 - "<s>", "<pad>", "</s>" and "<unk>" written in a text are the special tokens (processors write
   "<s>" before a prompt); to the original they are text
@@ -46,8 +46,8 @@ _KINDS = {3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
 class Settings:
     """size: rows of the word embedding. further: tokens after <mask>, in the original's order.
 
-    They swallow the blanks before them, and stay in decoded text. processor: class that
-    AutoProcessor makes of the folder.
+    These absorb the blanks before them and stay in decoded text. processor: class that
+    AutoProcessor loads from the folder.
     """
 
     size: int
@@ -74,7 +74,7 @@ def tokenizer_files(options: Mapping[str, Any], settings: Settings) -> dict[str,
 
 
 def find_model(location: Path) -> Path:
-    """The model file itself, or the one of a folder."""
+    """The model file itself, or the one in a folder."""
     if location.is_file():
         return location
     if not location.is_dir():
@@ -82,15 +82,15 @@ def find_model(location: Path) -> Path:
     path = location / FILE_NAME
     if not path.is_file():
         raise ProcessorError(
-            f"--tokenizer {location}: no {FILE_NAME} in it",
+            f"--tokenizer {location}: holds no {FILE_NAME}",
             hint="the original's repository has it in its folder data/",
         )
     return path
 
 
 def _refuse_unfit(path: Path, model: Model, settings: Settings) -> None:
-    """Raise ProcessorError naming all that keeps a model from being this one's tokenizer."""
-    # what tokenizer.json below takes for granted
+    """Raise ProcessorError naming every reason why a model is not this one's tokenizer."""
+    # settings that tokenizer.json below presupposes
     expected = {
         "byte fallback": (model.byte_fallback, False),
         "blanks as suffix": (model.blanks_as_suffix, False),
