@@ -110,15 +110,15 @@ def convert(
     checkpoint: local file, folder of shards, index, URL, hf://REPO/FILE, published name, "tiny".
     output: None converts and checks and leaves nothing. config: JSON files, folders or a dict.
     dtype: float32, float16, bfloat16, float64; None keeps the file's (the widest of a mix).
-    weights: which entry of a training checkpoint. base: of a LoRA adapter, the checkpoint that it
-    was trained on, given as `checkpoint` is; both are merged. leave_out: keys beside the model that
-    are no part of it, shell-style. checks: "auto" builds the model up to 512 MiB of weights, "all"
-    always, "files" never. elsewhere: takes the tensors' files in the place of the folder
+    weights: which entry of a training checkpoint. base: the checkpoint that a LoRA adapter was
+    trained on, given like `checkpoint`; the two are merged. leave_out: keys in the file that are
+    not the model's, shell-style. checks: "auto" builds the model up to 512 MiB of weights, "all"
+    always, "files" never. elsewhere: takes the tensors' files instead of the folder
     (core.writing.elsewhere); with checks "files" only. options: the family's own, such as
     codebook=FILE.
 
     Raises:
-        CheckFailed: some check failed; its `report` holds every figure; no folder is left.
+        CheckFailed: a check failed; its `report` holds every figure; no folder is left.
         ConversionError: refused; no folder is left.
     """
     from dataclasses import replace
@@ -174,12 +174,12 @@ def verify(
     progress: Progress | None = None,
     **options: Any,
 ) -> Report:
-    """All checks on an existing folder against the checkpoint it was made from; writes nothing.
+    """Check an existing folder against the checkpoint it was made from; writes nothing.
 
     The folder is judged by what it computes, whoever saved it: differences without effect are
-    notes. family: None reads it off config.json. checkpoint: None looks at all but whether the
-    weights are the original's. model: a folder, or ORG/NAME[@REVISION] or hf://ORG/NAME on the
-    hub. strict: the folder must be, bit for bit, what a conversion writes.
+    notes. family: None reads it off config.json. checkpoint: None checks everything but whether
+    the weights are the original's. model: a folder, or ORG/NAME[@REVISION] or hf://ORG/NAME on
+    the hub. strict: the folder must be, bit for bit, what a conversion writes.
 
     Returns:
         The report; failed checks are in it, not raised.
@@ -214,7 +214,7 @@ def verify(
 
 
 def _family_named(name: str) -> Family:
-    """`family`, where an argument has that name."""
+    """`family`, if an argument has that name."""
     return family(name)
 
 
@@ -228,7 +228,7 @@ def restore(
     progress: Progress | None = None,
     **companions: str | Path | None,
 ) -> Restored:
-    """A transformers folder back in the original's layout, for the original's own code.
+    """Write a transformers folder back in the original's layout, for the original's own code.
 
     model: a folder that a conversion wrote, or that transformers saved, fine-tuned or not. output:
     .safetensors, or .pt, .pth, .bin for the original's container. companions: the family's second
@@ -258,7 +258,7 @@ def restore(
 
 
 def check_family(family: str | Family, *, select: str = "") -> Result:
-    """Prove one installed family by the conformance suite; what passed, failed and was skipped.
+    """Run the conformance suite on one installed family; returns what passed, failed, was skipped.
 
     select: an expression of pytest's -k, for a part of the suite.
 
@@ -271,7 +271,7 @@ def check_family(family: str | Family, *, select: str = "") -> Result:
 
 
 def inspect(checkpoint: str | Path, *, progress: Progress | None = None) -> Inspection:
-    """What a checkpoint holds and which family it is; executes nothing in it, converts nothing.
+    """Show what a checkpoint holds and which family it is; executes and converts nothing.
 
     Raises:
         ConversionError: it cannot be read.

@@ -74,7 +74,7 @@ HEADS = {
     "vision_config": {(768, 12): 12, (1024, 24): 16, (1280, 32): 16},
     "text_config": {(768, 12): 12, (1024, 24): 16},
 }
-UNTOLD = "the tensors do not show how attention is divided, and no published size is like this one"
+UNTOLD = "the tensors do not show how attention is divided, and no published size matches"
 
 REFUSALS = (
     Refusal(
@@ -84,7 +84,7 @@ REFUSALS = (
     ),
     Refusal(
         ("*.attn.Wqkv.*", "*.self.Wqkv.*"),
-        "Chinese-CLIP trained with FlashAttention, which names the attention otherwise; "
+        "Chinese-CLIP trained with FlashAttention, which gives the attention other names; "
         "undo that with cn_clip.clip.convert_state_dict, then convert",
     ),
     Refusal(
@@ -110,7 +110,7 @@ PUBLISHED = tuple(
 
 
 def config(source: Source) -> Config:
-    """All but the head counts is in the tensors."""
+    """The config: everything but the head counts is in the tensors."""
     size, count = source.manifest.size, source.manifest.count
     embed, tables = size("text_projection", 1), "bert.embeddings.{}_embeddings.weight"
     vision = layouts.openai_vit_sizes(source.manifest, "visual")
@@ -131,7 +131,7 @@ def config(source: Source) -> Config:
         "vision_config": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
         "text_config": {"layer_norm_eps": 1e-12, "pad_token_id": 0},
     }
-    # what training starts with; the model's own forward does not depend on it
+    # the initial value in training; the model's own forward does not depend on it
     assumed: Json = {
         "logit_scale_init_value": 2.6592,
         "vision_config": {"attention_dropout": 0.0},
@@ -157,7 +157,7 @@ def config(source: Source) -> Config:
 
 
 def finish(config: Json, source: Source) -> Json:
-    """The config as merged, unless its heads cannot be."""
+    """The config as merged; raises ConfigError if the heads do not divide the width."""
     wrong = []
     for tower in HEADS:
         heads, width = config[tower]["num_attention_heads"], config[tower]["hidden_size"]

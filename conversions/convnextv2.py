@@ -60,7 +60,7 @@ _LEAF = "{leaf:weight|bias}"
 def _layout(block: str, narrow: str, grn: str, *others: tuple[str, str]) -> KeyMapping:
     """Another code base's names -> the original's.
 
-    Its pointwise layers may be 1x1 convolutions, its GRN has a plain vector of every channel.
+    Its pointwise layers may be 1x1 convolutions, and its GRN has a plain vector over the channels.
     """
     return KeyMapping(
         (
@@ -163,7 +163,7 @@ def config(source: Source) -> Config:
         },
         # transformers would take 1e-12 for the final norm; the original has 1e-6 everywhere
         fixed={"model_type": "convnextv2", "hidden_act": "gelu", "layer_norm_eps": 1e-6},
-        # 224: what the original trains and evaluates at unless told otherwise
+        # 224: the original's default for training and evaluation
         assumed={"image_size": facts.get("image_size", 224), "id2label": _labels(source, labels)},
     )
 
@@ -207,8 +207,8 @@ def processor(config: Json, source: Source) -> Processor:
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": size},
-        # The original never resizes for 32 and below, and warps from 384 on: there the number is
-        # not read, but without one 5.x could not be asked for a smaller size.
+        # The original never resizes at 32 and below, and warps from 384 on: there the number is not
+        # read, but without one 5.x cannot take a smaller size.
         "crop_pct": 1.0 if size <= 32 else crop,
         "resample": 3,
         "do_rescale": True,

@@ -45,7 +45,7 @@ HEADS = (
 
 
 def _same(source: str, target: str, path: str) -> Rename:
-    """Below both modules the path is the same."""
+    """A rename whose path below both modules is the same."""
     return Rename(f"{source}.{path}", f"{target}.{re.sub(':[^}]*', '', path)}")
 
 
@@ -58,7 +58,7 @@ def _embeddings(tower: str, *paths: str) -> Iterator[Rule]:
 
 
 def _encoder(tower: str, source: str) -> Iterator[Rule]:
-    """Layers, final norm and pooler; every tower counts its layers by itself."""
+    """Layers, final norm and pooler; every tower counts its own layers."""
     layer = f"encoder.layer.{{{tower}_layer}}"
     for path in (
         f"{layer}.attention.attention.{{part:query|key|value}}.{LEAF}",

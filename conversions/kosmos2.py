@@ -176,7 +176,7 @@ def config(source: Source) -> Config:
 
 
 def _tower_activation(settings: Json) -> str:
-    """The original forces quick_gelu on ViT-L; others have it by name, or as OpenAI's weights."""
+    """Whether quick_gelu is used: forced on ViT-L, else chosen by name or with OpenAI's weights."""
     name = settings.get("visual_model_name", "ViT-L-14")
     quick = "ViT-L" in name or "quickgelu" in name or settings.get("visual_pretrained") == "openai"
     return "quick_gelu" if quick else "gelu"
@@ -198,7 +198,7 @@ def processor(config: Json, source: Source) -> Processor:
         "after loading, model.text_model.generation_config = model.generation_config"
     ]
     if (latents := config["latent_query_num"]) != 64:
-        notes.append(f"the processor counts on 64 image tokens: pass num_image_tokens={latents}")
+        notes.append(f"the processor expects 64 image tokens: pass num_image_tokens={latents}")
     # the processor's own default keeps the proportions and crops
     image = processors.warped_square(size, "CLIPImageProcessor", "Kosmos2Processor")
     rows, length = text["vocab_size"], text["max_position_embeddings"]
@@ -212,7 +212,7 @@ def processor(config: Json, source: Source) -> Processor:
 
 
 def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
-    """What the connector is fed and gives, logits, and eight greedy ids after each prompt."""
+    """The connector's input and output, logits, and eight greedy ids after each prompt."""
     features: list[Tensor] = []
     connector = model.image_to_text_projection
     hook = connector.register_forward_pre_hook(lambda _, args: features.append(args[0]))
@@ -229,7 +229,7 @@ def outputs(model: Any, inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _generated(model: Any, inputs: MappingABC[str, Tensor]) -> Tensor:
-    """Each prompt alone, without padding; generation_config.json passed on, as in the notes."""
+    """Greedy ids after each prompt, run without padding, with generation_config.json passed on."""
     decoding = copy.deepcopy(model.generation_config)
     decoding.max_new_tokens = 8
     ids = inputs["input_ids"].new_full((len(inputs["input_ids"]), 8), decoding.pad_token_id)

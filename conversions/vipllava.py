@@ -64,7 +64,7 @@ MAPPING = KeyMapping(
         Drop(
             f"{_TOWER}.embeddings.position_ids",
             optional=True,
-            reason="counts positions; files saved before transformers 4.31 hold it",
+            reason="holds position numbers; files saved before transformers 4.31 have it",
         ),
     )
 )
@@ -81,7 +81,7 @@ _LAYERS = ("vision_feature_layers", "vision_feature_layer")
 
 
 def config(source: Source) -> Config:
-    tensors, told = source.manifest, source.given.get("text_config", {})
+    tensors, given = source.manifest, source.given.get("text_config", {})
     text = {
         "hidden_size": tensors.size(_EMBED, 1),
         "intermediate_size": tensors.size("model.layers.0.mlp.up_proj.weight"),
@@ -90,7 +90,7 @@ def config(source: Source) -> Config:
     vision = layouts.clip_tower_sizes(tensors, _TOWER)
     known_text, known_vision = (_KNOWN.get(tuple(part.values()), {}) for part in (text, vision))
     layers = source.given.get(_LAYERS[0], [-2, -5, -8, -11, 6])
-    heads = told.get("num_attention_heads", known_text.get("num_attention_heads"))
+    heads = given.get("num_attention_heads", known_text.get("num_attention_heads"))
     _refuse_misfits(source, layers, heads)
     rows, keys = tensors.size(_EMBED), tensors.size("model.layers.0.self_attn.k_proj.weight")
     if heads and (head := text["hidden_size"] // heads):
@@ -232,7 +232,7 @@ REFUSALS = (
     Refusal(("model.embed_tokens.weight",), "a plain Llama: no vision tower, no projector", _MM),
 )
 
-# of the original's model zoo; they were not opened, so the name of the index is the usual one
+# from the original's model zoo; not opened, so the name of the index is an assumption
 _ZOO = "hf://mucai/vip-llava-{}/pytorch_model.bin.index.json"
 PUBLISHED = tuple(
     Published(f"vip-llava-{size}", _ZOO.format(size), size, hub_name=f"vip-llava-{size}-hf")

@@ -221,8 +221,8 @@ def _rows_restored(
 def class_notes(source: PlannedSource, folder: Path) -> list[str]:
     """A sentence for each class of the release that the folder does not fill.
 
-    They are tried where the model itself is built; else what is recorded of the release is told.
+    The classes are tried if the model itself is built; else the release's records are reported.
     """
     family = source.request.family
     small = source.builds_model and source.written_bytes <= BUILD_LIMIT
-    return classes.told(family.name, family.model_class, folder, tried=small)
+    return classes.reported(family.name, family.model_class, folder, tried=small)

@@ -4,8 +4,7 @@
     outcome = fleet.batch("jobs.yaml", "s3://bucket/models", workers=2)
     outcome.passed, outcome.failures
 
-Needs the extra: pip install 'checkpoint-conversions[fleet]'. Nothing of it is imported before it
-is used.
+Needs the extra: pip install 'checkpoint-conversions[fleet]', which is imported on first use only.
 """
 
 from __future__ import annotations

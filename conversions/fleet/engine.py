@@ -1,7 +1,7 @@
 """The run of a manifest on dask.distributed: workers, versions, submission, one outcome a job.
 
-dask schedules, restarts killed workers and runs their jobs again; a job that was done is found by
-its record and not done again, so running the same manifest once more goes on where it stopped.
+dask schedules, restarts killed workers and runs their jobs again. A finished job is recognised by
+its record and not run again, so running the same manifest once more continues where it stopped.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from distributed import Client
 
 Progress = Callable[[Mapping[str, Any], int, int], None]
-"""Called with each outcome, how many jobs are ended, and how many there are."""
+"""Called with each outcome, the number of jobs that ended, and the number of all jobs."""
 
 RESOURCE = "conversion"
 """A worker that states `--resources conversion=1` does one conversion at a time."""
 
 _QUIET = {
-    # a worker that dies takes its jobs' chances with it; they are not to blame
+    # a dying worker uses up one attempt of each of its jobs, which are not to blame
     "distributed.scheduler.allowed-failures": 100,
     # memory that files are mapped into counts as the worker's; nothing of it needs to be spilled
     "distributed.worker.memory.target": False,
@@ -101,7 +101,7 @@ def batch(
     scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Run every job of a manifest and report on all of them; the failed ones are in the report.
+    """Run every job of a manifest and report on all of them; failed jobs do not raise.
 
     Args:
         manifest: YAML, JSON lines or CSV; see conversions.fleet.manifest.
@@ -111,8 +111,7 @@ def batch(
         progress: called with each outcome as it comes.
 
     Raises:
-        ConversionError: the manifest, the output or the workers are not as they should be;
-            nothing was started.
+        ConversionError: the manifest, the output or the workers are unusable; nothing was started.
     """
     import time
 
@@ -133,15 +132,15 @@ def batch(
 
 
 def unfinished(output: str) -> tuple[str, ...]:
-    """What a store keeps, and charges for, of uploads that were killed: one note, or none.
+    """A note on unfinished uploads, which a store keeps and charges for; empty if there are none.
 
-    A job's own are aborted when it is done again; these are of jobs that failed or are in no
-    manifest any more, or of another run that is at work.
+    A job's own are aborted when it runs again; these belong to jobs that failed or left the
+    manifest, or to another run in progress.
     """
     try:
         found = storage.unfinished_uploads(output)
     except ConversionError as error:
-        return (f"whether uploads were left unfinished is not known: {error.summary}",)
+        return (f"unfinished uploads could not be listed: {error.summary}",)
     if not found:
         return ()
     keys = ", ".join(upload["Key"] for upload in found[:3])
@@ -150,7 +149,7 @@ def unfinished(output: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _client(settings: Settings) -> Iterator[Client]:
-    """A client of the workers asked for.
+    """A client of the workers that the settings name.
 
     Raises:
         ConversionError: the extra is not installed, or the scheduler does not answer.
@@ -196,24 +195,24 @@ def _default_workers() -> int:
 
 
 def _wait_for_a_worker(client: Client, timeout: float) -> None:
-    """Return when there is one, or none came in so many seconds: that is told by the next step."""
+    """Wait until a worker is there or the time is up, which the next step reports."""
     with contextlib.suppress(TimeoutError):
         client.wait_for_workers(1, timeout=timeout)
 
 
 def check_versions(client: Client) -> dict[str, str]:
-    """The versions of all workers, which must be alike.
+    """The versions of all workers, which must be equal.
 
     Raises:
-        ConversionError: there is no worker, one lacks the package, or they differ: each one that
-            differs, with what it has.
+        ConversionError: there is no worker, one lacks the package, or versions differ; names each
+            worker that differs, with its versions.
     """
     if not client.scheduler_info()["workers"]:
         raise ConversionError(
             "the scheduler has no workers", hint="start some with `dask worker ADDRESS`"
         )
     asked = client.run(jobs.versions, on_error="return")
-    # one that is gone by now does no job; one that comes later is asked by each of its jobs
+    # a worker that has left does no job; one that comes later is checked by each of its jobs
     found = {where: said for where, said in asked.items() if not isinstance(said, OSError)}
     unable = [
         f"{where}: {type(said).__name__}: {str(said)[:300]}"
@@ -235,7 +234,7 @@ def check_versions(client: Client) -> dict[str, str]:
     ]
     if lines:
         raise ConversionError(
-            "the workers' versions are not alike; nothing was started",
+            "the workers' versions differ; nothing was started",
             lines,
             "install the same versions everywhere: equal checkpoints must give equal folders",
         )
@@ -286,6 +285,6 @@ def _collected(
 
 
 def _resources(client: Client) -> dict[str, int] | None:
-    """What a job asks for: one `conversion`, where the workers state how many they do at once."""
+    """The resources of a job: one `conversion`, if the workers state how many they do at once."""
     stated = [worker.get("resources", {}) for worker in client.scheduler_info()["workers"].values()]
     return {RESOURCE: 1} if stated and all(RESOURCE in each for each in stated) else None

@@ -1,8 +1,8 @@
-"""One job, as a worker runs it: skipped when it is done and whole, else done and recorded.
+"""One job, as a worker runs it: skipped if it is done and complete, else run and recorded.
 
-Below the output lie the folders, one a job, and `.conversions/NAME.json`, the record of a finished
-job, written after the folder. A job is done when its record is of the same job, the same sources
-and the same releases, and every file that the record names lies there in its size.
+Each job has a folder below the output, and `.conversions/NAME.json` records a finished job, written
+after the folder. A job is done if its record is of the same job, the same sources and the same
+releases, and every file that the record names exists with the recorded size.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ RECORDS = ".conversions"
 SMALL = 64 << 20
 """Bytes up to which a file is fetched in one request rather than in ranges."""
 RESTORED = "original.safetensors"
-"""What a restored checkpoint is called in its job's folder."""
+"""The name of a restored checkpoint in its job's folder."""
 _DECIDING = ("python", "checkpoint-conversions", "torch", "transformers", "safetensors", "numpy")
 """Packages whose versions decide what a folder holds and what its checks saw."""
 
 
 def versions() -> dict[str, str]:
-    """The versions of this process that must be alike on every worker."""
+    """The versions of this process that must be equal on every worker."""
     return dict(_versions())
 
 
 @cache
 def _versions() -> dict[str, str]:
-    # every job asks twice, and what is imported does not change any more
+    # every job asks twice, and the imported versions no longer change
     from ..core.report import versions as every
 
     found = every()
@@ -55,7 +55,7 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Done:
-    """What a job gave, of whichever kind it was; files: name below its folder -> bytes."""
+    """The result of a job of any kind. files: name below its folder -> bytes."""
 
     sources: tuple[Mapping[str, Any], ...]
     checks: tuple[Check, ...]
@@ -69,8 +69,8 @@ class _Done:
 def warm_up() -> None:
     """Import what conversions need, once in a worker's life.
 
-    A single conversion of large weights has another process import transformers beside it; for a
-    worker that would be an import a job.
+    A single conversion of large weights imports transformers in a second process; on a worker that
+    would mean one import for each job.
     """
     import transformers.modeling_utils  # noqa: F401
 
@@ -78,12 +78,12 @@ def warm_up() -> None:
 def run(
     entry: Mapping[str, Any], output: str, alike: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Do one job, whatever becomes of it.
+    """Run one job; failures are returned, never raised.
 
     Args:
         entry: Job.to_json().
         output: folder or URL below which the job has its folder.
-        alike: the versions that every worker must have; one that came late is asked here.
+        alike: the versions that every worker must have; a worker that came late is checked here.
 
     Returns:
         name, status ("done", "done before" or "failed"), seconds, bytes; and for a failure its
@@ -101,7 +101,7 @@ def run(
     except OSError as error:
         outcome = _failure("OSError", error.strerror or "disk or network", str(error))
     except Exception as error:
-        # one job's defect must not end the others; it is told as what it is
+        # one job's defect must not end the others; it is reported as unexpected
         text = f"unexpected {type(error).__name__}: {error}"
         outcome = _failure(type(error).__name__, text, text)
     return {"name": job.name, **outcome, "seconds": round(time.monotonic() - begun, 3)}
@@ -110,7 +110,7 @@ def run(
 def _refuse_other_versions(alike: Mapping[str, str] | None) -> None:
     if alike is not None and (here := versions()) != alike:
         raise ConversionError(
-            "this worker's versions are not those that the run began with",
+            "this worker's versions differ from those that the run began with",
             [f"{k}: {here.get(k)}, not {alike[k]}" for k in alike if here.get(k) != alike[k]],
             "install the same versions on every worker",
         )
@@ -161,8 +161,8 @@ def _placed(text: str, job: Job, scratch: str) -> str:
 
 
 def _room() -> str | None:
-    """Where a job may put files for a while: the worker's own folder, which dask empties of what
-    killed workers left; outside a worker the system's folder for such things."""
+    """Where a job may put temporary files: the worker's own folder, which dask cleans up after
+    killed workers; outside a worker, the system's temporary folder."""
     try:
         from distributed import get_worker
 
@@ -187,10 +187,10 @@ def identified(job: Job) -> str:
 
 
 def _content(location: str) -> Any:
-    """What stands for the content of a source without reading it.
+    """An identity of a source's content, found without reading it.
 
-    Files: size and time of last change. Stores: what they say of an object (its ETag, its
-    version). A name, a web address or a hub file stands for itself: the download compares them.
+    Files: size and time of last change. Stores: an object's ETag or version. A name, a web address
+    or a hub file is its own identity: the download compares the content.
     """
     if storage.scheme(location) in ("http", "https", "hf"):
         return location
@@ -216,7 +216,7 @@ def _record(output: str, job: Job) -> str:
 
 
 def done_before(job: Job, output: str, identity: str) -> dict[str, Any] | None:
-    """The record of this very job, when all that it names is there; else None."""
+    """The record of this very job, if every file that it names exists; else None."""
     try:
         record = untrusted_json.loads(storage.read_text(_record(output, job), 16 << 20))
     except (ConversionError, ValueError):
@@ -232,14 +232,14 @@ def done_before(job: Job, output: str, identity: str) -> dict[str, Any] | None:
 
 @contextmanager
 def local(location: str, scratch: Path, *, by_ranges: bool = False) -> Iterator[str]:
-    """A location that conversions can open, for stores that it does not read.
+    """A location that conversions can open; sources in other stores are fetched first.
 
-    What is fetched is gone afterwards, so that it takes no room while the result goes up.
+    A fetched copy is removed afterwards, so that it takes no space during the upload.
 
     Args:
-        by_ranges: large files are not fetched: a file of their name stands for them, and whoever
-            opens it reads the store. Not where the store gives no ranges, nor of a container that
-            says only between its tensors where they lie (torch before 1.6): they are fetched.
+        by_ranges: large files are not fetched: a file of the same name stands for each, and
+            opening it reads the store. Still fetched if the store gives no ranges, or if the
+            container describes its tensors only between them (torch before 1.6).
     """
     if not _fetched(location):
         yield location
@@ -332,9 +332,10 @@ class _Written:
 
 @contextmanager
 def _written(job: Job, output: str, scratch: Path, weightless: bool = False) -> Iterator[_Written]:
-    """The folder to write, which goes up at the end where the output is a store.
+    """The folder to write, which is uploaded at the end if the output is a store.
 
-    weightless: its tensors go up while they are written, where the store takes parts in any order.
+    weightless: its tensors are uploaded while they are written, if the store takes parts in any
+    order.
     """
     location = storage.join(output, job.name)
     fs, root = storage.filesystem(location)
@@ -368,7 +369,7 @@ def _written(job: Job, output: str, scratch: Path, weightless: bool = False) -> 
 def _opened(
     job: Job, scratch: Path, *, by_ranges: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The job's checkpoint where it can be opened, and its further arguments; so with its base."""
+    """The job's checkpoint and base, fetched where needed, with its further arguments."""
     arguments = {**job.settings, **job.options}
     with local(job.checkpoint, scratch, by_ranges=by_ranges) as checkpoint:
         if "base" not in arguments:
@@ -379,7 +380,7 @@ def _opened(
 
 
 def _left_behind(job: Job, output: str, target: Path) -> bool:
-    """Whether a folder that is no model any more is one that this job once made."""
+    """Whether a folder that is no longer a model was made by this job."""
     try:
         record = untrusted_json.loads(storage.read_text(_record(output, job), 16 << 20))
     except (ConversionError, ValueError):
@@ -423,10 +424,10 @@ def _restore(job: Job, output: str, scratch: Path) -> _Done:
 
 
 def _family(job: Job, checkpoint: str) -> str:
-    """The job's family, or for auto the one whose keys the checkpoint has.
+    """The job's family; for auto, the one whose keys the checkpoint has.
 
     Raises:
-        ConversionError: no family's.
+        ConversionError: the keys are no family's.
     """
     if job.family != "auto":
         return job.family

@@ -1,4 +1,4 @@
-"""Manifests: one row a job, in YAML, JSON lines or CSV; every row is judged before anything runs.
+"""Manifests: one row a job, in YAML, JSON lines or CSV; every row is checked before anything runs.
 
     # YAML: a list, or {defaults: {…}, jobs: [{…}, …]}; a default counts for the rows that it suits
     - {checkpoint: s3://lab/run-17/model.pt, family: convnextv2, name: run-17}
@@ -9,10 +9,10 @@
 |---|---|
 | family | a family's name, or auto (the default): recognised by the checkpoint's keys |
 | checkpoint | as `conversions convert --checkpoint`, or any store's URL (s3://, gs://, memory://) |
-| name | the folder below --output; by default made of the checkpoint's own name |
+| name | the folder below --output; by default made from the checkpoint's own name |
 | kind | convert (the default), verify or restore |
 | model | the folder, for verify and restore |
-| base | of a LoRA adapter, the checkpoint that it was trained on |
+| base | the checkpoint that a LoRA adapter was trained on |
 | config, dtype, weights, leave_out, max_shard_size, checks | as the command line's options |
 | options | the family's own options by name; in CSV any further column is one |
 """
@@ -38,7 +38,7 @@ _PLAIN = ("base", "config", "dtype", "weights", "leave_out", "max_shard_size", "
 _FIELDS = ("family", "checkpoint", "name", "kind", "model", "options", *_PLAIN)
 _NEEDED = {"convert": ("checkpoint",), "verify": ("checkpoint", "model"), "restore": ("model",)}
 _OF_RESTORE = ("dtype",)
-"""The only ones of _PLAIN that mean something to restore."""
+"""Those of _PLAIN that apply to restore."""
 _CHECKS = ("auto", "all", "files")
 _DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -72,15 +72,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it stands in the manifest, and where; defaults: what it did not say itself."""
+    """A row as it stands in the manifest, and its place. defaults: for fields it leaves out."""
 
     place: str
     values: Mapping[str, Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def filled(self, families: Mapping[str, Family]) -> dict[str, Any]:
-        """The row with the defaults that mean something to it: of a restore no checks, of a
-        family no options of another's."""
+        """The row with the defaults that apply to it: no checks for a restore, and no options of
+        another family."""
         values = {**self.defaults, **self.values}
         kind = str(values.get("kind") or "convert")
         unused = [name for name in _unused(kind) if name not in self.values]
@@ -97,8 +97,8 @@ def read_manifest(location: str | Path, families: Mapping[str, Family]) -> list[
     """Every job of a manifest, in its order.
 
     Raises:
-        ConversionError: it cannot be read, holds no job, or rows are wrong: all of them, with
-            what is wrong in each.
+        ConversionError: it cannot be read, holds no job, or has wrong rows; names every mistake in
+            every row.
     """
     rows = list(_rows(str(location), storage.read_text(str(location), _LIMIT)))
     if not rows:
@@ -188,7 +188,7 @@ def _csv_rows(location: str, text: str) -> Iterator[Row]:
     for values in reader:
         place = f"line {reader.line_num}"
         if None in values or None in values.values():
-            yield Row(place, {"": f"has not the {len(names)} columns of the first line"})
+            yield Row(place, {"": f"lacks the {len(names)} columns of the first line"})
             continue
         filled = {k: v for k, v in values.items() if v != "" and k in _FIELDS}
         options = {name: values[name] for name in own if values[name] != ""}
@@ -241,7 +241,7 @@ def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
 
 
 def _option_names(family: Family | None, kind: str) -> list[str] | None:
-    """What `options` may hold; None where the family is not known yet."""
+    """The options that a family takes; None while the family is not known."""
     if family is None:
         return None
     if kind == "restore":
@@ -250,7 +250,7 @@ def _option_names(family: Family | None, kind: str) -> list[str] | None:
 
 
 def _unused(kind: str) -> list[str]:
-    """Settings that mean nothing to a kind of job."""
+    """Settings that do not apply to a kind of job."""
     return [name for name in _PLAIN if name not in _OF_RESTORE] if kind == "restore" else []
 
 
@@ -271,7 +271,7 @@ def _wrong_settings(settings: Mapping[str, Any]) -> Iterator[str]:
 def _unreachable(
     where: Mapping[str, str], families: Mapping[str, Family]
 ) -> Iterator[tuple[str, str]]:
-    """Fields whose location cannot be read, as far as that can be said without reading it."""
+    """Fields whose location cannot be read, as far as is known without reading it."""
     published = {p.name for family in families.values() for p in family.published}
     for field_name, location in where.items():
         if not location or location in published or location == "tiny":
@@ -291,7 +291,7 @@ def _nearest(name: str) -> str:
 
 
 def _default_name(kind: str, family: str, location: str) -> str:
-    """`s3://lab/run 17/model.pt` -> `run-17-model`; what the checkpoint is called, and where."""
+    """`s3://lab/run 17/model.pt` -> `run-17-model`: from the checkpoint's folder and file name."""
     parts = [part for part in re.split(r"[/\\]", location.partition("://")[2] or location) if part]
     stem = PurePosixPath(parts[-1]).stem if parts else family
     parent = parts[-2] if len(parts) > 2 else ""

@@ -29,7 +29,7 @@ _CLASS = {"failed": "failed", "done": "done", "done before": "before"}
 
 
 def write(outcome: Outcome, folder: Path) -> None:
-    """Write both files into a folder, which is made."""
+    """Write both files into a folder, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(dict(result), ensure_ascii=False) for result in outcome.results)
     (folder / "report.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Stores by URL, through fsspec: reading, and publishing a folder so that readers see it whole.
 
-A folder's config.json is written last, its index before it: a folder without config.json is not
-a model to any reader, so what a killed upload leaves is never taken for one.
+A folder's config.json is written last, its index just before it: no reader takes a folder without
+config.json for a model, so the rest of a killed upload is never mistaken for one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..core.errors import CheckpointError, ConversionError, OutputError
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _READ_BY_CONVERT = ("http", "https", "hf")
 LAST = ("model.safetensors.index.json", "conversion.json", "config.json")
-"""In this order, after everything else."""
+"""Files uploaded in this order, after everything else."""
 _PART = 16 << 20
 
 
@@ -56,10 +56,10 @@ def refuse_unsupported(location: str) -> None:
 
 @contextlib.contextmanager
 def explained(location: str, doing: str) -> Iterator[None]:
-    """Whatever a store raises, as one error with what was done where.
+    """Turn whatever a store raises into one error that names the action and the location.
 
     Raises:
-        ConversionError: not found, refused, not reachable.
+        ConversionError: not found, refused, or unreachable.
     """
     try:
         yield
@@ -74,7 +74,7 @@ def explained(location: str, doing: str) -> Iterator[None]:
     except ImportError as error:
         raise ConversionError(f"{location}: {_line(error)}") from None
     except Exception as error:
-        # every store has exceptions of its own, from whichever package serves it
+        # every store raises exceptions of the package that serves it
         hint = "check the store's credentials" if _about_credentials(error) else None
         raise ConversionError(
             f"{location}: {doing} failed", [f"{type(error).__name__}: {_line(error)}"], hint
@@ -102,12 +102,12 @@ def filesystem(location: str) -> tuple[Any, str]:
 
 
 def _options(location: str) -> dict[str, Any]:
-    # listings that are kept would hide what another worker has just written
+    # cached listings would hide what another worker has just written
     return {} if not is_url(location) else {"use_listings_cache": False}
 
 
 def read_text(location: str, limit: int) -> str:
-    """A small text, from wherever it lies.
+    """Read a small text file from any location.
 
     Raises:
         ConversionError: absent, larger than the limit in bytes, or not UTF-8.
@@ -128,7 +128,7 @@ def read_text(location: str, limit: int) -> str:
 
 
 def write_text(location: str, text: str) -> None:
-    """Write a small text; on a local disk by way of a file beside it, so that it is whole."""
+    """Write a small text file; on a local disk atomically, by renaming a temporary file."""
     fs, path = filesystem(location)
     with explained(location, "writing"):
         if is_local(fs):
@@ -153,7 +153,7 @@ def join(root: str, name: str) -> str:
 
 
 def files(location: str) -> dict[str, int]:
-    """Name below a location -> bytes, of everything there; {} where there is nothing."""
+    """Name below a location -> bytes, for every file there; {} if there is none."""
     fs, path = filesystem(location)
     with explained(location, "listing"):
         try:
@@ -170,17 +170,17 @@ def files(location: str) -> dict[str, int]:
 def publish(
     folder: Path, location: str, *, move: bool = False, there: Collection[str] = ()
 ) -> dict[str, int]:
-    """Upload a finished folder, what makes it a model last; returns name -> bytes.
+    """Upload a finished folder, its config.json last; returns name -> bytes.
 
-    What an earlier upload left there and this folder has not is removed first, its config.json
-    before everything else, so that no reader meets a mixture; so are uploads that never ended.
+    Files that an earlier upload left and this folder lacks are removed first, config.json before
+    everything else, so that no reader meets a mixture; unfinished uploads are aborted as well.
 
     Args:
-        move: remove each file here once it is up, so that the disk is free again soon.
-        there: names that lie there already, of this very folder: nothing is removed then.
+        move: remove each local file once it is uploaded, to free the disk early.
+        there: names of this very folder that are uploaded already: if any, nothing is removed.
 
     Raises:
-        ConversionError: refused or not reachable; without config.json nothing there is a model.
+        ConversionError: refused or unreachable; without config.json, nothing there is a model.
     """
     fs, root = filesystem(location)
     found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
@@ -207,7 +207,7 @@ def clear(location: str) -> None:
 
 
 def withdraw(location: str) -> None:
-    """Remove what lies there, config.json first: from then on it is no model to anybody."""
+    """Remove an earlier upload, config.json first: from then on nobody takes it for a model."""
     fs, root = filesystem(location)
     present = files(location)
     with explained(location, "removing what an earlier upload left"):
@@ -219,7 +219,7 @@ def withdraw(location: str) -> None:
 
 
 def unfinished_uploads(location: str) -> list[dict[str, str]]:
-    """Key and id of all multipart uploads below a location that began and never ended (S3)."""
+    """Key and id of every unfinished multipart upload below a location (S3)."""
     fs, root = filesystem(location)
     if not hasattr(fs, "list_multipart_uploads"):
         return []
@@ -235,7 +235,7 @@ def unfinished_uploads(location: str) -> list[dict[str, str]]:
 
 
 def _upload_pages(fs: Any, bucket: str, prefix: str) -> Iterator[Mapping[str, Any]]:
-    """The store's answers, a thousand uploads each, until it says that there are no more."""
+    """The store's answers, a thousand uploads each, until it reports no more."""
     place: dict[str, str] = {}
     while True:
         page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **place)
@@ -244,14 +244,14 @@ def _upload_pages(fs: Any, bucket: str, prefix: str) -> Iterator[Mapping[str, An
             "KeyMarker": str(page.get("NextKeyMarker") or ""),
             "UploadIdMarker": str(page.get("NextUploadIdMarker") or ""),
         }
-        # a store that says there is more, and not where, would be asked the same for ever
+        # a store that reports more, but not where, would be asked the same question for ever
         if not page.get("IsTruncated") or following == place or not following["KeyMarker"]:
             return
         place = following
 
 
 def abort_uploads(location: str) -> int:
-    """Abort the unfinished uploads below a location, and no others; returns how many."""
+    """Abort the unfinished uploads below a location and no others; returns how many."""
     fs, root = filesystem(location)
     found = unfinished_uploads(location)
     with explained(location, "aborting unfinished uploads"):
@@ -261,7 +261,7 @@ def abort_uploads(location: str) -> int:
 
 
 def refuse_unwritable(location: str) -> None:
-    """Write and remove a small object, so that a refusal comes before any work.
+    """Write and remove a small object, so that a refusal comes before any work is done.
 
     Raises:
         ConversionError: the store is unknown, refuses, or cannot be reached.

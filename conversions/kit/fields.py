@@ -53,7 +53,7 @@ LLAMA: dict[str, Kind] = {
     "bos_token_id": ID,
     "eos_token_id": ID,
 }
-"""What a LLaMA config says, but for its rotary embedding (see `rope`)."""
+"""The fields of a LLaMA config, apart from its rotary embedding (see `rope`)."""
 CLIP_VISION: dict[str, Kind] = {
     **_TOWER,
     "layer_norm_eps": EPS,
@@ -63,7 +63,7 @@ CLIP_VISION: dict[str, Kind] = {
     "projection_dim": WIDTH,
     "dropout": SHARE,
 }
-"""What the config of CLIP's image tower says."""
+"""The fields of the config of CLIP's image tower."""
 BERT: dict[str, Kind] = {
     **{name: kind for name, kind in _TOWER.items() if name != "attention_dropout"},
     "vocab_size": Whole(1),
@@ -74,13 +74,13 @@ BERT: dict[str, Kind] = {
     "hidden_dropout_prob": SHARE,
     "attention_probs_dropout_prob": SHARE,
 }
-"""What a BERT config says."""
+"""The fields of a BERT config."""
 
 
 def renamed(place: str, kinds: Mapping[str, Kind], names: Mapping[str, str]) -> tuple[Field, ...]:
-    """Fields of the target, and the names that the original has for some of them.
+    """Fields of the target, with the original's names for some of them.
 
-    place: what stands before an original's name: "args:". names: the original's -> the target's.
+    place: the prefix of an original's name: "args:". names: the original's -> the target's.
     """
     also: dict[str, list[str]] = {}
     for other, name in names.items():
@@ -91,10 +91,10 @@ def renamed(place: str, kinds: Mapping[str, Kind], names: Mapping[str, str]) -> 
 def section(
     path: str, kinds: Mapping[str, Kind], *also: str, written: bool = True
 ) -> tuple[Field, ...]:
-    """Fields of one object of the target's config.json, and where else each of them stands.
+    """Fields of one object of the target's config.json, and where else each of them may stand.
 
-    path: "text_config." also: what stands before the same name elsewhere: "" is the top level,
-    "llava:" a document of that role.
+    path: "text_config." also: prefixes of the same name elsewhere: "" is the top level, "llava:"
+    a document of that role.
     """
     return tuple(
         Field(path + name, kind, tuple(place + name for place in also), written)

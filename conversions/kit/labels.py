@@ -1,4 +1,4 @@
-"""Class names that a classifier's tensors do not tell."""
+"""Class names, which a classifier's tensors do not show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts that several originals took over from one place, named and measured once."""
+"""Parts that several originals share, with their names and sizes described once."""
 
 from __future__ import annotations
 

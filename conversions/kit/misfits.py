@@ -1,4 +1,4 @@
-"""Tensors that a model cannot be made of, although each has a rule."""
+"""Refuses tensors that cannot make a model, although each has a rule."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def refuse_misfits(
     Args:
         name: the family's, for the message.
         expected: key -> the shape it needs, and why.
-        further: lines about what is wrong beside shapes.
+        further: lines about mistakes other than shapes.
 
     Raises:
-        WrongCheckpointError: names every one of them.
+        WrongCheckpointError: names every mistake.
     """
     lines = [
         f"{key} is {list(tensors.shape(key))}, needed: {list(shape)} ({why})"
@@ -36,18 +36,18 @@ def refuse_misfits(
 
 
 def square_side(tensors: Manifest, key: str, dim: int = 0) -> int:
-    """Side of the grid that a table of positions, the first for the class token, belongs to.
+    """Side of the square grid that a table of positions covers; its first row is the class token.
 
-    0 for an absent table: its absence is told elsewhere.
+    0 for an absent table: its absence is reported elsewhere.
 
     Raises:
-        WrongCheckpointError: no square; the target reads one size for both sides.
+        WrongCheckpointError: the grid is not square; the target reads one size for both sides.
     """
     places = tensors.size(key, dim)
     side = math.isqrt(max(places - 1, 0))
     if places and side**2 + 1 != places:
         raise WrongCheckpointError(
-            f"{key}: {places} positions are no square grid and one for the class token",
+            f"{key}: {places} positions do not make a square grid and one for the class token",
             hint="transformers has one image_size for both sides; interpolate to a square grid",
         )
     return side

@@ -1,4 +1,4 @@
-"""The configs of the code bases that originals are written in: every field, its type, its names.
+"""The configs of the originals' code bases: every field with its type and its names.
 
 A family's FIELDS are these, placed where the target has them.
 """
@@ -112,7 +112,7 @@ _DECODER_ARGS: dict[str, tuple[Kind, str]] = {
     "no_repeat_ngram_size": (Whole(0, 1000), ""),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), (_ID, "")),
 }
-_WANTS: dict[str, Kind] = {  # settings that would make another model of it
+_WANTS: dict[str, Kind] = {  # settings that would change the model
     "no_scale_embedding": Flag(),
     "decoder_learned_pos": Flag(),
     "no_token_positional_embeddings": Flag(),
@@ -139,7 +139,7 @@ FAIRSEQ_FIXED: dict[str, bool | int | str] = {
     "audio_encoder": "none",
     "connector": "xconnector",
 }
-"""Settings that make the model which the target can hold."""
+"""Settings under which the model is one that the target can hold."""
 FAIRSEQ_DECODER_CLIP = Fields(
     (
         *(
@@ -209,7 +209,7 @@ SHARED_BY_HEADS = {
     "image_config.hidden_act": _SHARED,
     "text_config.hidden_act": _SHARED,
 }
-"""Why a tower of FlavaForPreTraining has no choice where flava_model() has one."""
+"""Field -> why FlavaForPreTraining allows no choice where flava_model() does."""
 
 MAIN_FINETUNE = Fields(
     (
@@ -235,7 +235,7 @@ MAIN_FINETUNE = Fields(
 
 
 def config_json(*kinds: str) -> ConfigFile:
-    """config.json beside a checkpoint, where its model_type says one of these."""
+    """config.json beside a checkpoint, if its model_type is one of these."""
     return ConfigFile(("config.json",), kinds=kinds)
 
 
@@ -247,13 +247,13 @@ LLAMA_DEFAULTS: dict[str, str | float] = {
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 2048,
 }
-"""What a LLaMA config means that does not say it."""
+"""Defaults of a LLaMA config for fields that it leaves out."""
 CLIP_DEFAULTS: dict[str, str | float] = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
     "projection_dim": 768,
 }
-"""What the image tower of CLIP ViT-L means that does not say it."""
+"""Defaults of CLIP ViT-L's image tower for fields that its config leaves out."""
 LLAVA_FIXED = {
     "mm_projector_type": "mlp2x_gelu",
     "mm_vision_tower": "clip_4layers_336",

@@ -6,7 +6,7 @@ from ..core.writing.processor import MEAN, STD, warped_square
 __all__ = ["CODEBOOK_PATCH", "MEAN", "STD", "warped_square", "with_codebook_view"]
 
 CODEBOOK_PATCH = 8
-"""Edge in pixels of what one word of DALL-E's codebook covers; it stands for one patch."""
+"""Edge in pixels of the area that one word of DALL-E's codebook covers, which is one patch."""
 
 
 def with_codebook_view(edge: int, grid: int) -> Json:

@@ -12,7 +12,7 @@ def both_ropes(text: Json) -> Json:
     4.x reads the flat rope_theta and rope_scaling, 5.x writes rope_parameters and reads either.
 
     Raises:
-        ConfigError: a scaling without its factor, or a factor of none.
+        ConfigError: a scaling without its factor, or a factor without a type.
     """
     theta = text["rope_theta"]
     scaling = text.get("rope_scaling") or {}

@@ -28,13 +28,13 @@ _FILES = {
 
 
 def write(name: str, output: Path, taken: Iterable[str]) -> list[Path]:
-    """Write a small family that passes every check; the files, in the order to be read in.
+    """Write a small family that passes every check; returns the files in reading order.
 
     taken: names of families that are installed.
 
     Raises:
-        ConversionError: the name cannot be one, or is taken.
-        OutputError: there is something at `output`, or it cannot be written; nothing is left.
+        ConversionError: the name is invalid or taken.
+        OutputError: `output` exists already or cannot be written; nothing is left.
     """
     _refuse_name(name, set(taken))
     if output.exists() or output.is_symlink():
@@ -74,7 +74,7 @@ def _refuse_name(name: str, taken: set[str]) -> None:
 
 
 def package_of(name: str) -> str:
-    """The package that a family's files lie in."""
+    """The name of the package that holds a family's files."""
     return f"conversions_{name}"
 
 

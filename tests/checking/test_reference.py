@@ -163,7 +163,7 @@ def test_a_specimen_is_found(stranger: Callable[..., Any]) -> None:
     stranger(specimen=Specimen(examples=2))
     assert golden.load_specimen("stranger").examples == 2
     stranger(specimen="json:loads")
-    with pytest.raises(ConversionError, match="no Specimen"):
+    with pytest.raises(ConversionError, match="not a Specimen"):
         golden.load_specimen("stranger")
     stranger(specimen="json:absent")
     with pytest.raises(ConversionError, match="json:absent cannot be imported"):

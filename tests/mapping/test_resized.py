@@ -69,7 +69,7 @@ def test_positions_of_no_square(name: str, tmp_path: Path) -> None:
         state[key] = lengthened(state[key], dim, 31)
     found = converted(name, state, tmp_path)
     assert found.code == 1
-    assert f"{keys[0]}: 31 positions are no square grid" in found.err
+    assert f"{keys[0]}: 31 positions do not make a square grid" in found.err
 
 
 @pytest.mark.parametrize("name", WORDS, ids=[f"{name}-tiny" for name in WORDS])

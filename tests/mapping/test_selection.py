@@ -42,7 +42,7 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], str]] = {
     ),
     "a module's extra state": (
         lambda s: {**s, "a.b._extra_state": torch.zeros(3, dtype=torch.uint8)},
-        "left out, since not of this model: a.b._extra_state",
+        "left out, as not part of this model: a.b._extra_state",
     ),
     "names that are lost": (
         lambda s: {"model": s, "ema": {"decay": 0.9, "shadow_params": list(s.values())}},

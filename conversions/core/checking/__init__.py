@@ -1,1 +1,1 @@
-"""Checks on a written folder, and the truth they are held against."""
+"""Checks on a written folder, and the references they compare it with."""

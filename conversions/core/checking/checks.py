@@ -25,8 +25,8 @@ Status = Literal["passed", "failed", "skipped", "known-defect"]
 class Check:
     """The outcome of one check.
 
-    figure: what was measured, for people. worst: the largest difference, for tables and drift.
-    details: every offender. advice: what to do when it failed, or why it was skipped.
+    figure: the measurement, for people. worst: the largest difference, for tables and drift.
+    details: every offender. advice: what to do if it failed, or why it was skipped.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Check:
 
 
 def judge(name: str, offenders: Iterable[str], figure: str, advice: str = "", **more: Any) -> Check:
-    """Passed when there is no offender."""
+    """A check that passes if there are no offenders."""
     details = tuple(offenders)
     return Check(
         name,
@@ -88,7 +88,7 @@ def _figure(what: str, good: str, bad: str, offenders: Sequence[str]) -> str:
 
 
 def skipped(name: str, why: str) -> Check:
-    """Not run; `why` names what is missing and how to supply it."""
+    """A check that did not run; `why` names what is missing and how to supply it."""
     return Check(name, "skipped", advice=why)
 
 
@@ -132,14 +132,14 @@ def parameter_sums(
 ) -> Check:
     """Float64 sums of source and target, tensor by tensor and over everything.
 
-    Tied tensors count once, dropped ones not at all, drawn vocabulary rows apart.
+    Tied tensors count once, dropped ones not at all, drawn vocabulary rows separately.
     A tensor that holds NaN or infinity fails by name.
 
     Args:
-        companions: prefix of the keys of each further file -> its name; sums are given apart.
-        same: a comparison that remembers; a target that has the source's very bits, by its answer,
-            has the source's sum and is not read once more for it.
-        total: the sum of one tensor; a ledger knows those that passed by.
+        companions: prefix of the keys of each further file -> its name; each gets its own sum.
+        same: a comparison that remembers its answers; a target that it finds bit-equal to the
+            source takes the source's sum and is not read again.
+        total: the sum of one tensor; a ledger knows those that it recorded.
     """
     total_source = total_written = worst = 0.0
     damaged = False
@@ -198,7 +198,7 @@ def _one_and_alike(sources: Sequence[Tensor], parts: Sequence[Tensor]) -> bool:
 
 
 def _sum_tolerance(sources: Sequence[Tensor], parts: Sequence[Tensor]) -> float:
-    """What the order of a float64 sum, or rounding to a smaller dtype, may move a sum by."""
+    """How far the order of a float64 sum, or rounding to a smaller dtype, may move a sum."""
     unit, smallest, written = 2.0**-50, 0.0, parts[0].dtype
     if any(source.dtype != written for source in sources):
         import torch
@@ -259,7 +259,7 @@ def same_blocks(
 
 
 def first_difference(blocks: Sequence[Tensor], tensor: Tensor, drawn: int) -> str:
-    """Where blocks and tensor first differ; drawn: how many of the last rows are in no source."""
+    """Where blocks and tensor first differ. drawn: how many of the last rows have no source."""
     whole = _shape_of(blocks)
     if whole != tuple(tensor.shape):
         return f"shape {list(whole)} -> {list(tensor.shape)}"
@@ -292,10 +292,10 @@ def round_trip(
     written: MappingABC[str, Tensor],
     same: Callable[[Tensor, Tensor], bool] = tensors.same_cast,
 ) -> Check:
-    """The folder's tensors, taken back through the inverse rules, are the source bit for bit.
+    """The folder's tensors, put through the inverse rules, are the source bit for bit.
 
     same: as for exact_values; a tensor that is only renamed comes back as itself, so that one
-    comparison answers both.
+    comparison serves both checks.
     """
     offenders: list[str] = []
     count = 0
@@ -365,8 +365,8 @@ def _where(expected: Tensor, loaded: Tensor) -> str:
 DISAGREE = {
     "logits": "reference and converted model disagree: a rule, the config or this release of "
     "transformers computes something else",
-    "pixels": "reference and image processor disagree: FAMILY's processor() does not say what the "
-    "original's preprocessing does, or this release of transformers does something else",
+    "pixels": "reference and image processor disagree: FAMILY's processor() does not describe the "
+    "original's preprocessing, or this release of transformers does something else",
 }
 
 
@@ -380,7 +380,7 @@ def outputs(
 ) -> Check:
     """Two sets of outputs agree: integers exactly, floats within tolerance * max(1, scale).
 
-    divergence: called on failure only; says in which module the two forwards first part.
+    divergence: called on failure only; names the module in which the two forwards first differ.
     """
     unlike = [key for key in expected if key not in actual]
     offenders, worst = [f"{key}: the model has no such output" for key in unlike], 0.0
@@ -412,7 +412,7 @@ def outputs(
 
 
 def worst_place(left: Tensor, right: Tensor, difference: float) -> str:
-    """Where two equal-shaped tensors differ most, with both values."""
+    """The place where two equal-shaped tensors differ most, with both values."""
     gap = (left.double() - right.double()).abs().nan_to_num(math.inf)
     flat = int(gap.argmax()) if gap.numel() else 0
     place = []
@@ -444,9 +444,9 @@ def strict_load(
 def config_read_back(
     written: MappingABC[str, Any], stored: MappingABC[str, Any], read: MappingABC[str, Any]
 ) -> Check:
-    """The folder's config.json says what was written, and transformers reads it so.
+    """The folder's config.json holds the fields written, and transformers reads them as written.
 
-    All flat, dotted. A field that config.json leaves out is judged by what is read instead of it.
+    All flat, dotted. A field that config.json leaves out is judged by the value read for it.
     """
     offenders = [
         f"{key}: written {value!r}, the folder has {stored[key]!r}"
@@ -482,7 +482,7 @@ def config_read_back(
 def documents(written: MappingABC[str, Any], stored: MappingABC[str, Any], where: str) -> list[str]:
     """Fields of one of the folder's JSON files that differ from what the conversion writes.
 
-    Both flat, dotted. A field that the file leaves out is judged by what comes of it.
+    Both flat, dotted. A field that the file leaves out is judged by its effect elsewhere.
     """
     return [
         f"{where}: {key}: written {value!r}, the folder has {stored[key]!r}"
@@ -492,12 +492,12 @@ def documents(written: MappingABC[str, Any], stored: MappingABC[str, Any], where
 
 
 def with_replaced(check: Check, old: str, new: str) -> Check:
-    """The check with other words in its details."""
+    """The check, with a word in its details replaced."""
     return replace(check, details=tuple(line.replace(old, new) for line in check.details))
 
 
 def with_offenders(check: Check, offenders: Iterable[str], advice: str) -> Check:
-    """The check, failed when there are further offenders."""
+    """The check, failed if there are further offenders."""
     further = tuple(offenders)
     if not further:
         return check

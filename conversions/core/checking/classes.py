@@ -1,8 +1,8 @@
-"""Every class of the installed transformers that takes a folder, and how whole it comes out.
+"""Every class of the installed transformers that takes a folder, and how completely it loads it.
 
-The classes are asked of the release: those of the model's own module, and the Auto classes whose
-tables hold its config. Each loads the folder as its users would. Where the model is too large for
-that, what golden data record of the release is told instead.
+The release itself lists the classes: those of the model's own module, and the Auto classes whose
+tables hold its config. Each loads the folder as its users would. If the model is too large for
+that, the golden data's records for the release are reported instead.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from . import known_defects, loading
 class Outcome:
     """How one class takes the folder.
 
-    name: of the class. through: the Auto classes that choose it. random: those of its tensors
-    that are left at random, under the names that the release gives them; total: of how many.
-    raised: what it raises instead, in one line. way: how to come by the same with the weights.
+    name: the class. through: the Auto classes that choose it. random: those of its tensors that
+    are left at random, under the release's names. total: how many tensors it has. raised: the
+    error it raises instead, in one line. way: how to get the same model with its weights.
     """
 
     name: str
@@ -100,7 +100,7 @@ def _tried(folder: Path, name: str, through: tuple[str, ...], model_class: str) 
 
 
 def _way_round(folder: Path, name: str, random: Sequence[str], model_class: str) -> str:
-    """Where the whole model holds this class, unless it has none of these tensors."""
+    """How to reach this class inside the whole model, or that the original lacks its tensors."""
     otherwise = f"load {model_class} and take its parts"
     try:
         whole = loading.model_on_meta(folder, model_class)
@@ -116,7 +116,7 @@ def _way_round(folder: Path, name: str, random: Sequence[str], model_class: str)
 
 
 def notes(found: Sequence[Outcome]) -> list[str]:
-    """A sentence for each class that is not whole, with the way round."""
+    """A sentence for each class that loads only a part, with the way around it."""
     return [
         f"{_called(one)}: {one.describe()}{_which(one)}; {one.way}"
         for one in found
@@ -129,15 +129,15 @@ def _called(one: Outcome) -> str:
 
 
 def _which(one: Outcome) -> str:
-    """The tensors, where a few names say it."""
+    """The names of the tensors, if they are few."""
     names = collapse_keys(one.random)
     return f" ({', '.join(names)})" if 0 < len(names) <= 3 and len(one.random) < one.total else ""
 
 
-def told(family: str, model_class: str, folder: Path, tried: bool) -> list[str]:
-    """What is to be said of the classes of a folder, by trying them or by what is recorded.
+def reported(family: str, model_class: str, folder: Path, tried: bool) -> list[str]:
+    """Notes on the classes of a folder: found by trying them, else from the records.
 
-    transformers is not imported where they are not tried.
+    transformers is not imported unless they are tried.
     """
     if tried:
         return notes(survey(folder, model_class))
@@ -148,22 +148,22 @@ def told(family: str, model_class: str, folder: Path, tried: bool) -> list[str]:
 
 
 def recorded(family: str, release: str | None = None) -> list[Json]:
-    """Records of classes that are not whole under a release; None: the installed one."""
+    """Records of classes that load only a part under a release; None: the installed one."""
     found = known_defects.recorded(family, "strict-load", release)
     return [defect for defect in found if "class" in defect]
 
 
 def tokenizer_of_nothing(folder: Path) -> str:
-    """What AutoTokenizer makes of a folder without a vocabulary, where it does not raise."""
+    """A note on what AutoTokenizer makes of a folder without a vocabulary, unless it raises."""
     from transformers import AutoTokenizer
 
     try:
         with loading.quiet():
             made = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception:
-        # whatever it raises, the user is told by it
+        # any error it raises tells the user
         return ""
     return (
-        f"no tokenizer is in the folder, and AutoTokenizer makes one of {len(made)} tokens of "
-        "nothing, without a word: every text becomes unknown; convert with the vocabulary"
+        "the folder holds no tokenizer, and AutoTokenizer silently makes one of "
+        f"{len(made)} tokens: every text becomes unknown; convert with the vocabulary"
     )

@@ -1,8 +1,8 @@
-"""Weights of a folder against those that the rules make of the source, judged as what they are.
+"""Compares the weights of a folder with those that the rules make of the source.
 
-A tensor is the source's bit for bit, or its rounding to a smaller dtype (also one that was
-widened again), or it differs, and then the place is named. Rows that a recorded release sets to
-zero, and rows that no source holds, are told apart from the rest.
+A tensor is the source's bit for bit, or its rounding to a smaller dtype (perhaps widened again), or
+it differs, and then the place is named. Rows that a recorded release sets to zero, and rows that
+no source holds, are judged separately.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Rounding:
 
 
 def rounding(source: Tensor, written: Tensor) -> Rounding | None:
-    """How `written` came from `source`; None when it did not, by any rounding."""
+    """How `written` came from `source`; None if no rounding of `source` gives it."""
     if source.shape != written.shape:
         return None
     if not source.is_floating_point() or not written.is_floating_point():
@@ -76,8 +76,8 @@ class Judgement:
     """What became of every target tensor.
 
     copies: target -> how it came from the source. wrong: target -> where it differs.
-    zeroed: target -> rows that are zero in the folder alone. drawn: target -> how many rows at its
-    end are in no source and are others than this seed draws.
+    zeroed: target -> rows that are zero only in the folder. drawn: target -> how many rows at its
+    end come from no source and differ from those that this seed draws.
     """
 
     copies: dict[str, Rounding] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Judgement:
         return sorted({copy.dtype for copy in self.copies.values() if not copy.exact})
 
     def largest(self) -> tuple[str, Rounding]:
-        """The target whose rounding moved it most."""
+        """The target that rounding moved most, and how it was rounded."""
         return max(self.copies.items(), key=lambda entry: entry[1].largest)
 
 
@@ -155,7 +155,7 @@ def _judge(
 def _parts(
     blocks: tuple[Tensor, ...], tensor: Tensor, kept: int, drawn: int
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, bool]]:
-    """What to compare with what; drawn rows, the last block, apart."""
+    """Pairs to compare; the drawn rows, in the last block, form a pair of their own."""
     whole = sum(len(b) for b in blocks) if tensor.dim() and len(blocks) > 1 else -1
     if drawn and whole == len(tensor):
         yield blocks[:-1], tensor[:kept], False
@@ -170,12 +170,12 @@ def _as_one(part: tuple[tuple[Tensor, ...], Tensor, bool]) -> tuple[Tensor, Tens
 
 
 def _some_rows_kept(source: Tensor, part: Tensor) -> bool:
-    """Whether rows are those of this seed: then the others were changed one by one."""
+    """Whether some rows are those that this seed draws: the others were then changed singly."""
     return source.shape == part.shape and any(map(tensors.same_cast, source, part))
 
 
 def _zero_rows(source: Tensor, part: Tensor, zeroable: Sequence[int]) -> list[int]:
-    """Those of the rows that are zero in the folder and are not in the source."""
+    """Those of the rows that are zero in the folder but not in the source."""
     if source.shape != part.shape or not source.dim():
         return []
     return [
@@ -194,7 +194,7 @@ def exact_values(found: Judgement, count: int, further: Iterable[str] = ()) -> C
     lines = [f"{target}: {where}" for target, where in found.wrong.items()]
     lines += [f"{key}: no rule writes it" for key in further]
     if lines:
-        figure = f"{len(lines)} of {count} tensors not the source's"
+        figure = f"{len(lines)} of {count} tensors differ from the source"
     elif not rounded:
         figure = f"{count} tensors bit for bit"
     else:
@@ -216,7 +216,7 @@ def exact_values(found: Judgement, count: int, further: Iterable[str] = ()) -> C
 
 
 def as_rounded(plan: Plan, state: MappingABC[str, Tensor], found: Judgement) -> dict[str, Tensor]:
-    """The source's tensors, each rounded as the folder's tensors made of it are."""
+    """The source's tensors, each rounded like the folder's tensors made from it."""
     result = dict(state)
     for move in plan.moves:
         names = [found.copies[key].dtype for key in move.targets if key in found.copies]

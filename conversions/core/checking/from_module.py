@@ -1,4 +1,4 @@
-"""A reference made of an original torch.nn.Module and its preprocessing function."""
+"""A reference made from an original torch.nn.Module and its preprocessing function."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ Built = dict[str, Tensor]
 
 
 class ModuleReference:
-    """The original's own code as a Reference: nothing of it is written down a second time.
+    """The original's own code as a Reference, so that none of it is rewritten.
 
     build(arch) -> the original's module, with any weights at all. outputs(module, inputs) -> the
     module's outputs by name. preprocess(image, arch) -> float32 pixels [channels, height, width],
     or name -> such pixels. tiny: the architecture of the built-in checkpoint.
-    architecture(shapes, hints) -> the architecture of a checkpoint; without it only `tiny` and
-    what `random` draws are known, by their shapes. inputs(arch, batch, seed) -> the arguments;
-    without it random pixels of `image_edge(arch)`. config(arch): what a --config has to say.
-    random(pick): a random architecture. container(state): what the original pickles around it.
+    architecture(shapes, hints) -> the architecture of a checkpoint; without it, only `tiny` and
+    those that `random` draws are recognised, by their shapes. inputs(arch, batch, seed) -> the
+    arguments; without it, random pixels of `image_edge(arch)`. config(arch): the --config that
+    such an architecture needs. random(pick): a random architecture. container(state): the object
+    that the original pickles around it.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class ModuleReference:
         self._inputs, self._edge, self._config = inputs, image_edge, config
         self._architecture, self._container = architecture, container
         self._known: list[Json] = [self.TINY]
-        # optional parts are there or not: checks ask by hasattr
+        # optional parts are present or absent: checks ask with hasattr
         if preprocess is not None:
             self.pixels = self._pixels(preprocess)
         if image_edge is not None:
@@ -62,7 +63,7 @@ class ModuleReference:
             self.random_architecture = self._drawn(random)
 
     def architecture(self, shapes: MappingABC[str, tuple[int, ...]], hints: Json) -> Json:
-        """As declared; else the known one whose module has just these tensors."""
+        """As declared; else the known architecture whose module has exactly these tensors."""
         if self._architecture is not None:
             return self._architecture(shapes, hints)
         wanted = {key: tuple(shape) for key, shape in shapes.items()}
@@ -75,11 +76,11 @@ class ModuleReference:
         )
 
     def config(self, arch: Json) -> Json:
-        """What a --config has to say; nothing unless declared."""
+        """The --config that an architecture needs; empty unless declared."""
         return self._config(arch) if self._config else {}
 
     def state_dict(self, arch: Json, seed: int = 0) -> dict[str, Tensor]:
-        """The module's parameters with deterministic values, its buffers as it makes them.
+        """The module's parameters with deterministic values, and its buffers unchanged.
 
         Two names of one parameter hold the same values.
         """
@@ -130,7 +131,7 @@ class ModuleReference:
             return dict(self._outputs(module, inputs))
 
     def _module(self, arch: Json) -> torch.nn.Module:
-        """The original's module; building it draws no number that others would have drawn."""
+        """The original's module, built without advancing the global random generator."""
         with torch.random.fork_rng(devices=[]):
             return self._build(arch)
 
@@ -157,12 +158,12 @@ class ModuleReference:
 @contextlib.contextmanager
 def _traced(module: torch.nn.Module, trace: Callable[[str, Tensor], None]) -> Iterator[None]:
     def hook(path: str) -> Callable[..., None]:
-        def tell(module: Any, args: Any, output: Any) -> None:
+        def hook(module: Any, args: Any, output: Any) -> None:
             first = output[0] if isinstance(output, (tuple, list)) and output else output
             if isinstance(first, Tensor):
                 trace(path, first)
 
-        return tell
+        return hook
 
     handles = [
         part.register_forward_hook(hook(path))

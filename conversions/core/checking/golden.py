@@ -1,8 +1,8 @@
-"""Where the truth lies: golden files and reference forwards, in a checkout and in a wheel.
+"""Finds golden files and reference forwards, in a checkout and in a wheel.
 
 A wheel carries golden/ as conversions/golden; in a checkout it lies beside conversions/.
 Either way it is imported as `conversions.golden`, so that the references' relative imports
-work and no other top-level package named golden can be met by mistake.
+work and another top-level package named golden cannot be imported by mistake.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PACKAGE = __name__.partition(".")[0]
 _GOLDEN = f"{_PACKAGE}.golden"
 
 PARTS = ("facts", "manifest", "expected")
-"""Files of a family's golden folder: typed in by hand; published sizes; values of the tiny one."""
+"""Files of a family's golden folder: facts typed by hand, published sizes, tiny model's values."""
 
 
 @cache
@@ -51,13 +51,13 @@ def golden_root() -> Path:
 
 
 def load_golden(family: str) -> Json:
-    """What is known and recorded of a family, read anew: the caller may change what it gets.
+    """All golden data of a family, read anew each time, so that the caller may change it.
 
-    That is facts.json, manifest.json and expected.json of its folder, as one document. A family
-    that another distribution brings without golden data has none: empty.
+    One document from facts.json, manifest.json and expected.json of its folder; empty for a family
+    of another distribution that brings no golden data.
 
     Raises:
-        ConversionError: nothing is where it should be, or a file is not JSON.
+        ConversionError: the golden folder is missing, or a file is not JSON.
     """
     declared = _declared(family)
     folder = golden_folder(family)
@@ -70,7 +70,7 @@ def load_golden(family: str) -> Json:
 
 
 def _part(family: str, folder: Traversable, part: str) -> Json:
-    """One file of a golden folder without its digest; of a file that is not there, nothing."""
+    """One file of a golden folder without its digest; empty if the file does not exist."""
     path = folder.joinpath(f"{part}.json")
     try:
         document: Json = json.loads(path.read_bytes(), finite=False)
@@ -86,7 +86,7 @@ def load_reference(family: str) -> Any:
     """A family's original forward pass, the module or object it declares; imports torch.
 
     Raises:
-        ConversionError: there is none, or it cannot be imported.
+        ConversionError: the family has none, or it cannot be imported.
     """
     declared = _declared(family)
     place = declared.reference if declared else ""
@@ -99,31 +99,31 @@ def load_reference(family: str) -> Any:
 
 
 def has_reference(family: str) -> bool:
-    """Whether a family declares a reference or this package ships it; none is loaded."""
+    """Whether a family declares a reference or this package ships one; loads nothing."""
     declared = _declared(family)
     return bool(declared and declared.reference) or family in referenced_families()
 
 
 def load_specimen(family: str) -> Specimen:
-    """What the suite must know of a family; of one that declares nothing, that all is as usual.
+    """A family's Specimen; the default one if it declares none.
 
     Raises:
-        ConversionError: what is declared cannot be imported, or is no Specimen.
+        ConversionError: the declared specimen cannot be imported, or is not a Specimen.
     """
     declared = _declared(family)
     if declared is None or not declared.specimen:
         return Specimen()
     found = _named(family, "specimen", declared.specimen)
     if not isinstance(found, Specimen):
-        raise ConversionError(f"{family}: its specimen is a {type(found).__name__}, no Specimen")
+        raise ConversionError(f"{family}: its specimen is a {type(found).__name__}, not a Specimen")
     return found
 
 
 def golden_folder(family: str) -> Traversable | None:
-    """The folder of a family's golden data: PARTS, fields.json, folders/; None: it has none.
+    """The folder of a family's golden data: PARTS, fields.json, folders/; None if it has none.
 
     Raises:
-        ConversionError: the package that is said to hold it is not installed.
+        ConversionError: the package that should hold it is not installed.
     """
     declared = _declared(family)
     place = declared.golden if declared else ""
@@ -134,16 +134,16 @@ def golden_folder(family: str) -> Traversable | None:
 
 
 def load_shipped(name: str) -> Any:
-    """A module of golden/ by its name there, such as `values`, wherever golden/ lies."""
+    """A module of golden/ by name, such as `values`, wherever golden/ lies."""
     _import_golden()
     return importlib.import_module(f"{_GOLDEN}.{name}")
 
 
 def _named(family: str, what: str, place: Any) -> Any:
-    """What `module` or `module:NAME` names; an object is itself.
+    """The object that `module` or `module:NAME` names; other objects are returned unchanged.
 
     Raises:
-        ConversionError: it cannot be imported, in whatever way its own code fails.
+        ConversionError: it cannot be imported, however its own code fails.
     """
     if not isinstance(place, str):
         return place
@@ -159,13 +159,13 @@ def _named(family: str, what: str, place: Any) -> Any:
 
 
 def _declared(family: str) -> Family | None:
-    """What an installed distribution says of a family of that name."""
+    """The family that an installed distribution declares under that name."""
     plugin = plugins.installed().working.get(family)
     return plugin.family if plugin else None
 
 
 def _resource(family: str, place: str) -> Traversable:
-    """`package:path` in whatever holds the package, a zip as well.
+    """The resource `package:path`, also when the package is in a zip file.
 
     Raises:
         ConversionError: the package is not installed.

@@ -1,4 +1,4 @@
-"""Known defects of transformers: what golden/ records of a release, and what a record excuses.
+"""Known defects of transformers: golden/'s records for a release, and what each one excuses.
 
 CONTRIBUTING.md lists the fields of a record.
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def recorded(family: str, check: str, release: str | None = None) -> list[Json]:
-    """The records of one check that hold for a release of transformers; None: the installed one.
+    """The records of one check that apply to a release of transformers; None: the installed one.
 
-    What is no version, as a stranger's config.json may say, has none.
+    A text that is not a version, as a stranger's config.json may hold, has no records.
     """
     from packaging.version import InvalidVersion
 
@@ -39,9 +39,9 @@ def recorded(family: str, check: str, release: str | None = None) -> list[Json]:
 
 
 def of_saved(family: str, saved_by: str | None) -> list[Json]:
-    """What the installed release misreads of folders that another saved.
+    """Records of what the installed release misreads in folders that another release saved.
 
-    Records of `portability` for the installed release, whose `saved_by`, if they have one, fits
+    These are records of `portability` for the installed release whose `saved_by`, if any, fits
     the release that wrote the folder.
     """
     from packaging.version import InvalidVersion
@@ -58,7 +58,7 @@ def of_saved(family: str, saved_by: str | None) -> list[Json]:
 
 
 def of_fields(check: Check, fields: Iterable[str], defects: Iterable[Json]) -> Check:
-    """A check that failed by fields: excused where the records together name every one."""
+    """Excuse a check that failed on fields, if the records together name every one of them."""
     named = [
         defect
         for defect in defects
@@ -87,8 +87,8 @@ def _within(version: Version, versions: str) -> bool:
 def excused(check: Check, defect: Json) -> Check:
     """The failed check as a known defect.
 
-    A record with `excuses` false leaves nothing by which the rest could be shown to be right:
-    the check stays failed, and says why.
+    A record with `excuses` false leaves no way to show that the rest is right: the check stays
+    failed, and says why.
     """
     advice = f"{defect['what']}; {defect['workaround']}"
     if defect.get("excuses", True):
@@ -97,9 +97,9 @@ def excused(check: Check, defect: Json) -> Check:
 
 
 def of_error(family: str, check: Check, further: Iterable[Json] = ()) -> Check:
-    """A check that failed by an error of transformers: excused where a record has that error.
+    """Excuse a check that failed on an error of transformers, if a record lists that error.
 
-    further: records to ask beside those of the check.
+    further: more records to consult beside those of the check.
     """
     for defect in (*recorded(family, check.name), *further):
         if "raises" in defect and any(defect["raises"] in line for line in check.details):
@@ -111,8 +111,8 @@ def of_error(family: str, check: Check, further: Iterable[Json] = ()) -> Check:
 class Mismatch:
     """Outputs that are wrong.
 
-    attention: in which. state: the source's tensors. names: the outputs that differ, given for
-    some of them the columns of the last dimension that do not count.
+    attention: the implementation used. state: the source's tensors. names: gives the outputs that
+    differ, leaving out given columns of the last dimension.
     """
 
     attention: str
@@ -123,9 +123,9 @@ class Mismatch:
 def of_outputs(
     family: str, check: Check, mismatch: Mismatch, further: Iterable[Json] = ()
 ) -> Check:
-    """A check that failed by outputs: excused where one record explains every wrong one.
+    """Excuse a check that failed on outputs, if one record explains every wrong one.
 
-    further: records to ask beside those of the installed release.
+    further: more records to consult beside those of the installed release.
     """
     for defect in (*recorded(family, check.name), *further):
         if (
@@ -145,7 +145,7 @@ def _begins_in(defect: Json, check: Check) -> bool:
 
 
 def _lies_outside(defect: Json, state: MappingABC[str, Tensor]) -> bool:
-    """Whether the tensors that the record names have values outside of its bounds."""
+    """Whether the tensors that the record names have values outside its bounds."""
     bounds = defect.get("outside", {})
     return all(
         key in state and bool(((state[key] < low) | (state[key] > high)).any())
@@ -154,7 +154,7 @@ def _lies_outside(defect: Json, state: MappingABC[str, Tensor]) -> bool:
 
 
 def _covers(defect: Json, mismatch: Mismatch) -> bool:
-    """Whether all that is wrong lies in the record's outputs, or in its columns of them."""
+    """Whether every difference lies in the record's outputs, or in the columns it names."""
     outputs = set(defect.get("outputs", []))
     if "columns" in defect:
         return not set(mismatch.names({name: defect["columns"] for name in outputs}))

@@ -32,7 +32,7 @@ def release() -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """transformers' own log lines and bars off: what they report is judged by checks instead."""
+    """Turn off transformers' log lines and bars: the checks judge what they report."""
     import transformers
     from transformers.utils import logging
 
@@ -52,7 +52,7 @@ def quiet() -> Iterator[None]:
 
 @dataclass
 class Loaded:
-    """A model as from_pretrained gives it, with the loading report."""
+    """A model as from_pretrained returns it, with the loading report."""
 
     model: Any
     missing: tuple[str, ...] = ()
@@ -78,12 +78,12 @@ def model_class(name: str) -> Any:
 
 
 def load_model(folder: Path, class_name: str, attention: str | None = None) -> Loaded:
-    """from_pretrained in float32, evaluation mode, with what it reports.
+    """Load with from_pretrained, in float32 and evaluation mode, with its loading report.
 
     attention: "eager" or "sdpa"; None leaves the release's default.
 
     Raises:
-        ConversionError: transformers cannot load the folder at all; the message carries why.
+        ConversionError: transformers cannot load the folder at all; the message says why.
     """
     kwargs: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     kwargs["dtype" if release() >= (4, 56) else "torch_dtype"] = torch.float32
@@ -132,7 +132,7 @@ def attentions(class_name: str) -> list[str]:
 
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Every parameter and buffer registered inside becomes a meta tensor: shapes without memory.
+    """Turn every parameter and buffer registered inside into a meta tensor, which uses no memory.
 
     torch.device("meta") would do the same but breaks constructors that read values
     (ConvNeXt V2's drop path schedule on transformers 4.49).
@@ -141,7 +141,7 @@ def _parameters_on_meta() -> Iterator[None]:
     buffer = torch.nn.Module.register_buffer
 
     def parameter_on_meta(module: Any, name: str, value: Any) -> None:
-        # one that is on meta already may be a tied one: it stays the same parameter
+        # a parameter already on meta may be tied: it stays the same object
         if value is not None and not value.is_meta:
             value = torch.nn.Parameter(value.to("meta"), requires_grad=False)
         register(module, name, value)
@@ -159,7 +159,7 @@ def _parameters_on_meta() -> Iterator[None]:
 
 
 def model_on_meta(folder: Path, class_name: str) -> Any:
-    """The model of a folder's config.json, shapes only: costs no memory at any size.
+    """The model of a folder's config.json, shapes only: uses no memory at any size.
 
     Raises:
         ConversionError: this release cannot build a model from the config.
@@ -179,8 +179,8 @@ def model_on_meta(folder: Path, class_name: str) -> Any:
 def memory_names(model: Any) -> dict[str, Tensor]:
     """Name -> tensor in memory, tied names included.
 
-    What this release declares to cut into equal parts as it loads it (weights_in -> gate_proj,
-    up_proj) is joined again, under the name that it has in folders.
+    Tensors that this release declares to cut into equal parts while loading (weights_in ->
+    gate_proj, up_proj) are joined again, under the name they have in folders.
     """
     memory: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
     for whole, parts in _cut_while_loading(model):
@@ -193,7 +193,7 @@ def memory_names(model: Any) -> dict[str, Tensor]:
 
 
 def _cut_while_loading(model: Any) -> Iterator[tuple[str, list[str]]]:
-    """The ends of names in folders that become several names in memory, cut along rows."""
+    """Endings of names in folders -> the several names in memory they become, cut along rows."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
     except ImportError:  # before 5.0 nothing is cut
@@ -214,9 +214,9 @@ def match_layout(
     """Hub-layout key -> name in memory, by name and shape; `equal` says which hold equal values.
 
     Releases rename modules in memory (`language_model.model.norm` -> `model.language_model.norm`)
-    but mostly keep the tail of every name: equal names first, then the longest common tail. What
-    is left has a module of its own name changed (`attention.query` -> `q_proj`): equal values
-    tell which, and without values any name of that shape and layer that is still free will do.
+    but mostly keep the tail of every name: equal names come first, then the longest common tail.
+    In the rest, the last module itself was renamed (`attention.query` -> `q_proj`): equal values
+    decide, and without values any name of that shape and layer that is still free is used.
     """
     layout = {key: key for key in written if key in memory}
     rest = [name for name in memory if name not in layout]
@@ -271,7 +271,7 @@ def _likeness(key: str, name: str) -> tuple[int, int, int]:
 
 
 def layout_of(written: MappingABC[str, Tensor], memory: MappingABC[str, Tensor]) -> dict[str, str]:
-    """match_layout of a folder's tensors and those in memory, values told apart."""
+    """match_layout of a folder's tensors and those in memory, comparing values."""
 
     def equal(key: str, name: str) -> bool:
         return tensors.same_cast(written[key], memory[name].detach())
@@ -283,7 +283,7 @@ def layout_of(written: MappingABC[str, Tensor], memory: MappingABC[str, Tensor])
 def other_kinds(
     layout: MappingABC[str, str], unfloating: MappingABC[str, str], memory: MappingABC[str, Tensor]
 ) -> list[str]:
-    """Weights of the model that would be filled from whole, boolean or complex numbers."""
+    """Floating weights of the model that would be filled with whole, boolean or complex numbers."""
     return [
         f"{key}: {unfloating[key]} in the file, floating point in the model"
         for key, name in layout.items()

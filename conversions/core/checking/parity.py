@@ -1,4 +1,4 @@
-"""Reference against converted model: outputs, pixels, token ids, and where two forwards part."""
+"""Compares reference and converted model: outputs, pixels, token ids, first divergence."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from . import checks, golden, known_defects, loading
 from .checks import Check
 from .texts import TEXTS
 
-NO_REFERENCE = "the family brings no reference: nothing says what the original computes"
+NO_REFERENCE = "the family brings no reference to say what the original computes"
 
 
 @dataclass(frozen=True)
 class Golden:
     """A family's reference forward and the architecture it reads off a checkpoint.
 
-    reference: None of a family that brings none; see Reference for what it may leave out.
+    reference: None for a family without one; see Reference for the parts it may leave out.
     """
 
     family: str
@@ -51,7 +51,7 @@ def find_golden(family: str, manifest: Manifest, hints: Json) -> Golden:
     try:
         return Golden(family, reference, reference.architecture(shapes, hints))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        # ValueError is what references raise; the others come of shapes that none expects
+        # references raise ValueError; the other errors come from shapes that none expects
         line = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ConversionError(
             f"{family}: the reference cannot read this architecture", [line]
@@ -64,7 +64,7 @@ def as_float32(state: MappingABC[str, Tensor]) -> dict[str, Tensor]:
 
 
 def masked(outputs: MappingABC[str, Tensor], inputs: MappingABC[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs with padded positions zeroed: originals and transformers differ there at will."""
+    """Outputs with padded positions zeroed: originals and transformers may differ there."""
     mask = inputs.get("attention_mask")
     result = {}
     for name, value in outputs.items():
@@ -87,9 +87,9 @@ def logits(
 ) -> Check:
     """Every output of the converted model against the reference forward over the source.
 
-    In eager and, where the release has it, sdpa attention; a failure that golden/ records as
-    this release's known defect, or that one of the `further` records explains, is reported as
-    such.
+    Runs eager and, where the release has it, sdpa attention. A failure that golden/ records as a
+    known defect of this release, or that one of the `further` records explains, is reported as
+    a known defect.
     """
     if found.reference is None:
         return checks.skipped("logits", NO_REFERENCE)
@@ -118,7 +118,7 @@ def logits(
 def of_pixels(
     state: MappingABC[str, Tensor], found: Golden
 ) -> Callable[[MappingABC[str, Tensor]], MappingABC[str, Tensor]]:
-    """The reference's outputs for other pixels; theirs come by name, without batch."""
+    """A function from pixels (by name, without batch) to the reference's outputs for them."""
 
     def forward(pixels: MappingABC[str, Tensor]) -> MappingABC[str, Tensor]:
         inputs = dict(found.reference.inputs(found.architecture))
@@ -204,7 +204,7 @@ def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str])
 
     `visual.transformer.resblocks.0.attn` -> `vision_model.encoder.layers.0.self_attn`
 
-    A module that holds parameters of other paths too computes something else: none is better.
+    A module that also holds parameters of other paths computes something else and is left out.
     """
     wanted = dict.fromkeys(paths)
     own: dict[str, set[str]] = {path: set() for path in wanted}
@@ -216,7 +216,7 @@ def module_paths(plan: Plan, layout: MappingABC[str, str], paths: Iterable[str])
     found: dict[str, str] = {}
     for path in wanted:
         modules = [name.split(".")[:-1] for name in own[path]]
-        # of lists of names, where commonpath would want paths
+        # commonprefix works on lists of names, where commonpath expects paths
         common = ".".join(os.path.commonprefix(modules)) if modules else ""  # noqa: RUF071
         if common and len(own[path]) == within[common]:
             found[path] = common
@@ -249,7 +249,7 @@ def first_divergence(
     inputs: MappingABC[str, Tensor],
     model: Any,
 ) -> str:
-    """One line: the first module, in the original's order, that differs, with both values."""
+    """One line on the first module, in the original's order, that differs, with both values."""
     trace: list[tuple[str, Tensor]] = []
     memory = loading.memory_names(model)
     written = plan.target_shapes({key: tuple(tensor.shape) for key, tensor in state.items()})
@@ -363,7 +363,7 @@ def tokens(found: Golden, folder: Path, vocabularies: Path | None = None) -> Che
         why = f"the original's tokenizer is {error.name}: pip install {error.name}"
         return checks.skipped("tokens", why)
     except Exception as error:
-        # a vocabulary that the original cannot read is a finding too
+        # a vocabulary that the original cannot read is also a finding
         return _raised(found, "tokens", error)
     try:
         with loading.quiet():
@@ -382,7 +382,7 @@ def tokens(found: Golden, folder: Path, vocabularies: Path | None = None) -> Che
         "tokens",
         offenders,
         f"{len(expected)} texts, equal ids",
-        "the tokenizer files do not say what the original's vocabulary says",
+        "the tokenizer files do not agree with the original's vocabulary",
     )
 
 

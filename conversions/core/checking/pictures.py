@@ -1,4 +1,4 @@
-"""Pictures as people have them, made here: every size, mode and orientation that is met."""
+"""Generated pictures of every size, mode and orientation that people have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 PLAIN = ("landscape", "portrait", "strip", "small")
-"""RGB without anything special: the faithful path must give the original's pixels of these."""
+"""Plain RGB kinds: for these the faithful path must give the original's pixels."""
 
 
 KINDS = (
@@ -66,7 +66,7 @@ def pictures(edge: int) -> dict[str, Any]:
 
 
 def with_alpha(image: Any) -> Any:
-    """RGBA: wholly transparent at the left edge, opaque at the right."""
+    """RGBA: fully transparent at the left edge, opaque at the right."""
     import numpy as np
     from PIL import Image
 
@@ -92,7 +92,7 @@ def _sixteen_bit(image: Any) -> Any:
 
 
 def _rotated(image: Any) -> Any:
-    """As a camera held upright writes it: turned pixels, and EXIF orientation 6."""
+    """A picture as a camera held upright saves it: turned pixels, and EXIF orientation 6."""
     from PIL import Image
 
     exif = Image.Exif()

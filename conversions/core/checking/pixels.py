@@ -1,9 +1,9 @@
-"""Pixels: the path that users get by default and the faithful one, over every kind of picture.
+"""Compares pixels of the default and the faithful path, over every kind of picture.
 
 transformers 5 prepares pictures with torchvision where that is installed, and composes transparent
 ones on white; the originals do neither. The check says which kinds of picture differ on which
-path, by how many of 255 levels, and what gives the original's pixels. It fails where the faithful
-path differs on plain RGB, or where anything differs that golden/ does not record of the release.
+path, by how many of 255 levels, and what gives the original's pixels. It fails if the faithful
+path differs on plain RGB, or if anything differs that golden/ does not record for the release.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Forward = Callable[[MappingABC[str, Tensor]], MappingABC[str, Tensor]]
 """Pixels by name, without batch -> the model's outputs, as the reference computes them."""
 
 TOLERANCE = 1e-6
-"""Largest difference of normalised pixels that is the order of float32 arithmetic."""
+"""Largest difference of normalised pixels that float32 rounding explains."""
 
 FAITHFUL = "pil"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A kind of picture that a path prepares otherwise than the original.
+    """A kind of picture that a path does not prepare as the original does.
 
-    levels: largest difference in steps of 255. error: what was raised instead.
+    levels: largest difference in steps of 255. error: the exception raised instead.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was looked at: kind -> picture, kind -> name -> the original's pixels, the paths."""
+    """All that was compared: kind -> picture, kind -> name -> the original's pixels, the paths."""
 
     kinds: MappingABC[str, Any]
     expected: MappingABC[str, MappingABC[str, Tensor]]
@@ -70,7 +70,7 @@ class Survey:
     differences: list[Difference]
 
     def moves(self, difference: Difference, forward: Forward) -> dict[str, float]:
-        """By how much a difference moves each floating output; {} where nothing was prepared."""
+        """How far a difference moves each floating output; {} if nothing was prepared."""
         path = next(path for path in self.paths if path.path == difference.path)
         made = path.made[difference.kind]
         if difference.error or isinstance(made, Exception):
@@ -83,7 +83,7 @@ class Survey:
 def check(found: Golden, folder: Path, forward: Forward | None = None) -> Check:
     """The folder's image processor against the original's preprocessing.
 
-    forward: the reference over the weights; with it the effect on outputs is stated too.
+    forward: the reference over the weights; if given, the effect on outputs is also stated.
     """
     if found.reference is None:
         return checks.skipped("pixels", NO_REFERENCE)
@@ -109,10 +109,10 @@ def check(found: Golden, folder: Path, forward: Forward | None = None) -> Check:
 
 
 def survey(found: Golden, folder: Path) -> Survey:
-    """Every kind of picture on every path of the installed release, beside the original's pixels.
+    """Every kind of picture on every path of the installed release, and the original's pixels.
 
     Raises:
-        Exception: whatever the release raises that cannot use the folder's processor files.
+        Exception: whatever the release raises if it cannot use the folder's processor files.
     """
     kinds = pictures(found.reference.image_edge(found.architecture))
     expected = {
@@ -172,7 +172,7 @@ def _all_prepared(
         try:
             made[kind] = prepare(processor, image, names)
         except Exception as error:
-            # a kind of picture that the release cannot take is told as that
+            # a kind of picture that the release cannot take becomes a difference of its own
             made[kind] = error
     return made
 
@@ -246,7 +246,7 @@ def _judged(found: Golden, seen: Survey, forward: Forward | None) -> Check:
 def _accepted(
     found: Golden, kinds: MappingABC[str, Any], paths: list[Prepared]
 ) -> dict[str, MappingABC[str, Tensor]]:
-    """Kinds that the faithful path prepares as no processor of transformers can do better."""
+    """Kinds that no processor of transformers prepares better than the faithful path does."""
     nearest = getattr(found.reference, "accepted_pixels", None)
     good: dict[str, MappingABC[str, Tensor]] = {}
     if nearest is None:
@@ -271,9 +271,9 @@ def _explained(
     accepted: MappingABC[str, MappingABC[str, Tensor]],
     paths: list[Prepared],
 ) -> Json | None:
-    """What explains a difference: golden/'s record of the release, or that nothing comes nearer.
+    """The record that explains a difference: golden/'s, or that no processor comes nearer.
 
-    On a path that is not the faithful one, what is left beside the nearest must be recorded.
+    On paths other than the faithful one, a difference beyond the nearest must be recorded.
     """
     path = next(path for path in paths if path.path == difference.path)
     if difference.kind in accepted:
@@ -309,7 +309,7 @@ def _torchvision_as(record: Json) -> bool:
 
 
 def _moved(seen: Survey, forward: Forward | None) -> dict[str, float]:
-    """By how much the default path's worst picture moves the model's outputs."""
+    """How far the default path's worst picture moves the model's outputs."""
     here = [d for d in seen.differences if d.path == "default" and not d.error]
     if forward is None or not here:
         return {}
@@ -317,7 +317,7 @@ def _moved(seen: Survey, forward: Forward | None) -> dict[str, float]:
     try:
         return {"outputs_move": max(seen.moves(worst, forward).values())}
     except Exception:
-        # tensors that do not fit together: no outputs, which the check logits tells
+        # tensors that do not fit together give no outputs, which the check logits reports
         return {}
 
 
@@ -329,7 +329,7 @@ def _figure(
 ) -> str:
     """`default path: RGB pictures equal, 3 of 9 other kinds not (alpha 228 of 255 levels)`.
 
-    differences: each, and whether it is what no processor does better.
+    differences: each difference, and whether no processor does better.
     """
     others = [kind for kind in kinds if kind not in PLAIN]
     parts = []

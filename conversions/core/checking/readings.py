@@ -1,7 +1,7 @@
-"""What the installed release reads from a folder, against what it reads from a right one.
+"""Compares what the installed release reads from a folder with what it reads from a right one.
 
-Documents are not compared as texts: a field may stand elsewhere, under another name, or be left
-to a default. Both folders are loaded, and what comes of them is compared field by field.
+Documents are not compared as texts: a field may be in another place, under another name, or left
+to a default. Both folders are loaded, and the results are compared field by field.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _SPOKEN = (
     "|_experts_implementation.*|architectures|tokenizer_class|name_or_path"
 )
 _PLAIN = re.compile(rf"(.*\.)?({_SPOKEN})")
-"""Fields that say where a folder comes from; dtypes are judged by the tensors."""
+"""Fields that only say where a folder comes from; dtypes are judged by the tensors."""
 _TRAINING = re.compile(
     r"(.*\.)?(initializer_(range|factor)|use_cache|gradient_checkpointing|output_attentions"
     r"|output_hidden_states|chunk_size_feed_forward|finetuning_task|problem_type)"
 )
-"""Fields that decide how a model is trained, or what is kept and returned, not what it computes."""
+"""Fields that affect training, or what is kept and returned, but not what is computed."""
 _IMAGE_PLAIN = re.compile(
     r"image_processor_type|feature_extractor_type|processor_class|auto_map|_.*"
 )
-"""Fields of an image processor that name classes; which one is loaded, its pixels tell."""
+"""Fields of an image processor that name classes; pixels show which class is loaded."""
 
 
 @dataclass
 class Reading:
-    """Differences between two readings. wrong: those with effect. notes: those without.
+    """Differences between two readings. wrong: those with an effect. notes: those without.
 
-    fields: the fields that wrong lines are about, for records that excuse them.
+    fields: the fields that the lines of `wrong` are about, for records that excuse them.
     """
 
     count: int = 0
@@ -100,7 +100,7 @@ def _said(value: Any) -> str:
 
 
 def _unlike(wanted: Any, got: Any) -> str:
-    """wanted: as a conversion writes it and this release reads it."""
+    """A line on two unequal values. wanted: as this release reads what a conversion writes."""
     return f"written {_said(wanted)}, read {_said(got)}"
 
 
@@ -171,9 +171,9 @@ def _decodes(name: str) -> bool:
 
 
 def generation(right: Json, got: Json) -> Reading:
-    """What the loaded model's generate() starts from, in it and in its parts.
+    """The settings that the loaded model's generate() starts from, in it and in its parts.
 
-    Both as `generations` gives them, of a right folder and of the folder.
+    Both as `generations` returns them, for a right folder and for the folder.
     """
     found = Reading()
     for name, wanted, other in _differences(flat(right), flat(got)):
@@ -228,7 +228,7 @@ def image_processor(right: Path, folder: Path, load: Callable[[Path], Any]) -> R
 
 
 def processor(right: Any, read: Any) -> Reading:
-    """The settings of two processors beside those of their parts."""
+    """The settings of two processors, apart from those of their parts."""
     left, got = (_settings(one) for one in (right, read))
     found = Reading()
     for name, wanted, other in _differences(left, got):
@@ -277,11 +277,11 @@ TEXTS = (
     "x" * 250,
     "word " * 700,
 )
-"""Texts on which tokenizers of one vocabulary part: cases, scripts, spaces, special words."""
+"""Texts on which tokenizers of one vocabulary may differ: case, scripts, spaces, special words."""
 
 
 def tokenizer(left: Any, read: Any, more: Iterable[str] = ()) -> Reading:
-    """Two tokenizers by their vocabulary, their special tokens, and the ids they give to texts."""
+    """Compare two tokenizers: vocabulary, special tokens, and ids of texts."""
     texts = (*TEXTS, *more)
     found = Reading(count=len(texts))
     _vocabularies(found, left.get_vocab(), read.get_vocab())
@@ -294,9 +294,9 @@ def tokenizer(left: Any, read: Any, more: Iterable[str] = ()) -> Reading:
     other = [text for text in texts if _ids(left, text) != _ids(read, text)]
     settings = _backend_differences(left, read)
     if other:
-        told = f"{other[0][:40]!r}: {_cut(_ids(read, other[0]))}, not {_cut(_ids(left, other[0]))}"
+        first = f"{other[0][:40]!r}: {_cut(_ids(read, other[0]))}, not {_cut(_ids(left, other[0]))}"
         why = f" ({', '.join(settings)})" if settings else ""
-        found.add("ids", f"of {len(texts)} texts {len(other)} have other ids{why}; {told}")
+        found.add("ids", f"{len(other)} of {len(texts)} texts have other ids{why}; {first}")
         found.fields += settings
     elif settings:
         found.notes.append(f"tokenizer: {', '.join(settings)} differ; no text asked has other ids")
@@ -309,8 +309,8 @@ def _vocabularies(found: Reading, wanted: dict[str, int], got: dict[str, int]) -
     moved = [word for word in wanted if got.get(word) != wanted[word]]
     if moved:
         word = moved[0]
-        told = f"{word!r} has {got.get(word, 'none')}, not {wanted[word]}"
-        found.add("vocabulary", f"vocabulary: of {len(wanted)} tokens {len(moved)} differ: {told}")
+        first = f"{word!r} has {got.get(word, 'none')}, not {wanted[word]}"
+        found.add("vocabulary", f"vocabulary: {len(moved)} of {len(wanted)} tokens differ: {first}")
     if more := len(got.keys() - wanted.keys()):
         found.add("vocabulary", f"vocabulary: {more} further tokens")
 
@@ -319,7 +319,7 @@ def _ids(one: Any, text: str) -> Any:
     try:
         return list(one(text, truncation=True)["input_ids"])
     except Exception as error:
-        # what one tokenizer raises the other should raise as well
+        # if one tokenizer raises, the other should raise the same
         return type(error).__name__
 
 

@@ -1,8 +1,8 @@
-"""What a reference offers: the original's forward pass, its tensors and its preprocessing.
+"""The protocols of a reference: the original's forward pass, tensors and preprocessing.
 
-A reference is a module or an object. Only the members of `Reference` are asked of every one; the
-other protocols are optional parts, left out where the original has nothing of the kind. Importing
-this imports no torch.
+A reference is a module or an object. Only the members of `Reference` are required; the other
+protocols are optional parts, left out where the original has nothing of the kind. Importing this
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Reference(Protocol):
     """The original's mathematics over the original's key names, without transformers.
 
-    An architecture is a plain dict of JSON values, in whatever words the original has: sizes are
-    counts of elements, image sizes are pixels.
+    An architecture is a plain dict of JSON values under the original's own names: sizes are counts
+    of elements, image sizes are in pixels.
     """
 
     TINY: Json
@@ -37,8 +37,8 @@ class Reference(Protocol):
     def architecture(self, shapes: MappingABC[str, tuple[int, ...]], hints: Json) -> Json:
         """The architecture of a checkpoint, read off original key -> shape.
 
-        hints: what configs and the published name say, as they were given, for what is in no
-        tensor.
+        hints: the values of configs and of the published name, as given, for facts that no tensor
+        shows.
 
         Raises:
             ValueError: it cannot be read; the message names what is missing.
@@ -46,7 +46,7 @@ class Reference(Protocol):
         ...
 
     def config(self, arch: Json) -> Json:
-        """What a user's --config has to say of an architecture; {} where tensors say it all."""
+        """The --config that an architecture needs; {} if the tensors show everything."""
         ...
 
     def state_dict(self, arch: Json, seed: int = 0) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ class Reference(Protocol):
         ...
 
     def container(self, state: dict[str, Tensor]) -> Any:
-        """What the original pickles around a state dict; the state dict itself where it is flat."""
+        """The object the original pickles around a state dict; the state dict itself if flat."""
         ...
 
     def inputs(self, arch: Json, batch: int = 2, seed: int = 0) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ class Reference(Protocol):
         trace: Trace = no_trace,
     ) -> dict[str, Tensor]:
         """Outputs by name, in the weights' dtype, batch first; Family.outputs computes the same
-        names. trace: told every module's output, so that a difference is located."""
+        names. trace: called with every module's output, so that a difference can be located."""
         ...
 
     @staticmethod
@@ -115,7 +115,7 @@ class TextReference(Reference, Protocol):
     """A reference with the original's tokenizer."""
 
     EXAMPLE_TEXTS: list[str]
-    """Texts in which every habit of the tokenizer shows."""
+    """Texts that show every peculiarity of the tokenizer."""
 
     def tokenize(self, texts: list[str], vocabulary: Path) -> list[list[int]]:
         """Each text's ids, with the special tokens, cut where the original cuts, not padded."""

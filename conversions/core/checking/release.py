@@ -1,8 +1,8 @@
-"""What the installed transformers makes of a folder without loading its weights.
+"""The checks that the installed transformers allows without loading a folder's weights.
 
-strict-load on names and shapes, config, pixels and tokens. A conversion too large for its model
-to be built has this done by a process beside it (beside.py), while its own streams the tensors;
-where transformers' models are imported already, it is done in place.
+These are strict-load on names and shapes, config, pixels and tokens. If the model is too large to
+be built, another process (worker.py) runs them while this one streams the tensors; if transformers'
+models are imported already, they run in place.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A folder and what is expected of it, in plain values that another process can be given.
+    """A folder and what is expected of it, in plain values that another process can receive.
 
     shapes: target key -> shape. config: dotted field -> value as written. manifest: source key
-    -> (dtype, shape). hints: what the user told about the architecture. unfloating: target key
-    -> dtype of those that are written as whole numbers, booleans or complex numbers.
+    -> (dtype, shape). hints: what configs and the published name say about the architecture.
+    unfloating: target key -> dtype, for tensors written as whole, boolean or complex numbers.
     """
 
     family: str
@@ -45,7 +45,7 @@ class Subject:
 
 
 def strict_load(subject: Subject) -> Check:
-    """The model class, built from the config without memory, wants just these names and shapes."""
+    """The model class, built from the config without memory, has exactly these names and shapes."""
     from . import loading
 
     shapes = {key: tuple(shape) for key, shape in subject.shapes.items()}
@@ -82,7 +82,7 @@ def config_read_back(subject: Subject) -> Check:
     from . import loading
 
     folder = Path(subject.folder)
-    # the release's own name and type for it are no field to compare
+    # the release's own name and type for it are not fields to compare
     asked = {field: value for field, value in subject.config.items() if field != "torch_dtype"}
     try:
         stored = configs.read_written(folder / "config.json", subject.config)
@@ -100,7 +100,7 @@ def config_read_back(subject: Subject) -> Check:
 
 
 def processor(subject: Subject, forward: Forward | None = None) -> list[Check]:
-    """pixels and tokens against the reference; forward: what outputs pixels lead to."""
+    """pixels and tokens against the reference. forward: gives the outputs for pixels."""
     from . import parity, pixels
 
     manifest = Manifest({k: Spec(d, tuple(s)) for k, (d, s) in subject.manifest.items()})
@@ -110,12 +110,12 @@ def processor(subject: Subject, forward: Forward | None = None) -> list[Check]:
 
 
 def weightless(subject: Subject) -> list[Check]:
-    """Every check of this module, here and now."""
+    """Run every check of this module in this process."""
     return [strict_load(subject), config_read_back(subject), *processor(subject)]
 
 
 def main() -> None:
-    """The other process: a Subject on standard input, checks as a JSON line on standard output."""
+    """Run as the other process: Subject on standard input, checks as a JSON line on the output."""
     _import_models(sys.argv[1:])
     question = sys.stdin.read()
     if not question:  # the conversion was refused or killed before it asked
@@ -131,5 +131,5 @@ def _import_models(names: list[str]) -> None:
 
     working = plugins.installed().working
     for family in (working[name].family for name in names if name in working):
-        with contextlib.suppress(ConversionError):  # strict-load will say it
+        with contextlib.suppress(ConversionError):  # strict-load will report it
             loading.model_class(family.model_class)

@@ -1,8 +1,8 @@
-"""A folder that anything may have saved: its weights under the published names, and who saved it.
+"""A folder saved by any program: its weights under the published names, and who saved it.
 
 transformers takes the first of four files; so does this. Keys are matched with those that the
 rules write: by name, by the first BERT's names for norms (gamma, beta), else by the longest
-common end of the dotted path, where that leaves no choice.
+common end of the dotted path, if that is unambiguous.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""What from_pretrained looks for, in its order."""
+"""The files that from_pretrained looks for, in its order."""
 
 _FIRST_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
@@ -36,9 +36,9 @@ _FIRST_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerN
 class SavedFolder:
     """A folder's weights, mapped and not read yet.
 
-    tensors: under the keys of the files. file: the one that names them. container: of what kind.
-    saved_by: the release of transformers in config.json, if it says one. unread: weights that
-    from_pretrained passes over. unreadable: key -> why it is no tensor that is read.
+    tensors: under the keys of the files. file: the one that names them. container: its kind.
+    saved_by: the release of transformers in config.json, if any. unread: weight files that
+    from_pretrained passes over. unreadable: key -> why it is not a readable tensor.
     """
 
     path: Path
@@ -54,7 +54,7 @@ def open_saved(folder: Path) -> SavedFolder:
     """The weights that from_pretrained would take.
 
     Raises:
-        CheckpointError: there are none, or they cannot be read.
+        CheckpointError: the folder has no weights, or they cannot be read.
     """
     present = [name for name in WEIGHTS if (folder / name).is_file()]
     if not present:
@@ -85,7 +85,7 @@ def config_of(folder: Path) -> Json:
     """config.json as it stands.
 
     Raises:
-        ConfigError: absent, or no JSON object.
+        ConfigError: absent, or not a JSON object.
     """
     try:
         return untrusted_json.read_object(folder / "config.json", ConfigError, called="config.json")
@@ -94,7 +94,7 @@ def config_of(folder: Path) -> Json:
 
 
 def saved_by(folder: Path) -> str | None:
-    """The release that config.json says it was written by."""
+    """The release that wrote config.json, by its own account."""
     try:
         said: Any = config_of(folder).get("transformers_version")
     except ConfigError:
@@ -103,7 +103,7 @@ def saved_by(folder: Path) -> str | None:
 
 
 def spelled(keys: Iterable[str], targets: Iterable[str]) -> dict[str, str]:
-    """Key of a file -> the key that the rules write; keys that are none of them are left out."""
+    """Key of a file -> the key that the rules write; keys that match none are left out."""
     wanted, keys = dict.fromkeys(targets), list(keys)
     found = {key: key for key in keys if key in wanted}
     for key in keys:
@@ -115,10 +115,10 @@ def spelled(keys: Iterable[str], targets: Iterable[str]) -> dict[str, str]:
 
 
 def spelled_by_rules(mapping: KeyMapping, keys: Iterable[str]) -> dict[str, str]:
-    """Key of a file -> the target key of a rule, where no source tells which targets there are.
+    """Key of a file -> the target key of a rule, when no source says which targets exist.
 
-    A key that is none has leading modules replaced by those that targets begin with: as few as
-    will do, and where that leaves no choice.
+    A key that is not a target has its leading modules replaced by those that targets begin with:
+    as few modules as possible, and only if the result is unambiguous.
     """
     heads = mapping.target_heads()
     found: dict[str, str] = {}
@@ -154,7 +154,7 @@ def _first_name(key: str) -> str:
 
 
 def _by_tails(keys: list[str], free: list[str]) -> dict[str, str]:
-    """Each key's one most like target, where no other key has the same."""
+    """Key -> its single most similar target, unless another key has the same one."""
     by_leaf: dict[str, list[str]] = {}
     for target in free:
         by_leaf.setdefault(_tail(target), []).append(target)
@@ -186,7 +186,7 @@ def _common(left: str, right: str) -> int:
 def with_twins(
     plan: Plan, state: MappingABC[str, Tensor], options: Json, named: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors, and those that a rule writes twice under either of their names."""
+    """The tensors, with those that a rule writes twice under both of their names."""
     filled = dict(named)
     for move in plan.moves:
         absent = [key for key in move.targets if key not in named]
@@ -201,7 +201,7 @@ def with_twins(
 
 
 def _one(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> bool:
-    """Whether two targets are made of the very same tensors."""
+    """Whether two targets are made from exactly the same tensors."""
     return len(left) == len(right) and all(
         a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
         for a, b in zip(left, right, strict=True)

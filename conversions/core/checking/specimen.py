@@ -1,4 +1,4 @@
-"""What the conformance suite must know of a family that neither reference nor golden data say."""
+"""What the conformance suite must know about a family beyond its reference and golden data."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..manifest import Json
 class Specimen:
     """The exceptions of one family, each with its reason; most families need none.
 
-    architectures: name -> architecture, as the reference spells it; proved beside its TINY.
-    without: requirement of the suite -> why the family does not meet it; what needs it is
+    architectures: name -> architecture, as the reference spells it; tested in addition to TINY.
+    without: requirement of the suite -> why the family does not meet it; tests that need it are
         skipped by name. A requirement that the family does meet cannot be waived: the suite fails.
-    unseen: "tensors", "config" or "processor" -> {pattern: reason}: what no output can show.
+    unseen: "tensors", "config" or "processor" -> {pattern: reason}: values that no output shows.
         A pattern is a regular expression over the whole target key, the dotted field of
         config.json, or `file.json:field`. Patterns that golden data list as `invisible` join them.
     examples: how many random architectures the suite draws.

@@ -1,7 +1,7 @@
 """Texts of every kind that people write, for the check `tokens`.
 
-What no setting of the files reaches, golden/ records as known defects (private-use characters, a
-final capital sigma, long words); these texts are without it.
+Differences that no setting removes are recorded in golden/ as known defects (private-use
+characters, a final capital sigma, long words); these texts avoid them.
 """
 
 TEXTS = (

@@ -1,4 +1,4 @@
-"""What a forward pass tells while it runs, and who picks sizes for a random architecture."""
+"""Types of the trace of a forward pass, and of the choices in a random architecture."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ Pick = Callable[[str, Sequence[Any]], Any]
 
 
 def no_trace(path: str, value: Tensor) -> None:
-    """The trace that keeps nothing."""
+    """The trace that does nothing."""

@@ -1,4 +1,4 @@
-"""A process beside the conversion, in which transformers is imported while this one streams.
+"""A second process, which imports transformers while the conversion streams tensors.
 
 Importing transformers' models takes seconds and over a hundred megabytes. Nothing heavy is
 imported here, so that the process can be started before this one imports torch.
@@ -20,8 +20,8 @@ from ..reading import json as untrusted_json
 BUILD_LIMIT = 512 << 20
 """Bytes of weights up to which `--checks auto` builds the model itself."""
 
-# Modules come from where they come from here, never from the current folder, where -c would look
-# first. The collector would go through everything imported over and over, for a sixth of the time.
+# Modules are imported from the same places as here, never from the current folder, where -c would
+# look first. Garbage collection of everything imported would take a sixth of the time.
 _PROGRAM = """
 import gc, sys
 gc.disable()
@@ -37,14 +37,14 @@ def imported_here() -> bool:
 
 
 class Worker:
-    """The other process: asked once, answers once; gone when it is closed.
+    """The other process: takes one question, gives one answer, and ends when closed.
 
     It runs conversions.core.checking.release: a JSON object on standard input,
     a JSON line on its output.
     """
 
     def __init__(self, family: str) -> None:
-        """family: whose model class is imported there; a name that is none is no harm."""
+        """family: the family whose model class is imported there; unknown names do no harm."""
         package_root = str(Path(__file__).resolve().parents[3])
         program = _PROGRAM.format(path=[*sys.path, package_root])
         self._process = subprocess.Popen(
@@ -63,7 +63,7 @@ class Worker:
     def ask(self, question: Any) -> None:
         """Hand over the question; the answer is worked out while this process goes on."""
         assert self._process.stdin is not None
-        # dead already? answer() tells what of
+        # already dead? answer() reports why
         with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
             pipe.write(json.dumps(question).encode())
         self._process.stdin = None
@@ -82,10 +82,10 @@ class Worker:
 
 
 def start_early(family: str, checkpoint: str | os.PathLike[str], checks: str) -> Worker | None:
-    """The process, started now, where it is plain already that the conversion will want it.
+    """The process, started now if it is already clear that the conversion will need it.
 
-    That is: a local file too large for its model to be built. Any other conversion that wants
-    one starts it when that is known.
+    That is the case for a local file too large for its model to be built. Any other conversion
+    starts its process once it knows that it needs one.
     """
     if imported_here() or checks == "all":
         return None
