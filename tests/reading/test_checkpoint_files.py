@@ -1252,7 +1252,7 @@ OTHERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "numpy pickle": (lambda: pickle.dumps({"w": np.ones(3)}, 2), "torch.save"),
     "tensor pickle": (lambda: pickle.dumps({"w": torch.ones(3)}), "not written by torch.save"),
     "number": (lambda: pickle.dumps(5), "a pickle (5)"),
-    "broken pickle": (lambda: b"\x80\x04\xff\xff\xff", "no readable pickle"),
+    "broken pickle": (lambda: b"\x80\x04\xff\xff\xff", "not a readable pickle"),
     "empty zip": (lambda: b"PK\x05\x06" + bytes(18), "without a checkpoint"),
 }
 

@@ -327,7 +327,7 @@ def _figure(
     differences: MappingABC[Difference, bool],
     moved: MappingABC[str, float],
 ) -> str:
-    """`default path: RGB pictures equal, 3 of 9 other kinds not (alpha 228 of 255 levels)`.
+    """`default path: RGB pictures equal, 3 of 9 other kinds differ: alpha 228 of 255 levels`.
 
     differences: each difference, and whether no processor does better.
     """
@@ -343,9 +343,9 @@ def _figure(
         if near:
             text += f" ({', '.join(near)}: as near as a processor comes)"
         if other:
-            text += f", {len(other)} of {len(others)} other kinds not ({_worst(other, '', '')})"
+            text += f", {len(other)} of {len(others)} other kinds differ: {_worst(other, '', '')}"
         parts.append(text)
-    effect = f", outputs by up to {moved['outputs_move']:.2g}" if moved else ""
+    effect = f"; outputs move by up to {moved['outputs_move']:.2g}" if moved else ""
     return "; ".join(parts) + effect
 
 
