@@ -602,9 +602,9 @@ class ModelFolder:
             size = sum(piece.bytes for piece in aligned)
             target: Target
             if self._elsewhere is not None:
-                target = self._elsewhere.file(path, beginning, size, told)
+                target = self._elsewhere.file(path, beginning, size, progress)
             else:
-                target = TargetFile(path, beginning, size, told, stays=self.output is not None)
+                target = TargetFile(path, beginning, size, progress, stays=self.output is not None)
             target.make()
             self._targets.append(target)
             offset = 0
