@@ -93,7 +93,8 @@ def _tried(folder: Path, name: str, through: tuple[str, ...], model_class: str) 
     except ConversionError as error:
         line = (error.details or (error.summary,))[0].replace(str(folder), "the folder")[:160]
         return Outcome(name, through, raised=line, way=_way_round(folder, name, (), model_class))
-    random = tuple(entry.partition(" ")[0] for entry in (*loaded.missing, *loaded.mismatched))
+    left = {entry.partition(" ")[0] for entry in (*loaded.missing, *loaded.mismatched)}
+    random = tuple(sorted(left))  # a release may report them in any order
     total = len(loading.memory_names(loaded.model))
     way = _way_round(folder, name, random, model_class) if random else ""
     return Outcome(name, through, random, total, way=way)
