@@ -228,7 +228,7 @@ REFUSALS = (
         "save it with the tower",
         ("*vision_tower.*",),
     ),
-    Refusal(_MM, "no lm_head.weight in the file", ("*lm_head.weight",)),
+    Refusal(_MM, originals.LLAVA_HEADLESS, ("*lm_head.weight",)),
     Refusal(("model.embed_tokens.weight",), "a plain Llama: no vision tower, no projector", _MM),
 )
 

@@ -260,6 +260,10 @@ LLAVA_FIXED = {
     "mm_patch_merge_type": "flat",
 }
 """Settings with which the original builds a projector over five hidden states."""
+LLAVA_HEADLESS = (
+    "no lm_head.weight in the file; where the LLaMA's matrices are tied, add it: "
+    "state['lm_head.weight'] = state['model.embed_tokens.weight']"
+)
 LLAVA_FILES = (
     config_json("llava_llama", "llava", "vipllava"),
     ConfigFile(

@@ -118,6 +118,8 @@ def _charge_sizes(reader: Reader, args: tuple[Any, ...]) -> None:
 
 
 def _with_metadata(tensor: Any, metadata: tuple[Any, ...]) -> Any:
+    if metadata and not isinstance(metadata[0], (dict, type(None))):
+        raise MalformedPickle("a tensor whose metadata are no dict")
     if metadata and metadata[0]:
         return Unreadable(f"conjugated or negated view {tensor}")
     return tensor
