@@ -17,7 +17,7 @@ end_of_collection = deferred.install(
     "tests.checking.network", "tests.detection.faults", "tests.families.originals"
 )
 
-from tests import record, tiny  # noqa: E402
+from tests import table, tiny  # noqa: E402
 from tests.detection import matrix  # noqa: E402
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
@@ -32,7 +32,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 OPTIONS = {
     "--checkpoints": "folder with real published files, under their published names",
     "--image": "the COCO picture 000000039769.jpg",
-    "--record": "write the machine-readable record of this run",
     "--matrix": "run all checks on every fault; write the matrix",
     "--folders": "tiny folders of every release: written here, and loaded from here",
 }
@@ -78,7 +77,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     except AssertionError:
         raise
     except Exception as error:
-        family = record.family_of(item.nodeid)
+        family = table.family_of(item.nodeid)
         if what := family and tiny.recorded_as_raised(family, str(error)):
             pytest.xfail(what)
         raise
@@ -86,16 +85,13 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture
 def note(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Give a check's name, worst difference and values to the closing table and the record."""
+    """Give a check's name, worst difference and values to the closing table and junit's report."""
     return lambda check, worst=None, **values: record_property(
-        "check", record.entry(check, worst, values)
+        "check", table.entry(check, worst, values)
     )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: Any) -> None:
-    table = record.collect(terminalreporter.stats)
-    record.show(table, terminalreporter.write_line)
+    table.show(table.collect(terminalreporter.stats), terminalreporter.write_line)
     if config.getoption("--matrix"):
         matrix.write(config.getoption("--matrix"), terminalreporter.stats)
-    if config.getoption("--record"):
-        record.write(config.getoption("--record"), table)

@@ -7,11 +7,9 @@ the ones that are defects.
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +20,11 @@ from torch import Tensor
 from conversions.core.checking import golden, loading
 from conversions.core.checking.pictures import sample_image
 from conversions.core.checking.pixels import load as load_image_processor
-from conversions.core.mapping.keys import collapse_keys
 from conversions.core.reading.written import open_tensors
-from conversions.core.writing import configs
 
 Answer = str | list[str]
 Probe = Callable[[str, Path, Path], Answer]
 """(model class, folder, empty folder to work in) -> answer."""
-
-
-def answers(family: str, class_name: str, folder: Path, work: Path) -> dict[str, Answer]:
-    """Every question that applies to a family, with this release's answer."""
-    found: dict[str, Answer] = {}
-    for index, (question, probe) in enumerate({**COMMON, **PROBES.get(family, {})}.items()):
-        place = work / str(index)
-        place.mkdir(parents=True)
-        found[question] = answered(partial(probe, class_name, folder, place))
-    return found
 
 
 BASES = {
@@ -95,76 +81,6 @@ def resaved(class_name: str, folder: Path, place: Path) -> Path:
 
 
 # ---- questions to every family ----
-
-
-def default_dtype(class_name: str, folder: Path, place: Path) -> Answer:
-    half = Path(shutil.copytree(folder, place / "model"))
-    state = {
-        k: t.half() if t.is_floating_point() else t
-        for k, t in load_file(half / "model.safetensors").items()
-    }
-    save_file(state, half / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((half / "config.json").read_text(encoding="utf-8"))
-    (half / "config.json").write_text(
-        json.dumps({**config, "torch_dtype": "float16"}), encoding="utf-8"
-    )
-    return str(model_of(class_name, half).dtype).removeprefix("torch.")
-
-
-def default_attention(class_name: str, folder: Path, place: Path) -> Answer:
-    return str(model_of(class_name, folder).config._attn_implementation)
-
-
-def shard_size(class_name: str, folder: Path, place: Path) -> Answer:
-    method = loading.model_class(class_name).save_pretrained
-    return str(inspect.signature(method).parameters["max_shard_size"].default)
-
-
-def saved_keys(class_name: str, folder: Path, place: Path) -> Answer:
-    saved = set(open_tensors(resaved(class_name, folder, place)))
-    written = set(open_tensors(folder))
-    return [f"without {key}" for key in collapse_keys(sorted(written - saved))] + [
-        f"with {key}" for key in collapse_keys(sorted(saved - written))
-    ]
-
-
-def saved_config(class_name: str, folder: Path, place: Path) -> Answer:
-    model_of(class_name, folder).config.save_pretrained(place)
-    saved = configs.flatten(json.loads((place / "config.json").read_text(encoding="utf-8")))
-    written = configs.flatten(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    fields = {f for f in {*saved, *written} if not f.startswith(("id2label", "label2id"))}
-    return [f"without {f}" for f in sorted(fields & set(written) - set(saved))] + [
-        f"with {f}"
-        for f in sorted(fields & set(saved) - set(written))
-        if f != "transformers_version"
-    ]
-
-
-def saved_processor(class_name: str, folder: Path, place: Path) -> Answer:
-    from transformers import AutoProcessor
-
-    if (
-        not any(folder.glob("tokenizer*.json"))
-        and "processor_class" in (folder / "preprocessor_config.json").read_text()
-    ):
-        return "no tokenizer in the folder"
-    AutoProcessor.from_pretrained(folder, local_files_only=True, use_fast=False).save_pretrained(
-        place
-    )
-    return sorted(path.name for path in place.iterdir())
-
-
-COMMON: dict[str, Probe] = {
-    "dtype of a float16 folder when none is asked for": default_dtype,
-    "attention when none is asked for": default_attention,
-    "save_pretrained: largest file": shard_size,
-    "save_pretrained: tensors": saved_keys,
-    "save_pretrained: config fields": saved_config,
-    "AutoProcessor.save_pretrained: files": saved_processor,
-}
-
-
-# ---- ConvNeXt V2 ----
 
 
 def crop_without_fraction(class_name: str, folder: Path, place: Path) -> Answer:

@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 
 from ..core.errors import ConversionError
 from ..core.reading import json as untrusted_json
+from . import suite as suites
 from .environments import Environments, Run, environment, ordered, run
 
 Verdict = Literal["passes", "fails", "cannot be tested"]
@@ -279,7 +280,7 @@ def _tried(state: State, suite: Suite, release: str, tests: Sequence[str]) -> Tr
 
 @dataclass(frozen=True)
 class PytestSuite:
-    """The suite of a checkout, run under an overlay; its record says what failed."""
+    """The suite of a checkout, run under an overlay; its report in junit's XML says what failed."""
 
     checkout: Path
     environments: Environments
@@ -288,37 +289,32 @@ class PytestSuite:
 
     def __call__(self, release: str, search: Search, tests: Sequence[str]) -> Trial:
         started = time.monotonic()
-        record = self.work / "records" / f"{release}.json"
-        record.unlink(missing_ok=True)
+        report = self.work / "reports" / f"{release}.xml"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        command += [*(tests or ("-k", search.select)), "--record", str(record)]
+        command += [*(tests or ("-k", search.select)), "--junit-xml", str(report)]
         try:
             overlay = self.environments.overlay(release)
         except ConversionError as error:
             return Trial(release, {}, 0, 0.0, shlex.join(command), str(error))
+        imported = self.run([sys.executable, "-c", IMPORTED], environment(overlay)).text.strip()
         output = self.run(command, environment(overlay), self.checkout)
         shown = f"PYTHONPATH={shlex.quote(str(overlay))} {shlex.join(command)}"
         trial = Trial(release, {}, 0, round(time.monotonic() - started, 1), shown)
-        if not record.exists():
+        if imported != release:
+            trouble = f"transformers {imported} was imported instead of {release}"
+            return replace(trial, trouble=trouble)
+        if not report.exists():
             last = output.text.strip().splitlines()[-12:]
-            return replace(trial, trouble="\n".join(last) or "no record was written")
-        return _judged(
-            trial, untrusted_json.loads(record.read_bytes(), finite=False), search, release
-        )
+            return replace(trial, trouble="\n".join(last) or "the suite left no report")
+        cases = suites.cases(report.read_text(encoding="utf-8"))
+        ran = [case for case in cases if case.outcome != "skipped" and case.of(search.check)]
+        failing = {case.test: case.message for case in ran if case.outcome != "passed"}
+        return replace(trial, failing=failing, ran=len(ran))
 
 
-def _judged(trial: Trial, record: dict[str, Any], search: Search, release: str) -> Trial:
-    """A trial with what the record of its run says."""
-    imported = record["versions"]["transformers"]
-    if imported != release:
-        return replace(trial, trouble=f"transformers {imported} was imported instead of {release}")
-    failing, ran = {}, 0
-    for family in record["families"].values():
-        for name, check in family["checks"].items():
-            if search.check in (None, name):
-                ran += check["passed"] + check["failed"] + check["known_defect"]
-                failing.update({p["test"]: p["message"] for p in check["problems"]})
-    return replace(trial, failing=failing, ran=ran)
+IMPORTED = "from importlib.metadata import version; print(version('transformers'))"
 
 
 def checkout_root(start: Path) -> Path:
@@ -329,7 +325,7 @@ def checkout_root(start: Path) -> Path:
     """
     package = Path(__file__).resolve().parents[2]
     for folder in (start, *start.parents, package):
-        if (folder / "tests" / "record.py").is_file() and (folder / "conftest.py").is_file():
+        if (folder / "tests").is_dir() and (folder / "conftest.py").is_file():
             return folder
     raise ConversionError(
         "bisect runs the test suite, which is not here",

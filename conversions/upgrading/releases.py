@@ -13,7 +13,7 @@ from ..core.reading import json as untrusted_json
 from . import records
 from .environments import Environments, Offer, environment
 from .history import History, Trouble
-from .summary import FILE, Wrong, build, digest, summary, write
+from .summary import FILE, Wrong, build, source, summary, write
 
 OFFERED = "offered.json"
 """Beside the records: which releases there are, as the package index last said."""
@@ -118,8 +118,8 @@ def record_missing(
 
 def summarise(folder: Path) -> None:
     """Write the summary of the records of a folder beside them, as the wheel takes it along."""
-    digests = {release: digest(path) for release, path in records.files([folder]).items()}
-    write(build(records.every([folder]), digests), folder / FILE)
+    of = source(records.files([folder]))
+    write(build(records.every([folder]), of), folder / FILE)
 
 
 # ---- which releases there are ----

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 from xml.etree import ElementTree
 
 from ..core.errors import ConversionError
@@ -15,6 +16,9 @@ from .environments import Run, run
 
 SHIPPED = "conversions.conformance"
 """The suite that comes with the package; a checkout's own tests stand in where it is not there."""
+
+
+Outcome = Literal["passed", "failed", "skipped", "known defect"]
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,61 @@ class Conformance:
         )
 
 
+@dataclass(frozen=True)
+class Case:
+    """One test of a report. test: its id. checks: what it was noted to be about."""
+
+    test: str
+    outcome: Outcome
+    message: str = ""
+    checks: tuple[str, ...] = ()
+
+    def of(self, check: str | None) -> bool:
+        """Whether it is a test of a check, by what it noted, else by its file's name."""
+        named = self.checks or (self.test.partition("::")[0].rpartition("test_")[2][:-3],)
+        return check is None or check in (name.replace("_", "-") for name in named)
+
+
+def cases(report: str) -> list[Case]:
+    """Every test of junit's XML."""
+    return [_case(found) for found in ElementTree.fromstring(report).iter("testcase")]
+
+
+def _case(found: ElementTree.Element) -> Case:
+    module = found.get("classname", "").replace(".", "/")
+    test = f"{module}.py::{found.get('name', '')}"
+    noted = [
+        each.get("value", "") for each in found.iter("property") if each.get("name") == "check"
+    ]
+    checks = tuple(dict.fromkeys(m[1] for each in noted if (m := _NOTED.search(each))))
+    wrong = [entry for kind in ("failure", "error") for entry in found.iter(kind)]
+    skipped = found.find("skipped")
+    if wrong:
+        message = (wrong[0].get("message") or wrong[0].text or "failed").strip() or "failed"
+        return Case(test, "failed", message, checks)
+    if skipped is not None:
+        known = skipped.get("type") == "pytest.xfail"
+        return Case(
+            test, "known defect" if known else "skipped", skipped.get("message", ""), checks
+        )
+    return Case(test, "passed", "", checks)
+
+
+_NOTED = re.compile(r"'check': '([a-z-]+)'")
+"""What conftest's `note` attaches to a test, as junit's XML has it."""
+
+
 def judged(family: str, report: str) -> Judgement:
     """What junit's XML says: failures and errors with their message, and how many passed."""
-    root = ElementTree.fromstring(report)
-    failing: dict[str, str] = {}
-    passed = 0
-    for case in root.iter("testcase"):
-        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name', '')}"
-        wrong = [found for kind in ("failure", "error") for found in case.iter(kind)]
-        if wrong:
-            message = (wrong[0].get("message") or wrong[0].text or "failed").strip()
-            failing[name] = message.splitlines()[0] if message else "failed"
-        elif case.find("skipped") is None:
-            passed += 1
+    found = cases(report)
+    failing = {
+        f"{Path(case.test.partition('::')[0]).stem}::{case.test.partition('::')[2]}": (
+            case.message.splitlines()[0]
+        )
+        for case in found
+        if case.outcome == "failed"
+    }
+    passed = sum(case.outcome == "passed" for case in found)
     trouble = "" if failing or passed else "no test of this family ran"
     return Judgement(family, failing, passed, trouble)
 

@@ -43,12 +43,13 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Summary:
-    """recorded: release -> digest of its record, oldest first.
+    """recorded: releases with a record, oldest first. source: a digest of the records' files.
 
     offered: family -> release -> the attention implementations that its model was judged with.
     """
 
-    recorded: Mapping[str, str]
+    recorded: tuple[str, ...]
+    source: str
     code: str
     changes: tuple[Change, ...]
     wrong: tuple[Wrong, ...]
@@ -63,18 +64,22 @@ def summary(places: Sequence[Path]) -> Summary | None:
     paths = records.files(places)
     if not paths:
         return next((found for place in places if (found := read(place / FILE))), None)
-    digests = {release: digest(path) for release, path in paths.items()}
-    for file in (*(place / FILE for place in places), cached(digests)):
+    of = source(paths)
+    for file in (*(place / FILE for place in places), cached(of)):
         found = read(file)
-        if found and found.recorded == digests and found.code == code():
+        if found and (found.source, found.code) == (of, code()):
             return found
-    made = build(records.every(places), digests)
-    write(made, cached(digests))
+    made = build(records.every(places), of)
+    write(made, cached(of))
     return made
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+def source(paths: Mapping[str, Path]) -> str:
+    """A digest of files by name and content, records or not."""
+    found = hashlib.sha256()
+    for name, path in sorted(paths.items()):
+        found.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()[:32]
 
 
 def code() -> str:
@@ -85,17 +90,16 @@ def code() -> str:
     return hashlib.sha256(text).hexdigest()[:32]
 
 
-def cached(digests: Mapping[str, str]) -> Path:
-    """Where a summary of these records is kept, by what it is made of."""
+def cached(of: str) -> Path:
+    """Where a summary of records with this digest is kept."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = hashlib.sha256(repr((sorted(digests.items()), code())).encode()).hexdigest()[:32]
-    return Path(base) / "conversions" / "history" / f"{name}.json.gz"
+    return Path(base) / "conversions" / "history" / f"{of}-{code()}.json.gz"
 
 
 # ---- making one ----
 
 
-def build(found: Sequence[records.Record], digests: Mapping[str, str]) -> Summary:
+def build(found: Sequence[records.Record], of: str) -> Summary:
     """Each release against the recorded one before it."""
     changes: list[Change] = []
     wrongs: list[Wrong] = []
@@ -107,8 +111,8 @@ def build(found: Sequence[records.Record], digests: Mapping[str, str]) -> Summar
         for change in own:
             if change.level == "broken":
                 wrongs += _wrongs(change, found[place:])
-    ordered = {record.release: digests[record.release] for record in found}
-    return Summary(ordered, code(), tuple(changes), tuple(wrongs), _offered(found))
+    recorded = tuple(record.release for record in found)
+    return Summary(recorded, of, code(), tuple(changes), tuple(wrongs), _offered(found))
 
 
 def _wrongs(change: Change, later: Sequence[records.Record]) -> list[Wrong]:
@@ -154,7 +158,8 @@ def _offered(found: Sequence[records.Record]) -> dict[str, dict[str, list[str]]]
 def write(made: Summary, file: Path) -> None:
     """By way of a file beside it; a cache that cannot be written is none."""
     document = {
-        "recorded": dict(made.recorded),
+        "recorded": made.recorded,
+        "source": made.source,
         "code": made.code,
         "changes": [_packed(change) for change in made.changes],
         "wrong": [{"trouble": asdict(one.trouble), "signs": one.signs} for one in made.wrong],
@@ -183,7 +188,8 @@ def read(file: Path) -> Summary | None:
         content = gzip.decompress(file.read_bytes())
         stored: dict[str, Any] = untrusted_json.loads(content)
         return Summary(
-            dict(stored["recorded"]),
+            tuple(stored["recorded"]),
+            str(stored["source"]),
             str(stored["code"]),
             tuple(Change(**_tuples(entry)) for entry in stored["changes"]),
             tuple(

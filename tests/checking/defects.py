@@ -25,7 +25,7 @@ from conversions.core.planning import Request
 from conversions.core.reading.sentencepiece import read_model
 from conversions.core.reading.written import open_tensors
 from conversions.core.writing.tokenizers import sentencepiece
-from tests import behaviour, snapshot, tiny
+from tests import behaviour, tiny, unchecked
 
 Defect = dict[str, Any]
 
@@ -65,8 +65,8 @@ class Stage:
 def folder_of(family: str) -> tuple[Request, Path]:
     """Converted once a process; never changed."""
     root = tiny.session_folder() / "defects" / family
-    request = snapshot.request_with_vocabulary(family, root / "source")
-    snapshot.write_unchecked(request, root / "model")
+    request = unchecked.request_with_vocabulary(family, root / "source")
+    unchecked.write_unchecked(request, root / "model")
     return request, root / "model"
 
 
@@ -208,7 +208,7 @@ def tokens_differ(on: Stage, defect: Defect) -> bool:
     request = tiny.make_request(
         on.request.family.name, on.request.checkpoint, on.request.config, options, checks="files"
     )
-    snapshot.write_unchecked(request, on.place / "model")
+    unchecked.write_unchecked(request, on.place / "model")
     with loading.quiet():
         tokenizer = AutoTokenizer.from_pretrained(on.place / "model", local_files_only=True)
         found = [list(tokenizer(text, truncation=True)["input_ids"]) for text in defect["texts"]]

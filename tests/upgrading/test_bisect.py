@@ -17,10 +17,12 @@ from conversions.core.errors import ConversionError
 from conversions.upgrading import bisect, environments
 from conversions.upgrading.bisect import Search, State, Trial
 from conversions.upgrading.environments import Environments, Output
-from tests.upgrading import made_up
 
 RELEASES = [f"4.{minor}.0" for minor in range(10)]
 SEARCH = Search("toy", "4.0.0", "4.9.0")
+JUNIT = """<testsuites><testsuite><testcase classname="tests.families.test_logits"
+name="test_x[toy-tiny]"><properties><property name="check" value="{{'check': 'logits', 'worst': 1.0,
+'values': {{}}}}"/></properties>{known}</testcase></testsuite></testsuites>"""
 TEST = "tests/families/test_logits.py::test_x[toy-tiny]"
 
 
@@ -166,14 +168,11 @@ class Machine:
         if "--target" in command:
             return self.install(Path(command[command.index("--target") + 1]), command)
         release = Path(extra["PYTHONPATH"]).name
-        outcome = "known_defect" if release in self.fails else "passed"
-        family = {
-            **made_up.family(),
-            "checks": {"logits": made_up.check(outcome, 1.0, "off by 11")},
-        }
-        record = Path(command[command.index("--record") + 1])
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(made_up.document(release, toy=family)))
+        if "-c" in command:
+            return Output(0, f"{release}\n")
+        known = '<skipped type="pytest.xfail" message="off by 11"/>' * (release in self.fails)
+        report = Path(command[command.index("--junit-xml") + 1])
+        report.write_text(JUNIT.format(known=known))
         return Output(1, "")
 
     def install(self, folder: Path, command: Sequence[str]) -> Output:

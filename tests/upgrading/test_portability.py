@@ -17,7 +17,7 @@ import transformers
 from conversions.core import pipeline
 from conversions.core.errors import ConversionError
 from conversions.core.planning import Request
-from tests import snapshot
+from tests import unchecked
 
 
 def left_for_others(request: Request, root: Path, family: str) -> None:
@@ -42,7 +42,7 @@ def test_folders_of_every_release_load_here(
 ) -> None:
     """Every check passes on the folders that other releases wrote, and outputs agree."""
     root: Path = pytestconfig.getoption("--folders") or tmp_path / "folders"
-    request = snapshot.request_with_vocabulary(family, tmp_path / "source")
+    request = unchecked.request_with_vocabulary(family, tmp_path / "source")
     left_for_others(request, root, family)
     found = {path.parent.name: cell(request, path) for path in sorted(root.glob(f"*/{family}"))}
     matrix = {version: outcome for version, (outcome, _) in found.items()}
@@ -58,7 +58,7 @@ def test_folders_of_every_release_load_here(
 
 def test_folder_does_not_depend_on_the_release(family: str, tmp_path: Path, note: Any) -> None:
     """No file of a folder but conversion.json names the release that wrote it."""
-    request = snapshot.request_with_vocabulary(family, tmp_path / "source")
+    request = unchecked.request_with_vocabulary(family, tmp_path / "source")
     pipeline.convert(request, tmp_path / "model")
     note("portability")
     for path in (tmp_path / "model").glob("*.json"):

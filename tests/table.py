@@ -1,13 +1,11 @@
-"""The closing table and the machine-readable record of a test run."""
+"""The closing table of a test run: family by check."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 OUTCOMES = {
@@ -18,10 +16,6 @@ OUTCOMES = {
     "xfailed": "known defect",
     "xpassed": "failed",
 }
-FORMAT = 1
-"""Of the record; conversions.upgrading reads it."""
-COUNTED = ("passed", "failed", "skipped", "known defect")
-OBSERVED = ("snapshot", "behaviour", "portability")
 
 
 @dataclass
@@ -30,9 +24,6 @@ class Row:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     worst: float | None = None
-    values: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    problems: list[dict[str, str]] = field(default_factory=list)
 
 
 def entry(check: str, worst: float | None, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,12 +65,8 @@ def _add(rows: dict[tuple[str, str], Row], family: str, outcome: str, report: An
     for noted in notes:
         row = rows.setdefault((family, noted["check"]), Row())
         row.outcomes[outcome] += 1
-        row.seconds += getattr(report, "duration", 0.0) / len(notes)
         if noted["worst"] is not None:
             row.worst = max(noted["worst"], row.worst or 0.0)
-        row.values.update(noted["values"])
-        if outcome in ("failed", "known defect"):
-            row.problems.append(_problem(report, outcome))
 
 
 def _failed_checks(report: Any) -> list[str]:
@@ -105,14 +92,6 @@ def _file_check(nodeid: str) -> str:
     return nodeid.partition("::")[0].rpartition("test_")[2].removesuffix(".py").replace("_", "-")
 
 
-def _problem(report: Any, outcome: str) -> dict[str, str]:
-    """Which test, how it ended, and the beginning of what it said."""
-    crash = getattr(getattr(report, "longrepr", None), "reprcrash", None)
-    reason = str(getattr(report, "wasxfail", "")).removeprefix("reason: ")
-    text = reason or getattr(crash, "message", "") or str(getattr(report, "longrepr", ""))
-    return {"test": report.nodeid, "outcome": outcome.replace(" ", "_"), "message": text[:1200]}
-
-
 def show(rows: Mapping[tuple[str, str], Row], write: Callable[[str], None]) -> None:
     """family x check: passed, failed, skipped, known defects, worst difference."""
     if not rows:
@@ -129,36 +108,3 @@ def show(rows: Mapping[tuple[str, str], Row], write: Callable[[str], None]) -> N
             f"{family:<13} {check:<18} {counts['passed']:>6} {counts['failed']:>6} "
             f"{counts['skipped']:>7} {counts['known defect']:>5}  {worst}".rstrip()
         )
-
-
-def write(path: Path, rows: Mapping[tuple[str, str], Row]) -> None:
-    """The record of this run: versions; per family, checks with figures and observations."""
-    from conversions.core.report import versions
-
-    families: dict[str, Any] = {}
-    for (family, check), row in rows.items():
-        entry = families.setdefault(family, {"checks": {}})
-        # what a test observed belongs to the family; what it measured belongs to its check
-        entry.update({name: row.values.pop(name) for name in OBSERVED if name in row.values})
-        entry["checks"][check] = {
-            **{name.replace(" ", "_"): row.outcomes[name] for name in COUNTED},
-            "worst": row.worst,
-            "seconds": round(row.seconds, 2),
-            "problems": row.problems,
-            "values": row.values,
-        }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"format": FORMAT, "versions": versions(), "families": families}
-    path.write_text(layout(document, 6) + "\n", encoding="utf-8")
-
-
-def layout(value: Any, depth: int, indent: str = "") -> str:
-    """JSON with objects broken over lines down to a depth, everything below on one line."""
-    if not isinstance(value, dict) or not value or depth == 0:
-        return json.dumps(value, ensure_ascii=False)
-    inner = indent + " "
-    lines = (
-        f"{inner}{json.dumps(key, ensure_ascii=False)}: {layout(item, depth - 1, inner)}"
-        for key, item in value.items()
-    )
-    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
