@@ -36,8 +36,8 @@ def completed(given: list[str]) -> list[str]:
     options = given[1:]
     if given[:1] != ["verify"] or not options or not options[0].startswith("-"):
         return given
-    reader = argparse.ArgumentParser(add_help=False)
-    reader.add_argument("--model")
+    reader = argparse.ArgumentParser(prog="conversions verify", add_help=False)
+    reader.add_argument("--model", metavar="FOLDER")
     model = reader.parse_known_args(options)[0].model
     if not model:
         return given

@@ -83,6 +83,7 @@ def write_documents(folder: ModelFolder, source: PlannedSource) -> None:
 
 def verify(request: Request, folder: Path) -> Report:
     """Whether an existing folder is, bit for bit, what a conversion writes; writes nothing."""
+    given, folder = folder, folder.absolute()  # which no other word of a message is taken for
     with open_source(request) as source:
         integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
         shapes = {key: tuple(tensor.shape) for key, tensor in open_tensors(folder).items()}
@@ -90,7 +91,7 @@ def verify(request: Request, folder: Path) -> Report:
             results = run_checks(source, folder, release_checks)
         results = [_with_dtypes(source, folder, check) for check in results]
         files = [file for one in integrity for file in one.result()]
-        return make_report(source, folder, results, files)
+        return make_report(source, given, results, files)
 
 
 def _with_dtypes(source: PlannedSource, folder: Path, check: Check) -> Check:

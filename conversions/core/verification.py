@@ -40,7 +40,7 @@ from .judging import class_notes
 from .manifest import Json
 from .pipeline import make_report, write_documents
 from .planning import PlannedSource, Request, open_source
-from .reading import json as untrusted_json, tensors
+from .reading import dtypes, json as untrusted_json, tensors
 from .reading.checkpoint import open_checkpoint
 from .report import Report
 from .writing import configs
@@ -106,7 +106,9 @@ def verify(request: Request, folder: Path) -> Report:
     Raises:
         ConversionError: the checkpoint or the folder cannot be read.
     """
-    saved = open_saved(folder)
+    # absolute: so that no other word of a message is taken for the folder's name
+    saved = open_saved(folder.absolute())
+    _refuse_another(request.family, saved.path)
     with open_source(request) as source, ModelFolder(None) as right:
         integrity = [checkpoint.integrity() for checkpoint in source.checkpoints]
         write_documents(right, source)
@@ -114,7 +116,7 @@ def verify(request: Request, folder: Path) -> Report:
             subject = _subject(source, saved, right.path)
             results = [*_release_checks(subject), *_value_checks(subject)]
         files = [file for one in integrity for file in one.result()]
-        report = make_report(source, folder, _in_order(results, folder), files)
+        report = make_report(source, folder, _in_order(results, saved.path), files)
         return replace(report, notes=(*report.notes, *_notes(subject, files)))
 
 
@@ -140,6 +142,34 @@ def recognised(folder: Path, families: Sequence[Family]) -> Family:
     )
 
 
+def _refuse_another(family: Family, folder: Path) -> None:
+    """Refuse a folder whose config.json names classes of another kind of model alone.
+
+    Raises:
+        ConversionError: it does; what else is wrong with config.json the checks find.
+    """
+    import transformers
+
+    try:
+        said = config_of(folder)
+    except ConversionError:
+        return
+    named = said.get("architectures")
+    own = loading.model_class(family.model_class)
+    module = f"{own.__module__.rpartition('.')[0]}."
+    names = named if isinstance(named, list) else []
+    known = [getattr(transformers, name, None) for name in names if isinstance(name, str)]
+    strange = [cls for cls in known if cls and not cls.__module__.startswith(module)]
+    another = said.get("model_type") != own.config_class.model_type
+    if another and strange and len(strange) == len(known):
+        raise ConversionError(
+            f"{folder}: holds another model than {family.title}",
+            [f"model_type {said.get('model_type')!r}, architectures {named!r}"],
+            f"folders of {family.name} name {family.model_class}; left out, the family is the one "
+            "that config.json names",
+        )
+
+
 NO_SOURCE = "no --checkpoint: whether these are the original's weights was not checked"
 _OF_SOURCE = ("key-coverage", "parameter-sums", "exact-values", "round-trip")
 
@@ -155,6 +185,7 @@ def verify_alone(request: Request, folder: Path) -> Report:
         ConversionError: the folder does not hold the whole model, or cannot be read.
     """
     family = request.family
+    _refuse_another(family, folder)
     with tempfile.TemporaryDirectory() as place:
         files = {c.option: Path(place) / f"{c.option}.safetensors" for c in family.companions}
         main = Path(place) / f"{folder.name or 'model'}.safetensors"
@@ -372,15 +403,32 @@ def _config(subject: Subject) -> Reading:
     table = configs.flatten({k: v for k, v in subject.source.config.items() if k != "torch_dtype"})
     try:
         config_class = loading.model_class(family.model_class).config_class
-        return readings.config(
-            subject.right, subject.folder, config_class, table, _unseen(family.name, "config")
-        )
+        unseen = _unseen(family.name, "config")
+        found = readings.config(subject.right, subject.folder, config_class, table, unseen)
+        return _with_kind(subject, config_class.model_type, found)
     except ConversionError as error:
         return Reading(wrong=[error.summary, *error.details], fields=[""])
     except Exception as error:
         # whatever the release raises about a config is a finding about the config
         line = (str(error).splitlines() or [""])[0][:200]
         return Reading(wrong=[f"config.json: {type(error).__name__}: {line}"], fields=[""])
+
+
+def _with_kind(subject: Subject, model_type: str, found: Reading) -> Reading:
+    """With what Auto classes go by, and the dtype in which transformers 5 loads by itself."""
+    said = config_of(subject.folder)
+    if (kind := said.get("model_type")) != model_type:
+        line = f'model_type: written "{model_type}", read "{kind}": Auto classes go by it'
+        found.add("model_type", line)
+    kinds = {t.dtype for t in subject.named.values() if t.is_floating_point()}
+    stored = sorted(dtypes.name(kind) for kind in kinds)
+    loads = said.get("dtype", said.get("torch_dtype"))
+    if isinstance(loads, str) and stored and stored != [loads]:
+        found.notes.append(
+            f"config.json says {loads}, the tensors are {' and '.join(stored)}: transformers 5 "
+            f"loads them in {loads}, unless it is told another dtype"
+        )
+    return found
 
 
 def _generation(subject: Subject, model: Any) -> Reading:
@@ -431,20 +479,40 @@ def _damaged(folder: Path) -> Reading:
 
 
 def _processor_settings(subject: Subject) -> Reading:
-    """The processor's own settings, if both folders have one that loads."""
-    from transformers import AutoProcessor, ProcessorMixin
+    """The processor's own settings, where both folders have one that loads."""
+    from transformers import ProcessorMixin
 
-    loaded = []
-    for place in (subject.right, subject.folder):
-        try:
-            with loading.quiet():
-                loaded.append(AutoProcessor.from_pretrained(place, local_files_only=True))
-        except Exception:
-            # no processor, or one that needs a tokenizer: pixels and tokens check the parts
-            return Reading()
-    if not all(isinstance(one, ProcessorMixin) for one in loaded):
+    right, _ = _processor(subject.right)
+    got, why = _processor(subject.folder)
+    if not isinstance(right, ProcessorMixin):
+        # none without a tokenizer: pixels and tokens look at the parts
         return Reading()
-    return readings.processor(*loaded)
+    if isinstance(got, ProcessorMixin):
+        return readings.processor(right, got)
+    if not _has_parts(subject.folder) or any("raises" in record for record in subject.misread):
+        return Reading()
+    told = f"AutoProcessor gives {type(got).__name__}" if got is not None else why
+    line = f"processor: {told}, of a conversion's folder {type(right).__name__}"
+    return Reading(wrong=[line], fields=["processor"])
+
+
+def _processor(folder: Path) -> tuple[Any, str]:
+    """What AutoProcessor makes of a folder, or what it raises, in a line."""
+    from transformers import AutoProcessor
+
+    try:
+        with loading.quiet():
+            return AutoProcessor.from_pretrained(folder, local_files_only=True), ""
+    except Exception as error:
+        # whatever it raises is a finding about the folder
+        line = (str(error).splitlines() or [""])[0][:160].replace(str(folder), "the folder")
+        return None, f"AutoProcessor raises {type(error).__name__}: {line}"
+
+
+def _has_parts(folder: Path) -> bool:
+    """Whether a folder has a tokenizer and an image processor: then a processor of both as well."""
+    pictures = ("preprocessor_config.json", "processor_config.json")
+    return all(any((folder / name).exists() for name in names) for names in (_TOKENIZERS, pictures))
 
 
 def _model_checks(subject: Subject, settings: Reading) -> list[Check]:

@@ -90,6 +90,13 @@ def added(key: str, like: str) -> Callable[[Path], None]:
     return tensor(lambda state: state.update({key: state[like] * 1.5}))
 
 
+def renamed_processor(folder: Path) -> None:
+    """The processor's class is one that transformers has not, wherever it is named."""
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            field("processor_class", "NoProcessor", name)(folder)
+
+
 def token_swapped(folder: Path) -> None:
     """Two tokens of the tokenizer change their ids."""
     file = folder / "tokenizer.json"
@@ -121,6 +128,7 @@ HARMS = (
     Harm(_N, "epsilon", field("layer_norm_eps", 1e-12), ("layer_norm_eps", "logits")),
     Harm(_N, "epsilon-left-out", field("layer_norm_eps", None), ("layer_norm_eps", "logits")),
     Harm(_N, "activation", field("hidden_act", "relu"), ("hidden_act", "logits")),
+    Harm(_N, "model-type", field("model_type", "convnext"), ("model_type", "convnextv2")),
     Harm(_N, "mean", image("image_mean", [0.5, 0.5, 0.5]), ("image_mean", "pixels")),
     Harm(_N, "resample", image("resample", 2), ("resample", "pixels")),
     Harm(_N, "crop", image("crop_pct", 1.0), ("crop_pct",)),
@@ -166,6 +174,7 @@ HARMS = (
     Harm(_K, "end-token", field("eos_token_id", 7, _GENERATION), ("eos_token_id",)),
     Harm(_K, "repeats", field("no_repeat_ngram_size", None, _GENERATION), ("no_repeat_ngram",)),
     Harm(_K, "embedding-scale", field("text_config.scale_embedding", False), ("scale_embedding",)),
+    Harm(_K, "processor-class", renamed_processor, ("AutoProcessor gives", "Kosmos2Processor")),
     Harm(_K, "center-crop", image("do_center_crop", True), ("do_center_crop",)),
     Harm(_F, "head-bias", nudged("mim_head.decoder.bias", 0), ("mim_head", "bias")),
     Harm(
@@ -189,6 +198,16 @@ HARMS = (
         "infinite",
         tensor(lambda s: s["language_model.lm_head.weight"][310].fill_(torch.inf)),
         ("lm_head",),
+    ),
+    Harm(
+        _V,
+        "input-names",
+        field(
+            "model_input_names",
+            ["input_ids", "token_type_ids", "attention_mask"],
+            "tokenizer_config.json",
+        ),
+        ("what it gives to the model",),
     ),
     Harm(_V, "patch", field("patch_size", 7, "processor_config.json"), ("patch_size",)),
 )

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from conversions.core.checking.checks import TOLERANCE
 from tests import command, http_server, tiny
 from tests.checking import harm
@@ -39,6 +41,27 @@ def test_a_folder_of_no_family_is_named(tmp_path: Path) -> None:
     assert outcome.code == 1 and "names no model of a known family" in outcome.err
     outcome = command.run("verify", "--model", tmp_path / "absent")
     assert outcome.code == 1 and "no such folder" in outcome.err
+
+
+def test_a_folders_name_is_no_other_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder called p: the letter stays what it is in every other word of a message."""
+    folder = tiny.converted("convnextv2").copy(tmp_path / "p")
+    harm.field("image_mean", [0.1], "preprocessor_config.json")(folder)
+    monkeypatch.chdir(tmp_path)
+    outcome = command.run("verify", "--model", "p")
+    assert outcome.code == 1
+    assert "default path, landscape" in outcome.err and "the folder" not in outcome.err
+
+
+def test_a_folder_of_another_family_is_named(tmp_path: Path) -> None:
+    """The family that was asked for, and the model that config.json names."""
+    folder = tiny.converted("convnextv2").folder
+    outcome = command.run("verify", "flava", "--model", folder)
+    assert outcome.code == 1 and "holds another model than FLAVA" in outcome.err
+    assert "ConvNextV2ForImageClassification" in outcome.err
+    (tmp_path / "empty").mkdir()
+    outcome = command.run("verify", "--model", tmp_path / "empty")
+    assert outcome.code == 1 and f"{tmp_path / 'empty' / 'config.json'}: no such" in outcome.err
 
 
 def on_hub(server: http_server.Server, folder: Path, revision: str) -> None:

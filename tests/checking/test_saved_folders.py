@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import conversions
-from conversions.core.checking import copies
+from conversions.core.checking import copies, loading
 from conversions.core.checking.saved import spelled
 from tests import tiny
-from tests.checking import saved_folders
-from tests.checking.harm import HARMS
+from tests.checking import harm, saved_folders
+from tests.checking.harm import HARMS, Harm
 
 GATE = ("convnextv2-epsilon", "chinese_clip-vocabulary-row", "kosmos2-untied", "vipllava-rope")
-gated = pytest.mark.parametrize("harm", [h for h in HARMS if h.id in GATE], ids=lambda h: h.id)
+gated = pytest.mark.parametrize("case", [h for h in HARMS if h.id in GATE], ids=lambda h: h.id)
 
 
 @pytest.fixture(scope="session")
@@ -45,12 +45,26 @@ def test_a_half_precision_folder_is_judged_as_what_it_is(
 
 
 @gated
-def test_a_harmful_change_is_named(harm: Any, root: Path, tmp_path: Path, note: Any) -> None:
+def test_a_harmful_change_is_named(case: Harm, root: Path, tmp_path: Path, note: Any) -> None:
     """One tensor, epsilon, tie or base changed in a saved folder: it fails, and says where."""
-    saved_folders.make_tiny(root, harm.family)
-    base = saved_folders.save(root, harm.family, tmp_path, "float32", "5GB", True)
+    saved_folders.make_tiny(root, case.family)
+    base = saved_folders.save(root, case.family, tmp_path, "float32", "5GB", True)
     note("detection")
-    assert saved_folders.harmed(root, harm, base, tmp_path) == []
+    assert saved_folders.harmed(root, case, base, tmp_path) == []
+
+
+def test_what_has_no_effect_is_a_note(root: Path, tmp_path: Path) -> None:
+    """Dropout counts in training alone; another dtype in config.json is said, not judged."""
+    family = "convnextv2"
+    saved_folders.make_tiny(root, family)
+    folder = saved_folders.save(root, family, tmp_path, "float32", "5GB", True)
+    harm.field("drop_path_rate", 0.3)(folder)
+    harm.field("dtype" if loading.release() >= (4, 56) else "torch_dtype", "float16")(folder)
+    report = saved_folders.verified(root, family, folder)
+    assert report.passed, report.failures
+    told = "\n".join(report.notes)
+    assert "drop_path_rate: written 0.0, read 0.3: of effect in training alone" in told
+    assert "config.json says float16, the tensors are float32" in told
 
 
 TARGETS = [

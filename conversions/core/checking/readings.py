@@ -29,6 +29,8 @@ _TRAINING = re.compile(
     r"|output_hidden_states|chunk_size_feed_forward|finetuning_task|problem_type)"
 )
 """Fields that affect training, or what is kept and returned, but not what is computed."""
+_DROPPED = re.compile(r"(.*\.)?(\w*dropout\w*|drop_path_rate|layerdrop)")
+"""Fields of what is dropped at random, in training alone: also those that a conversion writes."""
 _IMAGE_PLAIN = re.compile(
     r"image_processor_type|feature_extractor_type|processor_class|auto_map|_.*"
 )
@@ -129,7 +131,9 @@ def config(
             continue
         line = f"{name}: {_unlike(wanted, got)}"
         declared = known is None or name in known
-        if _TRAINING.fullmatch(name) and name not in table:
+        if _DROPPED.fullmatch(name) and _ABSENT not in (wanted, got):
+            found.notes.append(f"{line}: of effect in training alone")
+        elif _TRAINING.fullmatch(name) and name not in table:
             found.notes.append(f"{line}: of no effect on what is computed")
         elif not declared and (name not in table or _ABSENT in (wanted, got)):
             if name in table or got is not _ABSENT:
@@ -291,6 +295,9 @@ def tokenizer(left: Any, read: Any, more: Iterable[str] = ()) -> Reading:
             found.add(name, f"{name}: {_unlike(a, b)}")
     for name, a, b in _differences(flat(left.special_tokens_map), flat(read.special_tokens_map)):
         found.add(name, f"{name}: {_unlike(a, b)}")
+    fed, wanted = (_given(one) for one in (read, left))
+    if fed != wanted:
+        found.add("model_input_names", f"what it gives to the model: {_unlike(wanted, fed)}")
     other = [text for text in texts if _ids(left, text) != _ids(read, text)]
     settings = _backend_differences(left, read)
     if other:
@@ -313,6 +320,15 @@ def _vocabularies(found: Reading, wanted: dict[str, int], got: dict[str, int]) -
         found.add("vocabulary", f"vocabulary: {len(moved)} of {len(wanted)} tokens differ: {first}")
     if more := len(got.keys() - wanted.keys()):
         found.add("vocabulary", f"vocabulary: {more} further tokens")
+
+
+def _given(one: Any) -> list[str]:
+    """The names of what a tokenizer hands to the model, of texts of two lengths."""
+    try:
+        return sorted(one(["a", "a b c"], padding=True))
+    except Exception as error:
+        # what one tokenizer raises the other should raise as well
+        return [type(error).__name__]
 
 
 def _ids(one: Any, text: str) -> Any:

@@ -88,9 +88,13 @@ def config_of(folder: Path) -> Json:
         ConfigError: absent, or not a JSON object.
     """
     try:
-        return untrusted_json.read_object(folder / "config.json", ConfigError, called="config.json")
+        path = folder / "config.json"
+        return untrusted_json.read_object(path, ConfigError, called=str(path))
     except FileNotFoundError:
-        raise ConfigError("config.json: no such file") from None
+        held = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else []
+        raise ConfigError(
+            f"{folder / 'config.json'}: no such file", held, "a model folder holds one"
+        ) from None
 
 
 def saved_by(folder: Path) -> str | None:
