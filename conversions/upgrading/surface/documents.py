@@ -15,6 +15,7 @@ from ...core.mapping.keys import collapse
 from ...core.reading import json as untrusted_json
 from . import classes
 from .probing import Probes
+from .values import TEMPORARY
 
 _OWN = ("transformers_version", "_name_or_path", "name_or_path", "image_processor_type")
 """What says where a thing comes from, not what it is."""
@@ -60,7 +61,7 @@ def config_as_read(probes: Probes, folder: Path, form: str) -> Any:
             probes.put("config", form, name, entry=entry)
 
     def written() -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as place:
             config.save_pretrained(place)
             return dict(
                 untrusted_json.loads((Path(place) / "config.json").read_text(encoding="utf-8"))
@@ -78,9 +79,10 @@ def processor_defaults(probes: Probes, cls: type) -> None:
         if not owner.__module__.startswith("transformers.models"):
             continue
         for name, entry in vars(owner).items():
-            if name.startswith("_") or callable(entry) or inspect.isdatadescriptor(entry):
-                continue
-            if not isinstance(entry, (classmethod, staticmethod)):
+            if (
+                _is_plain(name, entry)
+                and f"class default|{cls.__name__}|{name}" not in probes.found
+            ):
                 probes.put("class default", cls.__name__, name, entry=entry)
     if not hasattr(cls, "from_pretrained") or _is_made_of_files(cls):
         return
@@ -90,6 +92,24 @@ def processor_defaults(probes: Probes, cls: type) -> None:
         for name, entry in (fields or {}).items():
             if name not in _OWN:
                 probes.put("default", cls.__name__, name, entry=entry)
+
+
+def _is_plain(name: str, entry: Any) -> bool:
+    """Whether a class attribute is a value: public ones, and dictionaries of keyword defaults."""
+    if name.startswith("__") or inspect.isdatadescriptor(entry):
+        return False
+    if name.startswith("_"):
+        return isinstance(entry, dict) and bool(entry) and not name.startswith("_abc")
+    return not callable(entry) and not isinstance(entry, (classmethod, staticmethod))
+
+
+def generation_defaults(shared: Probes) -> None:
+    """Every field of a GenerationConfig made of nothing."""
+    from transformers import GenerationConfig
+
+    for name, entry in sorted(GenerationConfig().to_dict().items()):
+        if name not in _OWN:
+            shared.put("default", "GenerationConfig", name, entry=entry)
 
 
 def _is_made_of_files(cls: type) -> bool:
@@ -171,15 +191,28 @@ def _processor(probes: Probes, made: Any, form: str, texts: list[str], edge: int
         if not name.startswith("_") and isinstance(entry, (str, bool, int, float, type(None))):
             probes.put("processor", form, "AutoProcessor", name, entry=entry)
     picture = pictures(edge)["landscape"]
-    for text in texts[:2]:
-        answer = probes.attempt(
-            "processed",
-            form,
-            text,
-            of=partial(made, text=text, images=picture, return_tensors="pt"),
-        )
-        for name, tensor in (answer or {}).items():
-            probes.put("processed", form, text, name, entry=tensor)
+    given: dict[str, dict[str, Any]] = {
+        text: {"text": text, "images": picture, "return_tensors": "pt"} for text in texts[:2]
+    }
+    if texts:
+        given["(a text alone, as lists)"] = {"text": texts[0]}
+        given["(a picture alone)"] = {"images": picture, "return_tensors": "pt"}
+        rows = {"text": [*texts[:2]], "images": [picture, picture], "return_tensors": "pt"}
+        given["(two rows, padded)"] = {**rows, "padding": True}
+    for called, arguments in given.items():
+        answer = probes.attempt("processed", form, called, of=partial(made, **arguments))
+        for name, entry in (answer or {}).items():
+            probes.put("processed", form, called, name, entry=entry)
+    _chat(probes, made, form)
+
+
+def _chat(probes: Probes, made: Any, form: str) -> None:
+    """What a conversation becomes, with the template that comes with the folder or the class."""
+    if not hasattr(made, "apply_chat_template"):
+        return
+    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    said = [{"role": "user", "content": content}]
+    probes.ask("chat", form, of=partial(made.apply_chat_template, said))
 
 
 def saving(probes: Probes, model: Any, form: str) -> None:
@@ -191,11 +224,12 @@ def saving(probes: Probes, model: Any, form: str) -> None:
     def saved() -> None:
         from ...core.reading.written import open_tensors
 
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as place:
             folder = Path(place)
             model.save_pretrained(folder)
             names = sorted(path.name for path in folder.iterdir())
             probes.put("saved", form, "files", entry=names)
+            probes.put("saved", form, "metadata", entry=_metadata(folder))
             specs = {
                 key: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
                 for key, tensor in open_tensors(folder).items()
@@ -211,7 +245,41 @@ def saving(probes: Probes, model: Any, form: str) -> None:
             }
             probes.put("saved", form, "reload differs", entry=sorted(before.keys() - alike))
 
+    def sharded() -> None:
+        from ...core.reading.written import open_tensors
+
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as place:
+            folder = Path(place)
+            model.save_pretrained(folder, max_shard_size=_size(model) // 3)
+            names = sorted(path.name for path in folder.iterdir())
+            probes.put("saved", form, "files in shards", entry=names)
+            for index in folder.glob("*.index.json"):
+                document = untrusted_json.loads(index.read_text(encoding="utf-8"))
+                probes.put("saved", form, "index", entry=sorted(document))
+                probes.put("saved", form, "index metadata", entry=document.get("metadata"))
+            again = cls.from_pretrained(folder).state_dict()
+            before = model.state_dict()
+            differ = {k for k, t in before.items() if k not in again or not again[k].equal(t)}
+            probes.put("saved", form, "reload of shards differs", entry=sorted(differ))
+            probes.put("saved", form, "tensors in shards", entry=len(open_tensors(folder)))
+
     probes.attempt("saved", form, of=saved)
+    probes.attempt("saved", form, "in shards", of=sharded)
+
+
+def _size(model: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def _metadata(folder: Path) -> Any:
+    """What the weights' file says of itself, where it is one."""
+    from safetensors import safe_open
+
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        return None
+    with safe_open(file, "pt") as opened:
+        return opened.metadata()
 
 
 def pipelines(probes: Probes) -> None:

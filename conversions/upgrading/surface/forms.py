@@ -1,10 +1,10 @@
-"""Folder forms: fresh from the converter, and sparse as published, which relies on defaults."""
+"""Folder forms: fresh from the converter, as published, and as saved by releases."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,8 @@ from ...core.family import Family
 from ...core.reading import json as untrusted_json
 
 FRESH = "fresh"
+RECIPES = ("published.json", "saved.json")
+"""In golden/<family>/folders: layouts that lie on the Hub, and what save_pretrained wrote."""
 
 
 @contextmanager
@@ -48,20 +50,29 @@ def folders(family: Family) -> Iterator[dict[str, Path]]:
 def recipes(family: Family) -> dict[str, Any]:
     """Form -> recipe, as golden/ has them."""
     folder = golden.golden_folder(family.name)
-    file = folder.joinpath("folders").joinpath("published.json") if folder else None
-    if file is None or not file.is_file():
+    found: dict[str, Any] = {}
+    if folder is None:
         return {}
-    document: dict[str, Any] = untrusted_json.loads(file.read_text(encoding="utf-8"))
-    return dict(document["forms"])
+    for name in RECIPES:
+        file = folder.joinpath("folders").joinpath(name)
+        if file.is_file():
+            found |= untrusted_json.loads(file.read_text(encoding="utf-8"))["forms"]
+    return found
 
 
 def shape(fresh: Path, target: Path, recipe: Mapping[str, Any]) -> Path:
     """A copy of the fresh folder in a recipe's form.
 
     recipe: {"without": {document: [dotted fields]}, "with": {document: {dotted field: value}},
-    "dtype": of the weights, "files": {name: new name, or null to leave it out}}.
+    "dtype": of the weights, "files": {name: new name, or null to leave it out},
+    "documents": {name: the whole document}, "keys": {tensor as saved: in the fresh folder},
+    "lacks": [tensors that were not saved]}.
     """
     shutil.copytree(fresh, target)
+    for name, content in recipe.get("documents", {}).items():
+        (target / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
+    if "keys" in recipe or "lacks" in recipe:
+        _rename(target, recipe.get("keys", {}), recipe.get("lacks", ()))
     for name in {*recipe.get("without", {}), *recipe.get("with", {})}:
         file = target / name
         if not file.exists():
@@ -99,6 +110,21 @@ def _set(document: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
         document = document.setdefault(name, {})
     document[path[-1]] = value
+
+
+def _rename(folder: Path, keys: Mapping[str, str], lacks: Sequence[str]) -> None:
+    """Weights under the names that a release saved them by."""
+    from safetensors.torch import save_file
+
+    from ...core.reading.written import open_tensors
+
+    called = {fresh: saved for saved, fresh in keys.items()}
+    tensors = {
+        called.get(key, key): tensor.clone()
+        for key, tensor in open_tensors(folder).items()
+        if key not in lacks
+    }
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def _cast(folder: Path, dtype: str) -> None:

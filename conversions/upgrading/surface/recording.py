@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from ...core.checking import checks, golden, loading, parity
 from ...core.errors import ConversionError
 from ...core.family import Family
-from . import classes, documents, forms, outputs, signatures
+from . import classes, documents, forms, outputs, signatures, training
 from .probing import Probes
 
 PARTS = ("signatures", "defaults", "documents", "outputs")
@@ -30,12 +31,14 @@ def record_family(family: Family, parts: tuple[str, ...] = PARTS) -> tuple[Probe
         roots = _roots(family, config)
         known = {n: c for root in roots for n, c in classes.public_classes(root, own).items()}
         known |= _processor_classes(folders[forms.FRESH])
+        known |= _mapped_classes(config)
         if "signatures" in parts:
             for name, cls in known.items():
                 own.put("class", name, entry=[base.__name__ for base in cls.__mro__[1:4]])
                 signatures.record(own, shared, cls, classes.root_of(cls))
         if "defaults" in parts:
             _defaults(own, known)
+            documents.generation_defaults(shared)
         if "documents" in parts:
             _documents(own, family, folders, known)
         if "outputs" in parts:
@@ -78,11 +81,37 @@ def _processor_classes(folder: Path) -> dict[str, type]:
     return found
 
 
+def _mapped_classes(config: Any) -> dict[str, type]:
+    """Classes of tokenizers and processors that the release's mappings have for the configs.
+
+    A published folder may lead to them where the fresh one names a more general class.
+    """
+    import transformers
+
+    found: dict[str, type] = {}
+    for name in ("TOKENIZER_MAPPING", "IMAGE_PROCESSOR_MAPPING", "PROCESSOR_MAPPING"):
+        mapping = getattr(transformers, name, None)
+        for one in (config, *classes.sub_configs(config).values()) if config else ():
+            if mapping is None or type(one) not in mapping:
+                continue
+            given = mapping[type(one)]
+            several = given.values() if isinstance(given, dict) else given
+            for cls in several if not inspect.isclass(given) else (given,):
+                if inspect.isclass(cls) and cls.__module__.startswith("transformers.models."):
+                    found[cls.__name__] = cls
+    return found
+
+
 def _defaults(own: Probes, known: Mapping[str, type]) -> None:
     for name, cls in known.items():
         if classes.is_config(cls):
             documents.config_defaults(own, cls)
-        elif "Processor" in name or "Tokenizer" in name or "FeatureExtractor" in name:
+        elif (
+            "Kwargs" in name
+            or "Processor" in name
+            or "Tokenizer" in name
+            or "FeatureExtractor" in name
+        ):
             documents.processor_defaults(own, cls)
 
 
@@ -125,6 +154,9 @@ def _outputs(
         wanted = _models(known, config, family, fresh)
         for cls in wanted:
             outputs.record(own, cls, _loader(folder), inputs, form, whole=fresh)
+            if fresh and cls.__name__ == family.model_class:
+                load = partial(_from_config, cls, folder)
+                training.dropout(own, load, config, inputs, (form, cls.__name__))
         _truth(own, family, reference, folder, form, inputs)
         if fresh:
             own.attempt("pipeline", of=lambda: documents.pipelines(own))
@@ -172,6 +204,11 @@ def _models(known: Mapping[str, type], config: Any, family: Family, fresh: bool)
         if classes.root_of(cls) == own_root or cls.__name__.endswith("Model"):
             found.append(cls)
     return found
+
+
+def _from_config(cls: Any, folder: Path, config: Any) -> Any:
+    torch.manual_seed(0)
+    return cls.from_pretrained(folder, config=config).float()
 
 
 def _loader(folder: Path) -> Any:
