@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,21 @@ class Fault:
     seen_by: tuple[str, ...]
 
 
-def edited(bench: Bench, change: Callable[[State, list[str]], tuple[str, ...]]) -> Any:
-    """A harmed copy of the folder, and the keys that were harmed, as a context manager."""
+def edited(
+    bench: Bench,
+    change: Callable[[State, list[str]], tuple[str, ...]],
+    hidden: Collection[str] = (),
+) -> Any:
+    """A harmed copy of the folder, and the keys that were harmed, as a context manager.
+
+    hidden: keys that are left alone.
+    """
     named: list[str] = []
 
     def write(folder: Path) -> None:
         file = folder / WEIGHTS
         state = {key: tensor.clone() for key, tensor in load_file(file).items()}
-        named.extend(change(state, _matrices(state)))
+        named.extend(change(state, [k for k in _matrices(state) if k not in hidden]))
         save_file({k: t.contiguous() for k, t in state.items()}, file, metadata={"format": "pt"})
 
     return bench.harmed(write), named

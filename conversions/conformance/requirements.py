@@ -41,6 +41,7 @@ REQUIREMENTS: dict[str, tuple[Callable[[Family], Any], str]] = {
     "published": (lambda f: f.published, "it names no published checkpoint"),
     "published sizes": (_recorded("manifests"), "its golden data hold no manifests"),
     "published configs": (_recorded("configs"), "its golden data hold no configs"),
+    "recorded outputs": (_recorded("tiny"), "its golden data record no outputs"),
     "known defects": (_recorded("known_defects"), "its golden data record no known defect"),
 }
 """Requirement -> whether a family meets it, and what to say of one that does not."""

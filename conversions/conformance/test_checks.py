@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from conversions.conformance.bench import Bench
+from conversions.conformance.recorded import differences
 from conversions.conformance.requirements import lacking, wrongly_waived
 from conversions.conformance.sizes import config_of
 from conversions.core import pipeline, planning, restoring, selection
@@ -21,6 +23,8 @@ from conversions.core.reading.checkpoint import open_checkpoint
 from conversions.core.writing import configs
 
 pytestmark = pytest.mark.conversions_needs("reference")
+THOROUGH = 200
+"""Examples of random models where HYPOTHESIS_PROFILE is `thorough`."""
 NEEDS = {"pixels": "pixels", "tokens": "tokenizer"}
 """Checks that are skipped of a family that lacks something, and what that is."""
 
@@ -64,13 +68,29 @@ def test_further_architectures(bench: Bench) -> None:
                 judge(replace(check, figure=f"{arch}: {check.figure}"))
 
 
+@pytest.mark.conversions_needs("recorded outputs")
+def test_recorded_outputs_hold(bench: Bench) -> None:
+    """The reference computes, in float64, what golden data record of the tiny model: what the
+    converted model is held against is what it was when it was recorded."""
+    recorded = bench.golden["tiny"]["outputs"]
+    reference = bench.reference
+    state = {k: t.double() if t.is_floating_point() else t for k, t in bench.state.items()}
+    with torch.no_grad():
+        found = reference.forward(state, reference.TINY, reference.inputs(reference.TINY))
+    assert found.keys() == recorded.keys()
+    wrong = {name: differences(recorded[name], tensor) for name, tensor in found.items()}
+    assert not any(wrong.values()), {name: lines for name, lines in wrong.items() if lines}
+
+
 @pytest.mark.conversions_needs("random")
 def test_random_models_agree(bench: Bench) -> None:
     """For random tiny architectures, weights and batches: every value is kept, bit for bit, and
     the converted model computes what the original computes."""
 
+    profile = os.environ.get("HYPOTHESIS_PROFILE")
+
     @settings(
-        max_examples=bench.specimen.examples,
+        max_examples=THOROUGH if profile == "thorough" else bench.specimen.examples,
         deadline=None,
         database=None,
         phases=(Phase.explicit, Phase.generate),

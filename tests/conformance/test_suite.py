@@ -15,7 +15,14 @@ import pytest
 import torch
 
 import conversions
-from conversions.conformance import faults, requirements, running, test_checks, test_faults
+from conversions.conformance import (
+    faults,
+    recorded,
+    requirements,
+    running,
+    test_checks,
+    test_faults,
+)
 from conversions.conformance.bench import Bench
 from conversions.core import plugins
 from conversions.core.errors import ConversionError
@@ -182,3 +189,15 @@ def test_what_a_family_lacks_is_said(broken: Callable[..., Bench]) -> None:
     for requirement in ("pixels", "random", "tokenizer", "refusals", "generation"):
         assert requirements.lacking(family, requirement), requirement
     assert not requirements.lacking(family, "reference")
+
+
+def test_a_recorded_output_is_held_to_its_digits() -> None:
+    """A digit of a value or a sum changed, or another shape, is named; rounding is not."""
+    output = torch.tensor([[1.0, -2.0], [0.5, 4.0]], dtype=torch.float64)
+    record = "F64[2,2] sum=3.5 abs=7.5 values=1,-2,0.5,4"
+    assert recorded.differences(record, output) == []
+    assert recorded.differences(record, output * (1 + 1e-12)) == []
+    assert "value 3: recorded 4.0001" in recorded.differences(f"{record}.0001", output)[0]
+    assert "sum: recorded 3.6" in recorded.differences(record.replace("3.5", "3.6"), output)[0]
+    assert "shape [2, 2], found [4]" in recorded.differences(record, output.flatten())[0]
+    assert "no record" in recorded.differences("F64[2,2] sum=3.5", output)[0]

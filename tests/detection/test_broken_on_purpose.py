@@ -119,7 +119,7 @@ def rule_of(key: str) -> Rule:
     return next(rule for rule in mapping.rules if KeyMapping((rule,)).match(key) is not None)
 
 
-pytestmark = pytest.mark.parametrize("broken", [NAME])
+pytestmark = pytest.mark.parametrize("broken", [NAME], ids=["one-family"])
 
 
 def test_two_tensors_swapped_in_the_folder(broken: str, tmp_path: Path, verify: Any) -> None:

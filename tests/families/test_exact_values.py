@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
 
 from conversions.core.checking import checks
 from tests import tiny
-from tests.families import strategies
 
 
 def test_folder_holds_the_source_bit_for_bit(family: str, note: Any) -> None:
@@ -44,19 +42,3 @@ def test_dtype_asked_for_is_written(family: str, dtype: str, tmp_path: Path, not
     floating = {t.dtype for t in converted.written.values() if t.is_floating_point()}
     assert floating == {getattr(torch, dtype)}
     assert converted.report["exact-values"].status == "passed"
-
-
-@strategies.examples(4, phases=strategies.AS_DRAWN)
-@given(data=st.data())
-def test_two_runs_write_the_same_bytes(
-    family: str, data: Any, tmp_path_factory: Any, note: Any
-) -> None:
-    """Converting one checkpoint twice gives byte-identical folders."""
-    arch = data.draw(strategies.architectures(family))
-    folders = [
-        tiny.convert_state(family, tmp_path_factory.mktemp("run"), arch=arch).folder
-        for _ in range(2)
-    ]
-    note("exact-values")
-    first, second = ({p.name: p.read_bytes() for p in sorted(f.iterdir())} for f in folders)
-    assert first == second

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import conversions
-from conversions.core.checking import checks, golden, loading
+from conversions.core.checking import golden, loading
 from conversions.core.family import Source
 from conversions.core.manifest import Manifest, Spec
 from conversions.core.mapping.keys import expand
@@ -31,48 +31,6 @@ def test_tiny_folder_is_in_memory_as_written(family: str, note: Any) -> None:
     if check.status == "known-defect":
         pytest.xfail(check.advice)
     assert check.status == "passed", check.details
-
-
-def test_published_size_fits_the_model_class(
-    variant: tuple[str, str], tmp_path: Path, note: Any
-) -> None:
-    """At a published size every name and shape is what the model class builds from the config."""
-    family, size = variant
-    chosen = conversions.family(family)
-    manifest = published_manifest(family, size)
-    source = Source(
-        manifest, {o.name: o.default for o in chosen.options}, {}, published_of(chosen, size)
-    )
-    config = chosen.finish(configs.build(family, chosen.config(source), {}), source)
-    plan = chosen.mapping.plan(manifest)
-    write_config(tmp_path, {**config, "architectures": [chosen.model_class]})
-    memory = loading.memory_names(loading.model_on_meta(tmp_path, chosen.model_class))
-    shapes = {
-        target: shape
-        for move in plan.moves
-        for target, shape in zip(
-            move.targets,
-            move.rule.target_shapes([manifest[k].shape for k in (*move.sources, *move.witnesses)]),
-            strict=True,
-        )
-    }
-    layout = loading.match_layout(shapes, {n: tuple(t.shape) for n, t in memory.items()})
-    wrong = [
-        f"{k} {shapes[k]} -> {tuple(memory[n].shape)}"
-        for k, n in layout.items()
-        if tuple(memory[n].shape) != shapes[k]
-    ]
-    missing = [
-        name for name in loading.unfilled(layout, memory) if not is_tied(name, memory, layout)
-    ]
-    check = checks.strict_load(missing, [k for k in shapes if k not in layout], wrong, size)
-    note("strict-load", tensors=len(shapes))
-    assert check.passed, check.details
-
-
-def is_tied(name: str, memory: dict[str, torch.Tensor], layout: dict[str, str]) -> bool:
-    """Whether another name of the very same tensor is filled."""
-    return any(memory[name] is memory[other] for other in layout.values())
 
 
 def test_a_renamed_module_is_known_by_its_values() -> None:

@@ -96,7 +96,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and fork are POSIX")
-@pytest.mark.parametrize("times", [20], ids=[f"{NAME}-20"])
+@pytest.mark.parametrize("times", [20], ids=["20-moments"])
 def test_killed_at_random_moments(times: int, checkpoint: Path, tmp_path: Path, note: Any) -> None:
     """After SIGKILL at 20 random moments no folder under the output name is ever incomplete."""
     output = tmp_path / "out" / "model"

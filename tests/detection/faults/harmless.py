@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,8 +16,7 @@ from conversions.core import pipeline
 from conversions.core.checking import loading
 from conversions.core.checking.checks import Check
 from conversions.core.mapping.key_mapping import KeyMapping
-from tests import tiny
-from tests.detection.faults.bench import Act, Bench, Blueprint, converted, only, scratch
+from tests.detection.faults.bench import Act, Bench, Blueprint, scratch
 from tests.detection.faults.code import altered, transformers_faults
 
 State = dict[str, Tensor]
@@ -58,53 +56,6 @@ def _rewritten_tensors(folder: Path) -> None:
     tensors = {key: tensor.clone() for key, tensor in load_file(file).items()}
     more = {"format": "pt", "note": "written again"}
     save_file({key: tensors[key] for key in reversed(list(tensors))}, file, metadata=more)
-
-
-def _source(change: Callable[[State], State], **save: Any) -> Act:
-    """The same checkpoint, written otherwise, converted."""
-
-    def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-        own = bench.converted
-        with scratch(bench.work) as work:
-            checkpoint, files = tiny.write_source(
-                own.family.name, work, change(dict(own.state)), **save
-            )
-            options = {**own.companions, **files}
-            request = tiny.make_request(
-                own.family.name, checkpoint, own.config, options, checks="all"
-            )
-            with only(wanted):
-                return converted(request)
-
-    return act
-
-
-def _prefixed(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-    """The keys as DistributedDataParallel saves them, in a flat file."""
-    own = bench.converted
-    companions = tuple(c.prefix for c in own.family.companions) or ("\0",)
-    state = {f"module.{k}": t for k, t in own.state.items() if not k.startswith(companions)}
-    with scratch(bench.work) as work:
-        torch.save(state, work / "flat.pt")
-        request = replace(own.request(checks="all"), checkpoint=str(work / "flat.pt"))
-        with only(wanted):
-            return converted(request)
-
-
-def _as_safetensors(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-    own = bench.converted
-    companions = tuple(c.prefix for c in own.family.companions) or ("\0",)
-    state = {k: t.clone() for k, t in own.state.items() if not k.startswith(companions)}
-    with scratch(bench.work) as work:
-        save_file(state, work / "flat.safetensors")
-        request = replace(own.request(checks="all"), checkpoint=str(work / "flat.safetensors"))
-        with only(wanted):
-            return converted(request)
-
-
-def _double(state: State) -> State:
-    """The same values, in twice the bits."""
-    return {k: t.double() if t.is_floating_point() else t for k, t in state.items()}
 
 
 def _sharded(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
@@ -232,11 +183,6 @@ def changes(plan: Blueprint) -> Iterator[tuple[str, Act]]:
     yield "more-files", _folder(_described)
     yield "tensors-in-another-order", _folder(_rewritten_tensors)
     yield "sharded", _sharded
-    yield "source-in-another-order", _source(lambda s: {key: s[key] for key in reversed(list(s))})
-    yield "source-in-float64", _source(_double)
-    yield "source-legacy-container", _source(dict, _use_new_zipfile_serialization=False)
-    yield "source-prefixed", _prefixed
-    yield "source-as-safetensors", _as_safetensors
     yield "rules-in-another-order", _shuffled_rules
     yield "another-number-of-threads", _threads
     yield "formulas-written-out", altered(_written_out)
