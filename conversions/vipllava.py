@@ -224,8 +224,8 @@ REFUSALS = (
     Refusal(_MM, "only the projector; the whole model is needed", ("*layers.*.mlp.*",)),
     Refusal(
         _MM,
-        "no vision tower in the file (model.vision_tower.*), as FSDP training saves it; "
-        "save it with the tower",
+        "no vision tower in the file (model.vision_tower.*), as FSDP training saves it; give the "
+        "tower's own folder, config.json and weights, with --vision_model_id",
         ("*vision_tower.*",),
     ),
     Refusal(_MM, originals.LLAVA_HEADLESS, ("*lm_head.weight",)),

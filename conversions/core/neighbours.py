@@ -10,7 +10,7 @@ from typing import Any
 from .errors import ConfigError
 from .family import Family
 from .manifest import Json
-from .reading import documents
+from .reading import documents, folders
 from .reading.checkpoint import Checkpoint
 from .reading.fields import Document
 from .reading.hub import fetch_beside
@@ -43,6 +43,13 @@ def options_beside(family: Family, location: str, options: Json) -> Json:
         if there and options.get(companion.option) is None:
             found[companion.option] = str(there[0])
     return found
+
+
+def holds_weights(location: str) -> bool:
+    """Whether a location is a folder of this machine in which some file may be a checkpoint."""
+    return is_folder(location) and any(
+        map(folders.is_candidate, folders.Entries.of(Path(location)).files)
+    )
 
 
 def is_folder(location: str) -> bool:

@@ -128,6 +128,7 @@ def open_source(request: Request) -> Iterator[PlannedSource]:
         request = replace(request, options={**request.options, **found})
         chosen, checkpoints = _chosen(request, location, stack)
         main = checkpoints[0]
+        chosen, apart = _with_parts(request, chosen, stack)
         selection.refuse_wrong(family, chosen, request.families)
         state, companions = _with_companions(request, selection.translated(family, chosen), stack)
         manifest = selection.manifest_of(state)
@@ -143,7 +144,7 @@ def open_source(request: Request) -> Iterator[PlannedSource]:
         dtype, note = _dtype(request.dtype, _written_sources(plan, state))
         yield PlannedSource(
             request,
-            (*checkpoints, *companions),
+            (*checkpoints, *apart, *companions),
             location,
             published,
             chosen.tree,
@@ -197,6 +198,32 @@ def _chosen(
     chosen = replace(chosen, notes=(*chosen.notes, *notes))
     main.tree(chosen.tree)  # names tensors of kinds that cannot be read
     return chosen, [main]
+
+
+def _with_parts(
+    request: Request, chosen: selection.Selected[Tensor], stack: contextlib.ExitStack
+) -> tuple[selection.Selected[Tensor], list[Checkpoint]]:
+    """The state dict joined by a part that it lacks, from the folder that an option names for it.
+
+    An original that loads a part by its name need not save it: ViP-LLaVA's vision tower.
+    """
+    family, opened = request.family, []
+    for file in family.config_files:
+        place = request.options.get(file.option or "")
+        lacking = file.prefix and not any(key.startswith(file.prefix) for key in chosen.state)
+        if place is None or not lacking or not neighbours.holds_weights(str(place)):
+            continue
+        checkpoint = stack.enter_context(open_checkpoint(place, request.progress))
+        opened.append(checkpoint)
+        name = max(checkpoint.trees, key=lambda tree: len(checkpoint.trees[tree]))
+        part = {
+            f"{file.prefix}{key}": tensor
+            for key, tensor in checkpoint.tree(name).items()
+            if family.mapping.match(f"{file.prefix}{key}") is not None
+        }
+        note = f"{len(part)} tensors below {file.prefix} are those of --{file.option}"
+        chosen = replace(chosen, state={**chosen.state, **part}, notes=(*chosen.notes, note))
+    return chosen, opened
 
 
 def _given(request: Request, location: str, main: Checkpoint, source: Source) -> Given:

@@ -267,7 +267,11 @@ LLAVA_HEADLESS = (
 LLAVA_FILES = (
     config_json("llava_llama", "llava", "vipllava"),
     ConfigFile(
-        ("config.json",), role="clip", kinds=("clip", "clip_vision_model"), option="vision_model_id"
+        ("config.json",),
+        role="clip",
+        kinds=("clip", "clip_vision_model"),
+        option="vision_model_id",
+        prefix="model.vision_tower.vision_tower.",
     ),
 )
 OPEN_CLIP_BERT_FILES = (

@@ -243,3 +243,32 @@ def test_a_config_beside_a_checkpoint_on_the_hub_is_read(
         assert written["text_config.rope_theta"] == expected["text_config.rope_theta"]
     else:
         assert "text_config.num_attention_heads" in found.err
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["tower", "no weights"])
+def test_a_tower_in_a_folder_of_its_own_joins(whole: bool, tmp_path: Path) -> None:
+    """A ViP-LLaVA saved without its CLIP converts with the tower's folder to the same weights."""
+    reference = golden.load_reference("vipllava")
+    prefix = "model.vision_tower.vision_tower."
+    state = reference.state_dict(reference.TINY)
+    tower = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
+    tower |= {"text_model.final_layer_norm.weight": torch.ones(3), "logit_scale": torch.ones(())}
+    torch.save({k: t for k, t in state.items() if not k.startswith(prefix)}, tmp_path / "m.bin")
+    (tmp_path / "clip").mkdir()
+    heads = {"vision_config": {"num_attention_heads": 3}, "model_type": "clip"}
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(heads))
+    pictures = tiny.converted("vipllava").folder / "preprocessor_config.json"
+    (tmp_path / "clip" / pictures.name).write_bytes(pictures.read_bytes())
+    if whole:
+        torch.save(tower, tmp_path / "clip" / "pytorch_model.bin")
+    found = command.convert(
+        "vipllava", tmp_path / "m.bin", tmp_path / "out", "--vision_model_id", tmp_path / "clip"
+    )
+    if not whole:
+        assert found.code == 1 and "--vision_model_id" in found.err, found.err
+        return
+    assert found.code == 0, found.err
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    plain = tiny.converted("vipllava").folder / "model.safetensors"
+    assert weights == plain.read_bytes()
+    assert any(f"tensors below {prefix}" in note for note in found.report["notes"])

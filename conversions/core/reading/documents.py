@@ -31,7 +31,8 @@ class ConfigFile:
 
     names: shell-style. folders: where, seen from the checkpoint. role: see Document.
     kinds: what its model_type may be; anything when empty. A file of another kind is not read.
-    option: the command-line option that names its folder, where that is another one.
+    option: the command-line option that names its folder, where that is another one. prefix: where
+    the weights in that folder belong, when the checkpoint has none there.
     """
 
     names: tuple[str, ...]
@@ -39,6 +40,7 @@ class ConfigFile:
     role: str = ""
     kinds: tuple[str, ...] = ()
     option: str | None = None
+    prefix: str = ""
 
 
 def beside(folder: Path, file: ConfigFile, rank: int = BESIDE) -> list[Document]:
