@@ -22,6 +22,8 @@ from . import storage
 _AHEAD = 4 << 20
 """Bytes of one request of a stream; the next is asked for while one is read."""
 _KEPT = 3
+_PATIENCE = 5
+"""How often one stream is taken up again."""
 PART = 6 << 20
 """Bytes of a part of an upload, where the file needs no more than MOST_PARTS of them."""
 MOST_PARTS = 9_000
@@ -66,6 +68,9 @@ class ObjectRanges:
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[Any]:
+        if hasattr(self._fs, "call_s3"):
+            yield _Body(self._fs, self._path, self._location, self.size)
+            return
         with storage.explained(self._location, "reading"):
             cache = {"cache_type": "background", "cache_options": {"maxblocks": _KEPT}}
             file = self._fs.open(self._path, "rb", block_size=_AHEAD, **cache)
@@ -88,6 +93,57 @@ class ObjectRanges:
     def beginning(self, count: int) -> bytes:
         with storage.explained(self._location, "reading its beginning"):
             return bytes(self._fs.cat_file(self._path, start=0, end=min(count, self.size)))
+
+
+class _Body:
+    """readinto() of one answer that holds the whole object (S3), taken up again where it breaks.
+
+    A file of fsspec asks for range after range; of a pass over everything that would be hundreds.
+    """
+
+    def __init__(self, fs: Any, path: str, location: str, size: int) -> None:
+        self._fs, self._location = fs, location
+        self._bucket, _, self._key = path.partition("/")
+        self._size, self._position, self._broken = size, 0, 0
+        self._body: Any = None
+
+    def readinto(self, buffer: memoryview) -> int:
+        if self._position >= self._size:
+            return 0
+        content = self._read_on(len(buffer))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def _read_on(self, count: int) -> bytes:
+        while True:
+            try:
+                return self._read(count)
+            except ConversionError:
+                # the client itself asks again for what it has not begun to answer
+                self._body, self._broken = None, self._broken + 1
+                if self._broken > _PATIENCE:
+                    raise
+
+    def _read(self, count: int) -> bytes:
+        from fsspec.asyn import sync
+
+        with storage.explained(self._location, "reading"):
+            if self._body is None:
+                answer = self._fs.call_s3(
+                    "get_object",
+                    Bucket=self._bucket,
+                    Key=self._key,
+                    **({"Range": f"bytes={self._position}-"} if self._position else {}),
+                )
+                self._body = answer["Body"]
+            left = self._size - self._position
+            content: bytes = sync(self._fs.loop, self._body.read, min(count, left))
+            if not content:
+                raise CheckpointError(
+                    f"{self._location}: ends after {self._position} of {self._size} bytes"
+                )
+            return content
 
 
 class _Stream:

@@ -169,8 +169,16 @@ class Window:
         self._kept: dict[int, bytes] = {}
 
     def want(self, spans: Iterable[Span]) -> None:
-        """Fetch many small spans at once."""
-        absent = [(a, min(b, self._ranges.size)) for a, b in spans if self._kept_at(a, b) is None]
+        """Fetch many small spans at once, those that lie near each other in one request."""
+        absent: list[Span] = []
+        for start, end in sorted(spans):
+            end = min(end, self._ranges.size)
+            if self._kept_at(start, end) is not None:
+                continue
+            if absent and start - absent[-1][1] <= BLOCK:
+                absent[-1] = absent[-1][0], max(end, absent[-1][1])
+            else:
+                absent.append((start, end))
         for (start, _), content in zip(absent, self._ranges.read(absent), strict=True):
             self._keep(start, content)
 
