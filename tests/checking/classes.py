@@ -12,7 +12,7 @@ from pathlib import Path
 import transformers
 
 import conversions
-from conversions.core.checking import classes
+from conversions.core.checking import classes, golden
 from tests.checking import saved_folders
 
 
@@ -24,16 +24,31 @@ def page(root: Path) -> str:
         f"Made by `python -m tests.checking.classes docs/classes.md` under transformers "
         f"{transformers.__version__}:",
         "the classes of each model's module, and the Auto classes whose tables hold its config,",
-        "each loaded from the tiny folder. Where tensors are at random, load the class in the",
-        "heading and take its parts. `conversions verify` says the same of the folder it is given.",
+        "each loaded from the tiny folder. The last column has what to do where tensors are at",
+        "random. `conversions convert` and `conversions verify` say the same of their folder.",
+        "Classes that are not whole are known defects, with the releases in which they are not:",
+        "in golden/, `strict-load` with a `class`.",
     ]
     for name, family in conversions.families().items():
         saved_folders.make_tiny(root, name)
         lines += ["", f"## {family.title}: {family.model_class}", ""]
-        lines += ["| class | chosen by | comes out |", "|---|---|---|"]
+        lines += ["| class | chosen by | comes out | way round |", "|---|---|---|---|"]
         for one in classes.survey(root / "tiny" / name / "model", family.model_class):
-            lines.append(f"| {one.name} | {', '.join(one.through)} | {one.describe()} |")
+            through = ", ".join(one.through)
+            lines.append(f"| {one.name} | {through} | {one.describe()} | {one.way} |")
+        lines += _on_record(name)
     return "\n".join(lines) + "\n"
+
+
+def _on_record(family: str) -> list[str]:
+    """What golden data say of classes in any release."""
+    records = golden.load_golden(family).get("known_defects", [])
+    return [
+        line
+        for record in records
+        if "class" in record
+        for line in ("", f"transformers {record['versions']}: {record['what']}.")
+    ]
 
 
 if __name__ == "__main__":
