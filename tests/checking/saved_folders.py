@@ -109,7 +109,7 @@ def harmed(root: Path, harm: Harm, base: Path, place: Path) -> list[str]:
     ]
 
 
-def _write(root: Path) -> list[str]:
+def _write(root: Path, only: str) -> list[str]:
     import transformers
 
     for family in conversions.families():
@@ -121,9 +121,9 @@ def _write(root: Path) -> list[str]:
     return []
 
 
-def _verify(root: Path) -> list[str]:
+def _verify(root: Path, only: str) -> list[str]:
     wrong = []
-    for folder in sorted(root.glob("[0-9]*/*/*-*")):
+    for folder in sorted(root.glob(only)):
         family = folder.parent.name
         report = verified(root, family, folder)
         known = [check.name for check in report.checks if check.status == "known-defect"]
@@ -134,7 +134,7 @@ def _verify(root: Path) -> list[str]:
     return wrong
 
 
-def _harm(root: Path) -> list[str]:
+def _harm(root: Path, only: str) -> list[str]:
     wrong = []
     with tempfile.TemporaryDirectory() as place:
         bases = {}
@@ -152,10 +152,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("do", choices=("write", "verify", "harm"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--only", default="[0-9]*/*/*-*", help="the folders below DIR to verify, as a glob pattern"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     acts = {"write": _write, "verify": _verify, "harm": _harm}
-    wrong = acts[arguments.do](arguments.folder.resolve())
+    wrong = acts[arguments.do](arguments.folder.resolve(), arguments.only)
     print(*wrong, sep="\n")
     return 1 if wrong else 0
 
