@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import conversions
-from conversions.core.checking import copies, loading
+from conversions.core.checking import copies, loading, readings
 from conversions.core.checking.saved import spelled
 from tests import tiny
 from tests.checking import harm, saved_folders
@@ -65,6 +65,19 @@ def test_what_has_no_effect_is_a_note(root: Path, tmp_path: Path) -> None:
     told = "\n".join(report.notes)
     assert "drop_path_rate: written 0.0, read 0.3: of effect in training alone" in told
     assert "config.json says float16, the tensors are float32" in told
+
+
+def test_another_chat_template_gives_other_prompts() -> None:
+    """One that is changed or lost is a finding; one where a conversion writes none is a note."""
+    from transformers import AutoTokenizer
+
+    folder = tiny.converted("vipllava").folder
+    plain, user, other = (AutoTokenizer.from_pretrained(folder) for _ in range(3))
+    user.chat_template, other.chat_template = "USER: {{ messages[0] }}", "{{ messages[0] }}"
+    assert readings.tokenizer(user, other).fields == ["chat_template"]
+    assert readings.tokenizer(user, plain).fields == ["chat_template"]
+    added = readings.tokenizer(plain, user)
+    assert not added.wrong and "a conversion writes none" in added.notes[0]
 
 
 TARGETS = [

@@ -238,7 +238,20 @@ def processor(right: Any, read: Any) -> Reading:
     for name, wanted, other in _differences(left, got):
         if not _PLAIN.fullmatch(name) and name != "processor_class":
             found.add(f"processor.{name}", f"processor: {name}: {_unlike(wanted, other)}")
+    _chat_template(found, right, read)
     return found
+
+
+def _chat_template(found: Reading, right: Any, read: Any) -> None:
+    """What turns a conversation into a prompt: another one gives other prompts."""
+    wanted, got = (getattr(one, "chat_template", None) for one in (right, read))
+    if wanted == got:
+        return
+    line = f"chat_template: {_unlike(wanted, got)}"
+    if wanted is None:
+        found.notes.append(f"{line}: a conversion writes none, so nothing is held against it")
+    else:
+        found.add("chat_template", line)
 
 
 def _settings(one: Any) -> Json:
@@ -295,6 +308,7 @@ def tokenizer(left: Any, read: Any, more: Iterable[str] = ()) -> Reading:
             found.add(name, f"{name}: {_unlike(a, b)}")
     for name, a, b in _differences(flat(left.special_tokens_map), flat(read.special_tokens_map)):
         found.add(name, f"{name}: {_unlike(a, b)}")
+    _chat_template(found, left, read)
     fed, wanted = (_given(one) for one in (read, left))
     if fed != wanted:
         found.add("model_input_names", f"what it gives to the model: {_unlike(wanted, fed)}")
