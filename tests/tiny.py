@@ -185,15 +185,22 @@ def session_folder() -> Path:
     return folder
 
 
+def write_unchecked(request: Request, output: Path, weights: bool = True) -> Path:
+    """The folder of a request that no check has judged; documents alone without `weights`."""
+    with planning.open_source(request) as source, ModelFolder(output) as folder:
+        pipeline.write_documents(folder, source)
+        if weights:
+            folder.write_tensors(planning.pieces(source), request.max_shard_size)
+        folder.commit()
+    return output
+
+
 def converted_anyway(request: Request, output: Path) -> Report:
     """The folder even when a check fails, so that only the tests of that check fail."""
     try:
         return pipeline.convert(request, output)
     except CheckFailed as error:
-        with planning.open_source(request) as source, ModelFolder(output) as folder:
-            pipeline.write_documents(folder, source)
-            folder.write_tensors(planning.pieces(source), request.max_shard_size)
-            folder.commit()
+        write_unchecked(request, output)
         return error.report
 
 

@@ -88,7 +88,7 @@ CONFIGS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CONFIGS, ids=[f"{NAME}-{case}" for case in CONFIGS])
+@pytest.mark.parametrize("case", CONFIGS, ids=str)
 def test_a_wrong_config_is_explained(case: str, tmp_path: Path) -> None:
     """Each way a --config can be wrong has its own sentence; contradictions come all at once."""
     make, words = CONFIGS[case]
@@ -106,7 +106,7 @@ USAGE = {
 }
 
 
-@pytest.mark.parametrize("case", USAGE, ids=[f"{NAME}-{case}" for case in USAGE])
+@pytest.mark.parametrize("case", USAGE, ids=str)
 def test_wrong_usage_names_the_option(case: str) -> None:
     """A flag or choice that does not exist ends with exit code 2 and the flag's name."""
     found = command.run("convert", NAME, "--checkpoint", "tiny", *USAGE[case])
@@ -114,7 +114,7 @@ def test_wrong_usage_names_the_option(case: str) -> None:
     assert USAGE[case][0] in found.err.splitlines()[-1] and "Traceback" not in found.err
 
 
-@pytest.mark.parametrize("size", ["5 parsecs", "-1", "0", ""], ids=lambda size: f"{NAME}-{size}")
+@pytest.mark.parametrize("size", ["5 parsecs", "-1", "0", ""], ids=repr)
 def test_a_shard_size_that_is_none_is_explained(size: str) -> None:
     """--max-shard-size takes sizes as people write them; what is none is named."""
     lines = refusal_of("convert", NAME, "--checkpoint", "tiny", f"--max-shard-size={size}")
@@ -151,7 +151,7 @@ def below_a_closed_folder(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "make",
     [a_file, a_folder, below_a_file, below_a_closed_folder],
-    ids=lambda make: f"{NAME}-{make.__name__}",
+    ids=lambda make: str(make.__name__),
 )
 def test_an_output_that_cannot_be_is_explained(
     make: Callable[[Path], Path], tmp_path: Path
@@ -196,7 +196,7 @@ def no_tensors(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "make",
     [empty, text, truncated, without_checkpoints, no_tensors],
-    ids=lambda make: f"{NAME}-{make.__name__}",
+    ids=lambda make: str(make.__name__),
 )
 def test_what_is_no_checkpoint_is_explained(make: Callable[[Path], Path], tmp_path: Path) -> None:
     """A file that cannot be read is named by its path, and so it is for inspect."""

@@ -41,10 +41,13 @@ def test_pictures_of_every_kind_are_the_originals_or_recorded(
 @pytest.mark.parametrize("size", [224, 352, 384, 512], ids=lambda size: f"convnextv2-{size}")
 def test_large_pictures_are_warped_and_others_cut(size: int, tmp_path: Path, note: Any) -> None:
     """At 384 and above the whole picture is taken, below it its centre."""
-    arch = {**golden.load_reference("convnextv2").TINY, "image_size": size}
-    folder = tiny.convert_state("convnextv2", tmp_path, arch=arch, keep=True).folder
+    reference = golden.load_reference("convnextv2")
+    arch = {**reference.TINY, "image_size": size}
+    checkpoint, files = tiny.write_source("convnextv2", tmp_path, reference.state_dict(arch))
+    request = tiny.make_request("convnextv2", checkpoint, reference.config(arch), files)
+    folder = tiny.write_unchecked(request, tmp_path / "model", weights=False)
     image = sample_image(660, 520)
-    found = golden.load_reference("convnextv2").accepted_pixels(image, arch)
+    found = reference.accepted_pixels(image, arch)
     expected = {name: torch.from_numpy(array).double() for name, array in found.items()}
     made = pixels.prepare(pixels.load(folder, faithful=True), image, expected)
     check = checks.outputs("pixels", expected, made, tolerance=1e-6)

@@ -388,7 +388,7 @@ def test_every_form_of_the_codebook_gives_the_same_folder(
     assert contents(tmp_path / "model") == plain("flava")
 
 
-@pytest.mark.parametrize("chosen", ["model", "model_ema"], ids=lambda name: f"convnextv2-{name}")
+@pytest.mark.parametrize("chosen", ["model", "model_ema"])
 def test_the_averaged_weights_are_chosen_by_name(chosen: str, tmp_path: Path, note: Any) -> None:
     """--weights takes the named entry; without it the report says that there is another one."""
     state = main_state("convnextv2")
