@@ -16,6 +16,7 @@ from .judging import (
     ABSENT,
     AGREES,
     COARSE,
+    FLOOR,
     TOLERANCE,
     brief,
     from_to,
@@ -149,6 +150,10 @@ class Sides:
         self.forms = {key.split("|")[1] for side in (left, right) for key in side
                       if key.startswith("config|")}  # fmt: skip
         self.holders = {n for side in (left, right) for n in _reached(side, ("class default",))}
+        # what is called without its name is no method of a record, only its parameters are there
+        self.made = [
+            {tuple(key.split("|")[1:3]) for key in side if "|__" in key} for side in (left, right)
+        ]
         self.calls = [{key for name in side for key in _prefixes(name)} for side in (left, right)]
 
     def findings(self) -> Iterator[Finding]:
@@ -163,7 +168,8 @@ class Sides:
             if path[0] == "saved" and path[2:3] == ("tensor",):
                 continue
             coarse = COARSE if {"bfloat16", "float16"} & {*path} or path[0] in _LOOSE else TOLERANCE
-            if one is ABSENT or other is ABSENT or not same(one, other, coarse):
+            floor = FLOOR if path[0] in _LOOSE else 0.0
+            if one is ABSENT or other is ABSENT or not same(one, other, coarse, floor):
                 yield from _taken_apart(Finding(path, one, other))
 
     def _within(self, path: tuple[str, ...]) -> bool:
@@ -402,7 +408,8 @@ def _parameter(finding: Finding, sides: Sides) -> Facts:
     """parameter|class|method()|name: what a method takes; causes joins a method's."""
     _, owner, method, name = finding.path[:4]
     whole = f"signature|{owner}|{method}"
-    if whole not in sides.left or whole not in sides.right:
+    both = whole in sides.left and whole in sides.right
+    if not both and not all((owner, method) in side for side in sides.made):
         return
     if finding.came or finding.went:
         verb, level = ("came", "new") if finding.came else ("went", "changed")

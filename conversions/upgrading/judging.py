@@ -18,8 +18,12 @@ ABSENT: Any = object()
 _LONGEST = 70
 
 
-def same(left: Any, right: Any, tolerance: float = TOLERANCE) -> bool:
-    """Equal, numbers up to the tolerance of their size."""
+def same(left: Any, right: Any, tolerance: float = TOLERANCE, floor: float = 0.0) -> bool:
+    """Equal, numbers up to the tolerance of their size.
+
+    floor: the size below which a measured number is compared as one of this size. What a field
+    holds is not measured: an epsilon of 1e-12 is not one of 1e-6.
+    """
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if isinstance(left, (int, float)) and isinstance(right, (int, float)):
@@ -27,7 +31,7 @@ def same(left: Any, right: Any, tolerance: float = TOLERANCE) -> bool:
             return True
         if isinstance(left, int) and isinstance(right, int):
             return False
-        size = max(abs(left), abs(right), FLOOR)
+        size = max(abs(left), abs(right), floor)
         return math.isfinite(size) and abs(left - right) <= tolerance * size
     if isinstance(left, dict) and isinstance(right, dict):
         if is_tensor(left) and is_tensor(right):
@@ -35,11 +39,11 @@ def same(left: Any, right: Any, tolerance: float = TOLERANCE) -> bool:
                 left["values"], right["values"], tolerance
             )
         return left.keys() == right.keys() and all(
-            same(left[key], right[key], tolerance) for key in left
+            same(left[key], right[key], tolerance, floor) for key in left
         )
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(
-            same(a, b, tolerance) for a, b in zip(left, right, strict=True)
+            same(a, b, tolerance, floor) for a, b in zip(left, right, strict=True)
         )
     return bool(left == right)
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from conversions.upgrading import judging
 from tests.upgrading import copies, edits
 
 TOY = """
@@ -41,6 +42,12 @@ def test_edit_keeps_the_kind(value: object, other: object) -> None:
     assert (
         made == pytest.approx(other) if isinstance(other, float) else made is other or made == other
     )
+
+
+def test_small_numbers_of_fields_are_not_alike() -> None:
+    """An epsilon that is a thousand times another is another; what is measured has a floor."""
+    assert not judging.same(1e-12, 1e-9) and judging.same(1e-12, 1e-9, floor=judging.FLOOR)
+    assert not judging.same({"eps": 1e-12}, {"eps": 1e-11}) and judging.same(1.0, 1.0 + 1e-7)
 
 
 @pytest.mark.skipif(
