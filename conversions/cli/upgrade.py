@@ -16,6 +16,7 @@ from ..core.errors import ConversionError
 from . import arguments, terminal
 
 if TYPE_CHECKING:
+    from ..upgrading.environments import Environments
     from ..upgrading.records import Record
     from ..upgrading.upgrade import Upgrade, Verdict
 
@@ -106,25 +107,35 @@ def _ends(args: argparse.Namespace) -> tuple[str, str] | None:
     """
     from importlib.metadata import version
 
+    from ..upgrading import records, releases
     from ..upgrading.environments import Environments
 
-    left = args.origin or version("transformers")
-    if args.to is None or args.origin is not None:
-        offer = Environments().offer()
-        right = args.to or offer.releases[-1]
-        there = {*offer.releases, *offer.yanked}
-        if unknown := [name for name in (left, right) if name not in there]:
-            raise ConversionError(
-                f"no such release of transformers: {', '.join(unknown)}",
-                [f"newest: {', '.join(offer.releases[-5:])}"],
-            )
-    else:
-        right = args.to
+    environments, installed = Environments(), version("transformers")
+    left = args.origin or installed
+    right = args.to or environments.offer().releases[-1]
+    listed = releases.offered(records.folders())
+    known = {installed, *environments.there(), *listed.releases, *listed.yanked}
+    if not {left, right} <= known:
+        _ask(environments, [name for name in (left, right) if name not in known])
     if left == right and args.to is None:
         return None
     if left == right:
         raise ConversionError(f"{left} is where you are", hint="give another with --from")
     return left, right
+
+
+def _ask(environments: Environments, unknown: Sequence[str]) -> None:
+    """Whether the package index has releases that nothing here knows.
+
+    Raises:
+        ConversionError: it has not, or cannot be asked.
+    """
+    offer = environments.offer()
+    if missing := [name for name in unknown if name not in {*offer.releases, *offer.yanked}]:
+        raise ConversionError(
+            f"no such release of transformers: {', '.join(missing)}",
+            [f"newest: {', '.join(offer.releases[-5:])}"],
+        )
 
 
 @contextmanager

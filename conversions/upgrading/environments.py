@@ -96,7 +96,8 @@ class Environments:
             raise ConversionError(
                 f"the package index does not list releases of {PACKAGE}",
                 asked.text.strip().splitlines()[-3:],
-                "give them with --releases A,B,C",
+                "is there a network? Without one, name releases whose environments are there: "
+                "upgrade TO --from FROM, bisect --releases A,B,C",
             )
         return Offer(tuple(ordered(re.split(r"[,\s]+", found[1].strip()))), _yanked(asked.text))
 
@@ -123,9 +124,17 @@ class Environments:
             work = self.root / f".{release}.partial"
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            self._complete(work, [f"{PACKAGE}=={release}"], release)
-            work.rename(folder)
+            try:
+                self._complete(work, [f"{PACKAGE}=={release}"], release)
+                work.rename(folder)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
         return folder
+
+    def there(self) -> set[str]:
+        """Releases whose overlays are there."""
+        found = self.root.glob("[0-9]*") if self.root.is_dir() else ()
+        return {path.name for path in found if path.is_dir()}
 
     def _complete(self, folder: Path, wanted: Sequence[str], release: str) -> None:
         """Install until nothing is wanted."""

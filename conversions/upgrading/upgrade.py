@@ -200,8 +200,17 @@ class Command:
         output = self.run(command, {**extra, "OMP_NUM_THREADS": "1"})
         if output.code:
             raise ConversionError(
-                f"transformers {release} cannot be recorded", output.text.strip().splitlines()[-6:]
+                f"transformers {release} cannot be recorded", _complaint(output.text)
             )
+
+
+def _complaint(text: str) -> list[str]:
+    """What a child process said last: its own error with all lines, else the exception."""
+    lines = text.strip().splitlines()
+    start = next((at for at, line in enumerate(lines) if line.startswith("error: ")), -1)
+    if lines and lines[start].startswith("error: unexpected "):
+        return [lines[start].removeprefix("error: unexpected ")]  # the release's, not ours
+    return lines[start:][:12]
 
 
 @dataclass(frozen=True)
@@ -246,8 +255,13 @@ class Move:
         with ThreadPoolExecutor(self.workers) as pool:
             records = {name: pool.submit(self._record, name, extra[name]) for name in wanted}
             judged = self._judged(pool, families, extra[right])
-            made = {name: future.result() for name, future in records.items()}
-            words = {family: future.result() for family, future in judged.items()}
+            try:
+                made = {name: future.result() for name, future in records.items()}
+                words = {family: future.result() for family, future in judged.items()}
+            except BaseException:
+                # what has not begun is not worth waiting for
+                pool.shutdown(cancel_futures=True)
+                raise
         return Made(self.recorded.get(left) or made[left], made[right], words)
 
     def _judged(
@@ -260,19 +274,16 @@ class Move:
     def _one(self, suite: Suite, family: str, extra: Mapping[str, str]) -> Judgement:
         label = f"suite of {family}"
         self.told(label, False)
-        try:
-            return suite(family, extra)
-        finally:
-            self.told(label, True)
+        found = suite(family, extra)
+        self.told(label, True)
+        return found
 
     def _record(self, release: str, extra: Mapping[str, str]) -> Path:
         label = f"record of {release}"
         self.told(label, False)
         file = self.work / f"{release}.json.gz"
-        try:
-            self.recorder(release, extra, file)
-        finally:
-            self.told(label, True)
+        self.recorder(release, extra, file)
+        self.told(label, True)
         if not file.is_file():
             raise ConversionError(f"transformers {release}: no record was written", [str(file)])
         return file

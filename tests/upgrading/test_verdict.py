@@ -133,7 +133,42 @@ def test_a_release_that_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
     record = upgrade.Command(FAMILIES, lambda *ran: Output(1, "Traceback\nImportError: torch"))
     with pytest.raises(ConversionError, match="2.0 cannot be recorded") as caught:
         record("2.0", {}, tmp_path / "2.0.json.gz")
-    assert "ImportError: torch" in str(caught.value)
+    assert "ImportError: torch" in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_what_has_not_begun_is_given_up_when_a_record_fails(tmp_path: Path) -> None:
+    """A release that cannot be recorded is told without running the suite of every family."""
+    machine = Machine()
+    told: list[tuple[str, bool]] = []
+
+    def recorder(release: str, extra: Mapping[str, str], file: Path) -> None:
+        raise ConversionError(f"{release} cannot be recorded")
+
+    move = upgrade.Move(
+        Environments(tmp_path, Installer({})), recorder, machine.suite, tmp_path / "work",
+        {"1.0": tmp_path}, lambda label, done: told.append((label, done)), workers=1,
+    )  # fmt: skip
+    with pytest.raises(ConversionError, match="2.0 cannot be recorded"):
+        move.make("1.0", "2.0", [f"family{number}" for number in range(50)])
+    assert len(machine.asked) < 50 and ("record of 2.0", True) not in told
+
+
+def test_releases_whose_environments_are_there_need_no_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Without a network, releases that are known are moved between; an unknown one is exit 2."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for module in (environments, upgrade):
+        monkeypatch.setattr(module, "run", lambda *ran: Output(1, "offline"))
+    (environments.cache() / "4.88.0").mkdir(parents=True)
+    (environments.cache() / "4.99.0").mkdir()
+    assert cli.main(["upgrade", "4.99.0", "--from", "4.88.0", "--no-suite"]) == 2
+    told = capsys.readouterr().err
+    assert "does not list releases" not in told and "cannot be recorded" in told
+    assert cli.main(["upgrade", "4.99.1", "--from", "4.88.0"]) == 2
+    assert "is there a network?" in capsys.readouterr().err
+    assert not [path for path in tmp_path.rglob("*") if ".partial" in path.name]
 
 
 JUNIT = """<testsuites><testsuite>
