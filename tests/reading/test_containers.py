@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import pickle
 import sys
 import types
 import warnings
@@ -19,9 +20,12 @@ import torch
 from torch import Tensor
 
 from conversions.core.checking import golden
+from conversions.core.errors import CheckpointError
+from conversions.core.reading.checkpoint import open_checkpoint
 from conversions.core.reading.written import open_tensors
 from conversions.core.writing import configs
 from tests import command, tiny
+from tests.fuzz.mutations import pack
 
 State = dict[str, Tensor]
 Writer = Callable[[Path, State], Path]
@@ -411,3 +415,14 @@ def test_a_dropped_pooler_is_reported_with_its_reason(name: str, tmp_path: Path,
     dropped = outcome.report["dropped"]
     assert set(dropped) == {f"bert.pooler.dense.{leaf}" for leaf in ("weight", "bias")}
     assert all("pooler" in reason for reason in dropped.values())
+
+
+@pytest.mark.parametrize("key", ["}", "}\x85", "K\x01}\x86"], ids=["dict", "in a tuple", "second"])
+def test_a_key_that_has_no_hash_is_damage(key: str, tmp_path: Path) -> None:
+    """A dict, or a tuple that holds one, as a key: refused, as Python refuses it."""
+    body = b"\x80\x02}" + key.encode("latin-1") + b"X\x01\x00\x00\x00as."
+    with pytest.raises(TypeError, match="unhashable"):
+        pickle.loads(body)
+    (tmp_path / "m.pt").write_bytes(pack([("a/data.pkl", body), ("a/version", b"3\n")]))
+    with pytest.raises(CheckpointError, match="a dict as the key of another"):
+        open_checkpoint(tmp_path / "m.pt")

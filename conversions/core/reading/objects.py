@@ -166,10 +166,24 @@ def key_of(key: Any) -> Any:
         return key
     if isinstance(key, int) and -LARGEST_KEY < key < LARGEST_KEY:
         return key
-    if isinstance(key, dict):
+    if _holds_dict(key):
         raise MalformedPickle("a dict as the key of another")
     # hashing a hostile nest of tuples takes for ever or overflows the C stack
     return Placeholder("key", (key,))
+
+
+def _holds_dict(key: Any) -> bool:
+    """Whether a key, or a tuple that is one, holds a dict, which has no hash; 64 parts are seen."""
+    parts = [key]
+    for _ in range(64):
+        if not parts:
+            return False
+        part = parts.pop()
+        if isinstance(part, dict):
+            return True
+        if isinstance(part, tuple):
+            parts += part[:64]
+    return False
 
 
 def pairs(flat: list[Any]) -> dict[Any, Any]:
