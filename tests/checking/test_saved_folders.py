@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import conversions
-from conversions.core.checking import copies, loading, readings
+from conversions.core.checking import checks, copies, loading, readings
 from conversions.core.checking.saved import spelled
 from tests import tiny
 from tests.checking import harm, saved_folders
@@ -78,6 +78,15 @@ def test_another_chat_template_gives_other_prompts() -> None:
     assert readings.tokenizer(user, plain).fields == ["chat_template"]
     added = readings.tokenizer(plain, user)
     assert not added.wrong and "a conversion writes none" in added.notes[0]
+
+
+def test_a_tensor_without_values_is_named() -> None:
+    """A release may leave a tensor on the meta device: reload says which, and does not fall."""
+    written = {"head.bias": torch.ones(3)}
+    found = checks.reload(
+        {"head.bias": "head.bias"}, written, {"head.bias": torch.ones(3, device="meta")}
+    )
+    assert not found.passed and "head.bias: left without values" in found.details[0]
 
 
 TARGETS = [

@@ -336,6 +336,8 @@ def reload(
             offenders.append(
                 f"{name}: shape {list(loaded.shape)}, {key} has {list(expected.shape)}"
             )
+        elif loaded.is_meta:
+            offenders.append(f"{name}: left without values, on the meta device; {key} has them")
         elif not tensors.same_cast(expected, loaded):
             offenders.append(
                 f"{name}: in memory it differs from {key} ({_where(expected, loaded)})"

@@ -156,6 +156,9 @@ def _one_attention(
             details=(f"{attention}: {type(error).__name__}: {error}",),
             advice="the model cannot run",
         )
+        named = known_defects.of_error(family.name, failed, further)
+        if named.passed:
+            return named
         every = known_defects.Mismatch(attention, state, lambda columns: expected)
         return known_defects.of_outputs(family.name, failed, every, further)
 
