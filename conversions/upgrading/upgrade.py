@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 from ..core.errors import ConversionError
 from ..core.manifest import Json
+from . import records
 from .causes import Change
 from .environments import Environments, Run, environment, run
 from .history import Trouble
@@ -222,6 +223,22 @@ class Made:
     judgements: Mapping[str, Judgement]
 
 
+def comparable(left: Path, right: Path) -> bool:
+    """Whether two records were made by asking the same: neither has a part that the other lacks.
+
+    Words are said or not; a file that is not a record is left to who reads it.
+    """
+    try:
+        sides = [records.read(path) for path in (left, right)]
+    except ConversionError:
+        return True
+    parts = [
+        {key.split("|", 1)[0] for found in side.families.values() for key in found}
+        for side in sides
+    ]
+    return not (parts[0] ^ parts[1]) - {"words", "attention", "auto", "pipeline"}
+
+
 @dataclass(frozen=True)
 class Move:
     """Makes environments, records and the suite's word for one move.
@@ -253,16 +270,20 @@ class Move:
             extra[release] = environment(self.environments.overlay(release))
             self.told(label, True)
         with ThreadPoolExecutor(self.workers) as pool:
-            records = {name: pool.submit(self._record, name, extra[name]) for name in wanted}
+            recorded = {name: pool.submit(self._record, name, extra[name]) for name in wanted}
             judged = self._judged(pool, families, extra[right])
             try:
-                made = {name: future.result() for name, future in records.items()}
+                made = {name: future.result() for name, future in recorded.items()}
                 words = {family: future.result() for family, future in judged.items()}
             except BaseException:
                 # what has not begun is not worth waiting for
                 pool.shutdown(cancel_futures=True)
                 raise
-        return Made(self.recorded.get(left) or made[left], made[right], words)
+        before = self.recorded.get(left) or made[left]
+        if before is self.recorded.get(left) and not comparable(before, made[right]):
+            overlay = self.environments.overlay(left)
+            before = self._record(left, environment(overlay))
+        return Made(before, made[right], words)
 
     def _judged(
         self, pool: ThreadPoolExecutor, families: Sequence[str], extra: Mapping[str, str]

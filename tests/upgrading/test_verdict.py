@@ -12,7 +12,7 @@ import pytest
 
 from conversions import cli
 from conversions.core.errors import ConversionError
-from conversions.upgrading import environments, suite, upgrade
+from conversions.upgrading import environments, records, suite, upgrade
 from conversions.upgrading.causes import Change
 from conversions.upgrading.environments import Environments, Output
 from conversions.upgrading.history import Trouble
@@ -232,3 +232,25 @@ def test_newest_release_has_nowhere_to_move(capsys: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(environments, "run", lambda *ran: listed)
     assert cli.main(["upgrade", "--from", "5.0.0"]) == 0
     assert "nothing to move to" in capsys.readouterr().out
+
+
+def test_a_record_that_asked_less_is_made_again(tmp_path: Path) -> None:
+    """Records are compared only where both asked the same: an older one is no baseline."""
+    machine = Machine()
+
+    def written(file: Path, *ids: str) -> Path:
+        document = {"format": records.FORMAT, "versions": {"transformers": "1.0"},
+                    "families": {"toy": dict.fromkeys(ids, 1)}, "shared": {}}  # fmt: skip
+        records.write(file, document)
+        return file
+
+    def recorder(release: str, extra: Mapping[str, str], file: Path) -> None:
+        machine(release, extra, file)
+        written(file, "config|a", "layer|b")
+
+    for ids, asked in ((("config|a", "layer|b"), ["2.0"]), (("config|a",), ["2.0", "1.0"])):
+        machine.asked.clear()
+        kept = {"1.0": written(tmp_path / "1.0.json.gz", *ids)}
+        made = Environments(tmp_path / "made", Installer({}))
+        upgrade.Move(made, recorder, None, tmp_path / "work", kept).make("1.0", "2.0", ())
+        assert machine.asked == asked
