@@ -92,7 +92,8 @@ def _mapped_classes(config: Any) -> dict[str, type]:
     for name in ("TOKENIZER_MAPPING", "IMAGE_PROCESSOR_MAPPING", "PROCESSOR_MAPPING"):
         mapping = getattr(transformers, name, None)
         for one in (config, *classes.sub_configs(config).values()) if config else ():
-            if mapping is None or type(one) not in mapping:
+            # a stand-in for what needs an absent library is no mapping
+            if not isinstance(mapping, Mapping) or type(one) not in mapping:
                 continue
             given = mapping[type(one)]
             several = given.values() if isinstance(given, dict) else given
