@@ -257,10 +257,8 @@ def _taken(
 
     Keys with its prefix but without a rule stay, to be refused; keys elsewhere are left out.
     """
-    fit, elsewhere = (
-        chosen.fit,
-        {key for c in others for key in c.fit.names if c.tree == chosen.tree},
-    )
+    fit = chosen.fit
+    elsewhere = {key for c in others for key in c.fit.names if c.tree == chosen.tree}
     taken: dict[str, Held] = {}
     left: list[str] = []
     for key, tensor in state.items():
@@ -272,17 +270,22 @@ def _taken(
             taken.setdefault(key[len(fit.prefix) :], tensor)
         elif key not in elsewhere:
             left.append(key)
-    notes = []
+    every = "every key" if len(taken) == len(state) else f"{len(taken)} keys"
+    return taken, _on_names(chosen, left, every)
+
+
+def _on_names(chosen: _Candidate, left: Sequence[str], taken: str) -> list[str]:
+    """Notes on what was done to names, and on keys left out. taken: the keys kept, in words."""
+    fit, notes = chosen.fit, []
     if fit.prefix:
-        every = "every key" if len(taken) == len(state) else f"{len(taken)} keys"
-        notes.append(f"the prefix {fit.prefix} was removed from {every}")
+        notes.append(f"the prefix {fit.prefix} was removed from {taken}")
     if fit.inner:
         notes.append(f"{', '.join(sorted(fit.inner))} was removed from within keys")
     if left:
         notes.append(f"left out, as not part of this model: {_some(left)}")
     if chosen.layout:
         notes.append(f"the names are those of {chosen.layout.name}: read as the original's")
-    return taken, notes
+    return notes
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -201,23 +201,11 @@ def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
         return Job("convert", "auto", "", ""), [f"not an object of fields: {row.values['']!s:.200}"]
     values = row.filled(families)
     wrong = [f"{name}: no such field; {_nearest(name)}" for name in values if name not in _FIELDS]
-    texts = {name: values.get(name) for name in ("family", "checkpoint", "name", "kind", "model")}
-    for name, value in texts.items():
-        if value is not None and not isinstance(value, (str, Path)):
-            wrong.append(f"{name}: a text is needed, this is {value!r:.80}")
-            texts[name] = None
-    kind = str(texts["kind"] or "convert")
-    family = str(texts["family"] or "auto")
-    checkpoint, model = str(texts["checkpoint"] or ""), str(texts["model"] or "")
-    if kind not in KINDS:
-        wrong.append(f"kind {kind!r}: not one of {', '.join(KINDS)}")
-    for name in _NEEDED.get(kind, ()):
-        if not values.get(name):
-            wrong.append(f"{name}: needed for {kind}")
-    if family != "auto" and family not in families:
-        wrong.append(f"family {family!r}: not one of auto, {', '.join(families)}")
-    if family == "auto" and kind == "restore":
-        wrong.append("family: auto does not say which family to restore")
+    texts, complaints = _texts(values)
+    wrong += complaints
+    kind, family = texts["kind"] or "convert", texts["family"] or "auto"
+    checkpoint, model = texts["checkpoint"], texts["model"]
+    wrong += _wrong_kind(kind, family, values, families)
     options = values.get("options") or {}
     if not isinstance(options, dict):
         wrong.append(f"options: an object is needed, this is {options!r:.80}")
@@ -234,10 +222,37 @@ def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
     wrong += [f"{name}: without effect on {kind}" for name in _unused(kind) if name in settings]
     where = {"checkpoint": checkpoint, "model": model, "base": str(settings.get("base", ""))}
     wrong += [f"{name}: {why}" for name, why in _unreachable(where, families)]
-    name = str(texts["name"] or _default_name(kind, family, checkpoint or model))
+    name = texts["name"] or _default_name(kind, family, checkpoint or model)
     if not _NAME.fullmatch(name) or ".." in name:
         wrong.append(f"name {name!r}: letters, digits, . _ - and / between them")
     return Job(kind, family, checkpoint, name, model, settings, options), wrong
+
+
+def _texts(values: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """The fields that must be text, "" for those that are absent or are not; what is wrong."""
+    texts, wrong = {}, []
+    for name in ("family", "checkpoint", "name", "kind", "model"):
+        value = values.get(name)
+        if value is not None and not isinstance(value, (str, Path)):
+            wrong.append(f"{name}: a text is needed, this is {value!r:.80}")
+            value = None
+        texts[name] = str(value or "")
+    return texts, wrong
+
+
+def _wrong_kind(
+    kind: str, family: str, values: Mapping[str, Any], families: Mapping[str, Family]
+) -> Iterator[str]:
+    """What is wrong with a row's kind, the fields that it needs, and its family."""
+    if kind not in KINDS:
+        yield f"kind {kind!r}: not one of {', '.join(KINDS)}"
+    for name in _NEEDED.get(kind, ()):
+        if not values.get(name):
+            yield f"{name}: needed for {kind}"
+    if family != "auto" and family not in families:
+        yield f"family {family!r}: not one of auto, {', '.join(families)}"
+    if family == "auto" and kind == "restore":
+        yield "family: auto does not say which family to restore"
 
 
 def _option_names(family: Family | None, kind: str) -> list[str] | None:

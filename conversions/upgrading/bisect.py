@@ -1,8 +1,8 @@
-"""Which release first fails a check, or first no longer does: a search over releases.
+"""Which release first fails a check, or first passes it again: a search over releases.
 
-The suite judges every release in a child process. What tells the two ends apart is found
-first, then only those tests are run. Known defects count as failures here: that they are
-known does not say since when.
+The suite judges every release in a child process. The tests that differ between the two ends are
+found first, then only those are run. Known defects count as failures here: their records do not
+say since when they exist.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Verdict = Literal["passes", "fails", "cannot be tested"]
 
 @dataclass(frozen=True)
 class Search:
-    """What is asked. select: pytest's -k. check: only this check's tests, or None for any."""
+    """The question. select: pytest's -k. check: only this check's tests, or None for any."""
 
     select: str
     good: str
@@ -44,7 +44,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Trial:
-    """One release judged. failing: test -> its message. ran: how many tests came to a verdict."""
+    """One release judged. failing: test -> its message. ran: how many tests passed or failed."""
 
     release: str
     failing: dict[str, str]
@@ -67,7 +67,7 @@ class Suite(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """Told after every step: the trial and its verdict, who is left, steps still to go."""
+    """Passed on after every step: the trial, its verdict, the candidates left, the steps to go."""
 
     trial: Trial
     verdict: str
@@ -136,7 +136,7 @@ class Finding:
 
 @dataclass
 class State:
-    """Trials so far, kept in a file after each one, so that a search can go on later."""
+    """Trials so far, saved to a file after each one, so that a search can continue later."""
 
     path: Path
     search: Search
@@ -145,7 +145,7 @@ class State:
 
     @classmethod
     def load(cls, path: Path, search: Search) -> State:
-        """The state of this search; a fresh one when there is none.
+        """The saved state of this search, or a fresh one.
 
         Raises:
             ConversionError: the file belongs to another search or is damaged.
@@ -207,7 +207,7 @@ def bisect(
     """Search for the first release, from the older end on, that differs from the older end.
 
     Raises:
-        ConversionError: nothing tells the two ends apart.
+        ConversionError: no test distinguishes the two ends.
     """
     search = state.search
     line = between(releases, search.good, search.bad)
@@ -239,14 +239,14 @@ def bisect(
 
 
 def steps_left(candidates: int) -> int:
-    """How many releases a search among so many candidates still tries, at most."""
+    """The most releases that a search among so many candidates still tries."""
     return math.ceil(math.log2(candidates + 1))
 
 
 def _culprits(
     state: State, suite: Suite, progress: Callable[[Progress], None], inner: int
 ) -> list[str]:
-    """The tests that fail in the bad release and do not in the good one."""
+    """The tests that fail in the bad release but not in the good one."""
     search = state.search
     ends = {}
     for release, wanted in ((search.bad, "fails"), (search.good, "passes")):
@@ -262,7 +262,7 @@ def _culprits(
     found = [test for test in ends["fails"].failing if test not in ends["passes"].failing]
     if not found:
         raise ConversionError(
-            f"nothing tells {search.good} from {search.bad}: "
+            f"nothing distinguishes {search.good} from {search.bad}: "
             f"no chosen test fails in {search.bad} alone",
             [f"{t.release}: {len(t.failing)} failing tests of {t.ran}" for t in ends.values()],
             "choose other tests with -k or --check, or exchange --good and --bad",
@@ -280,7 +280,7 @@ def _tried(state: State, suite: Suite, release: str, tests: Sequence[str]) -> Tr
 
 @dataclass(frozen=True)
 class PytestSuite:
-    """The suite of a checkout, run under an overlay; its report in junit's XML says what failed."""
+    """The suite of a checkout, run under an overlay; its report in junit's XML lists failures."""
 
     checkout: Path
     environments: Environments
@@ -318,7 +318,7 @@ IMPORTED = "from importlib.metadata import version; print(version('transformers'
 
 
 def checkout_root(start: Path) -> Path:
-    """The checkout whose suite judges: here, above, or where this package lies.
+    """The checkout whose suite judges: this folder, one above it, or that of this package.
 
     Raises:
         ConversionError: an installed wheel has no tests.

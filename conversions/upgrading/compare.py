@@ -1,4 +1,4 @@
-"""Two records compared: what is broken, changed, mended, deprecated and new, each told once."""
+"""Two records compared: what is broken, changed, mended, deprecated and new, each listed once."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that tells two releases apart.
+    """All differences between two releases.
 
-    defects: known ones that come or go. titles: family -> the name people know.
+    came, went: known defects that come or go. titles: family -> the name people know.
     """
 
     left: str
@@ -58,7 +58,7 @@ class Comparison:
         return "changed" if levels or self.came or self.went else "same"
 
     def of(self, family: str) -> Comparison:
-        """Only what one family meets, what all families share included."""
+        """Only the changes that one family meets, including those that all families share."""
         own = tuple(change for change in self.changes if family in change.families)
         came, went = (
             tuple(d for d in ds if d["family"] == family) for ds in (self.came, self.went)
@@ -81,7 +81,7 @@ class Comparison:
 
     @property
     def defects(self) -> Mapping[str, list[Known]]:
-        """Title -> known defects that come or go, each once for all families that have it."""
+        """Title -> known defects that come or go, each listed once with all its families."""
         titled = (("Known defects that come with it", self.came),
                   ("Known defects that are mended", self.went))  # fmt: skip
         return {title: self._once(defects) for title, defects in titled if defects}
@@ -96,18 +96,18 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One sentence that decides."""
+        """The verdict in one sentence."""
         if self.level == "same":
             return f"Nothing differs between {self.left} and {self.right}."
         counts = [
             f"{len(self.at(level))} {TITLES[level].lower()}" for level in LEVELS if self.at(level)
         ]
-        told = ", ".join(counts) or "known defects alone differ"
+        listed = ", ".join(counts) or "only known defects differ"
         if self.level == "broken":
             families = dict.fromkeys(f for change in self.at("broken") for f in change.families)
             names = ", ".join(self.titles.get(family, family) for family in families)
-            return f"{self.right} breaks what {self.left} did for {names}: {told}."
-        return f"Nothing that worked in {self.left} fails in {self.right}: {told}."
+            return f"{self.right} breaks what {self.left} did for {names}: {listed}."
+        return f"Nothing that worked in {self.left} fails in {self.right}: {listed}."
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -127,10 +127,10 @@ def compare(
     recorded: Sequence[Record] = (),
     titles: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """What a user of left meets in right.
+    """Everything that changes for a user who moves from left to right.
 
-    known: family -> golden's known_defects. recorded: all records there are; those between the two
-    say in which release each change came first. titles: family -> the name people know.
+    known: family -> golden's known_defects. recorded: all records; those between the two show in
+    which release each change came first. titles: family -> the name people know.
     """
     families = sorted(left.families.keys() | right.families.keys())
     between = Between(left, right, recorded)
@@ -141,7 +141,7 @@ def compare(
 
 
 class Between:
-    """The records from left to right, which say where a finding first was otherwise."""
+    """The records from left to right, which show where a finding first changed."""
 
     def __init__(self, left: Record, right: Record, recorded: Sequence[Record]) -> None:
         order = newest_first([*{r.release for r in recorded}, left.release, right.release])[::-1]
@@ -153,7 +153,7 @@ class Between:
         self._found: dict[tuple[str, str, tuple[str, ...]], int] = {}
 
     def first(self, evidence: Sequence[tuple[str, Finding]]) -> str:
-        """The first release in which any of these is not as in left."""
+        """The first release in which any of these differs from left."""
         place = min((self._place(*entry) for entry in evidence), default=len(self.steps))
         return self.right.release if place == len(self.steps) else self.steps[place].release
 
@@ -185,7 +185,7 @@ class Between:
 def _defects(
     left: str, right: str, known: Mapping[str, Sequence[Json]]
 ) -> tuple[list[Json], list[Json]]:
-    """Recorded defects that are in right alone, and in left alone."""
+    """Recorded defects that are only in right, and those only in left."""
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
     from packaging.version import InvalidVersion, Version
 
@@ -198,12 +198,12 @@ def _defects(
                 sides = [Version(Version(name).base_version) in inside for name in (left, right)]
             except (InvalidSpecifier, InvalidVersion):
                 continue
-            told = {"family": family, **{k: entry.get(k, "") for k in
+            shown = {"family": family, **{k: entry.get(k, "") for k in
                     ("check", "where", "what", "workaround", "versions")}}  # fmt: skip
             if sides == [False, True]:
-                came.append(told)
+                came.append(shown)
             elif sides == [True, False]:
-                went.append(told)
+                went.append(shown)
     return came, went
 
 

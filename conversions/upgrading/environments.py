@@ -1,9 +1,9 @@
-"""Other transformers releases beside the installed one, without a second torch.
+"""Installs other transformers releases beside the current one, without a second torch.
 
 A release is an overlay: a folder with transformers and only those of its requirements that the
 running interpreter does not meet, put before site-packages through PYTHONPATH. Overlays are kept
-in the user's cache, one folder for each interpreter, and shared by all that need one: a second
-process waits for the first to have made it.
+in the user's cache, one folder for each interpreter, and shared: if two processes need the same
+one, the second waits until the first has made it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PACKAGE = "transformers"
 OLDEST = "4.49.0"
 """The first release that is supported, and recorded."""
 ROUNDS = 6
-"""Requirements of requirements: more rounds than any release has needed (two)."""
+"""Most rounds for requirements of requirements; no release has needed more than two."""
 
 
 class Run(Protocol):
-    """Runs a command to its end; tests put another in its place."""
+    """Runs a command to its end; tests replace it."""
 
     def __call__(
         self, command: Sequence[str], extra: Mapping[str, str], cwd: Path | None = None
@@ -63,7 +63,7 @@ def run(command: Sequence[str], extra: Mapping[str, str], cwd: Path | None = Non
 
 @dataclass(frozen=True)
 class Offer:
-    """What a package index offers. releases: oldest first; yanked: release -> its reason."""
+    """The releases of a package index. releases: oldest first; yanked: release -> its reason."""
 
     releases: tuple[str, ...]
     yanked: Mapping[str, str]
@@ -85,10 +85,10 @@ class Environments:
     run: Run = field(default_factory=lambda: run)
 
     def offer(self) -> Offer:
-        """Every final release that the package index offers, and the ones that were yanked.
+        """Every final release that the package index offers, and the yanked ones.
 
         Raises:
-            ConversionError: the index cannot be asked.
+            ConversionError: the index does not answer.
         """
         asked = self.run([*_pip(), "index", "versions", PACKAGE, "-vv"], {})
         found = re.search(r"^\s*Available versions: (.+)$", asked.text, re.MULTILINE)
@@ -106,12 +106,12 @@ class Environments:
         return list(self.offer().releases)
 
     def overlay(self, release: str) -> Path:
-        """The folder that makes `release` the imported one; made when it is not there yet.
+        """The folder that makes `release` the imported one; created if it does not exist.
 
-        One that is there is completed where the interpreter has lost what it relied on.
+        An existing one is completed if the interpreter has lost packages that it relied on.
 
         Raises:
-            ConversionError: it cannot be installed.
+            ConversionError: the release cannot be installed.
         """
         from filelock import FileLock
 
@@ -137,14 +137,14 @@ class Environments:
         return {path.name for path in found if path.is_dir()}
 
     def _complete(self, folder: Path, wanted: Sequence[str], release: str) -> None:
-        """Install until nothing is wanted."""
+        """Install until no requirement is unmet."""
         for _ in range(ROUNDS):
             if not wanted:
                 return
             self._install(folder, wanted, release)
             wanted = unmet(folder)
         if wanted:
-            raise ConversionError(f"{PACKAGE} {release}: its requirements find no end", wanted)
+            raise ConversionError(f"{PACKAGE} {release}: its requirements never end", wanted)
 
     def _install(self, folder: Path, requirements: Sequence[str], release: str) -> None:
         done = self.run([*_install(), "--no-deps", "--target", str(folder), *requirements], {})
@@ -156,25 +156,25 @@ class Environments:
 
 
 def cache() -> Path:
-    """Where overlays are kept: in the user's cache, apart for each version of Python."""
+    """Where overlays are kept: in the user's cache, separately for each version of Python."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "conversions" / f"releases-{sys.implementation.cache_tag}"
 
 
 def environment(overlay: Path) -> dict[str, str]:
-    """What makes a child process import the overlay's transformers, the same way every time."""
+    """The variables that make a child process import the overlay's transformers, reproducibly."""
     return {"PYTHONPATH": str(overlay), "HYPOTHESIS_PROFILE": "ci"}
 
 
 _YANKED = re.compile(
     rf"Skipping link: yanked for reason: (.*?): \S*/{PACKAGE}-([^-/]+?)(?:-py|\.tar)"
 )
-"""How pip tells of a yanked file, when asked to tell all."""
+"""How pip reports a yanked file in its most verbose output."""
 
 
-def _yanked(told: str) -> dict[str, str]:
+def _yanked(output: str) -> dict[str, str]:
     """Release -> reason, oldest first; an empty reason where none was given."""
-    found = {version: reason for reason, version in _YANKED.findall(told)}
+    found = {version: reason for reason, version in _YANKED.findall(output)}
     given = {version: "" if "none given" in why else why for version, why in found.items()}
     return {version: given[version] for version in ordered(given)}
 
@@ -220,7 +220,7 @@ def _installed(name: str) -> str | None:
 
 
 def _uv() -> str | None:
-    """The uv of the search path, or of this interpreter, whose scripts may not be on the path."""
+    """uv from the search path, or from this interpreter, whose scripts may not be on the path."""
     if found := shutil.which("uv"):
         return found
     if importlib.util.find_spec("uv") is None:
@@ -238,11 +238,13 @@ def _pip() -> list[str]:
         return [sys.executable, "-m", "pip"]
     if uv := _uv():
         return [uv, "run", "--no-project", "--with", "pip", "--", "python", "-m", "pip"]
-    raise ConversionError("neither pip nor uv is there", hint="python -m ensurepip, or install uv")
+    raise ConversionError(
+        "neither pip nor uv is installed", hint="python -m ensurepip, or install uv"
+    )
 
 
 def _install() -> list[str]:
-    """uv where it is there (seconds faster), else pip."""
+    """uv if it is installed (seconds faster), else pip."""
     if uv := _uv():
         return [uv, "pip", "install", "--quiet", "--python", sys.executable]
     return [*_pip(), "install", "--quiet"]

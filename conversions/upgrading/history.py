@@ -17,7 +17,7 @@ from .causes import Change
 State = Literal["safe", "changed", "broken", "not offered", "not recorded"]
 
 DEFAULT_ATTENTION = ("sdpa", "eager")
-"""What from_pretrained takes when nothing is asked for: the first that the model offers."""
+"""The implementations in from_pretrained's order: it takes the first that the model offers."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def reason(self) -> str:
-        """Why it is not safe, in a sentence; empty where it is."""
+        """Why it is not safe, in a sentence; empty if it is safe."""
         if self.troubles:
             return "; ".join(trouble.what for trouble in self.troubles)
         if self.state == "changed":
@@ -73,7 +73,7 @@ class Answer:
 
     @property
     def safe(self) -> list[str]:
-        """Releases that work: whether the one before was different is no matter."""
+        """Releases that work, whether or not something changed in them."""
         return self.named("safe", "changed")
 
     def ranges(self, *states: State) -> list[specifiers.Range]:
@@ -81,12 +81,12 @@ class Answer:
 
     @property
     def changed(self) -> list[str]:
-        """Releases that work, and in which something is otherwise than in the one before."""
+        """Releases that work, but differ in something from the one before."""
         return self.named("changed")
 
     @property
     def troubles(self) -> list[Trouble]:
-        """What is broken somewhere, in the order of the first release that has it."""
+        """Troubles that break some release, in the order of the first release that has them."""
         return list(dict.fromkeys(trouble for cell in self.cells for trouble in cell.troubles))
 
     @property
@@ -112,7 +112,7 @@ class Answer:
 class History:
     """All families over all releases.
 
-    releases: every one there is, oldest first. recorded: those with a record. offered: family ->
+    releases: every release, oldest first. recorded: those with a record. offered: family ->
     release -> the attention implementations that its model class offers. yanked: release -> why.
     """
 
@@ -138,7 +138,7 @@ class History:
         return (*first, *sorted(found - set(first)))
 
     def answer(self, family: str, attention: str = "") -> Answer:
-        """Every release judged; attention: empty for what from_pretrained takes by itself."""
+        """Judge every release. attention: empty for from_pretrained's own choice."""
         cells = tuple(self.cell(family, release, attention) for release in self.releases)
         return Answer(family, attention, self.releases, cells)
 
@@ -169,7 +169,7 @@ class History:
         return ", ".join(spans)
 
     def default(self, family: str, release: str) -> str:
-        """The attention implementation that from_pretrained takes when nothing is asked for."""
+        """The attention implementation that from_pretrained takes by default."""
         return _default(self.offered.get(family, {}).get(release))
 
     def _state(self, release: str, broken: bool, events: Sequence[Change]) -> State:
@@ -181,7 +181,7 @@ class History:
 
 
 def _default(offered: Sequence[str] | None) -> str:
-    """What from_pretrained takes of what is offered."""
+    """The one that from_pretrained takes of those offered."""
     if offered is None:
         return DEFAULT_ATTENTION[0]
     return next((name for name in DEFAULT_ATTENTION if name in offered), "")

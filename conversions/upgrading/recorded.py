@@ -11,10 +11,10 @@ from .history import History, Trouble
 
 @dataclass(frozen=True)
 class Known:
-    """What records and recorded defects say of a search.
+    """The answer of records and recorded defects to a search.
 
-    before, first: neighbours in what is known. unknown: the releases between them, of which
-    nothing is recorded. troubles: what tells the two apart.
+    before, first: neighbouring releases among the recorded ones. unknown: the releases between
+    them, without a record. troubles: what distinguishes the two.
     """
 
     search: Search
@@ -34,7 +34,7 @@ class Known:
 
     @property
     def rest(self) -> Search:
-        """What is left to search: the same between the two neighbours."""
+        """The search that is left: the same one between the two neighbours."""
         ends = (self.before, self.first)
         good, bad = ends if self.direction == "fails" else reversed(ends)
         return replace(self.search, good=good, bad=bad)
@@ -53,7 +53,7 @@ class Known:
 
 
 def answer(history: History, search: Search) -> Known | None:
-    """What is known of a search for a family; None where records do not tell its ends apart."""
+    """The known answer to a search for a family; None if records do not distinguish its ends."""
     if search.select not in history.families:
         return None
     mine = [

@@ -16,11 +16,11 @@ from .history import History, Trouble
 from .summary import FILE, Wrong, build, source, summary, write
 
 OFFERED = "offered.json"
-"""Beside the records: which releases there are, as the package index last said."""
+"""The file beside the records that lists all releases, as the package index last gave them."""
 
 
 def history(places: Sequence[Path], known: Mapping[str, Sequence[Json]]) -> History:
-    """All that is known of every release.
+    """Everything known about every release.
 
     places: folders of records. known: family -> golden's known_defects.
 
@@ -95,12 +95,12 @@ def record_missing(
     recorder: Recorder,
     folder: Path,
     wanted: Sequence[str],
-    told: Callable[[str, str], None],
+    report: Callable[[str, str], None],
 ) -> list[str]:
     """Record every wanted release that `folder` has no record of; newest first.
 
-    Each record is kept as soon as it is made: an interrupted run goes on where it stopped.
-    told: a release and what became of it. Returns the releases that could not be recorded.
+    Each record is kept as soon as it is made: an interrupted run continues where it stopped.
+    report: called with a release and its outcome. Returns the releases that could not be recorded.
     """
     failed = []
     for release in records.newest_first(wanted):
@@ -109,10 +109,10 @@ def record_missing(
             continue
         try:
             recorder(release, environment(environments.overlay(release)), file)
-            told(release, "recorded")
+            report(release, "recorded")
         except ConversionError as error:
             failed.append(release)
-            told(release, str(error))
+            report(release, str(error))
     return failed
 
 
@@ -126,7 +126,7 @@ def summarise(folder: Path) -> None:
 
 
 def offered(places: Sequence[Path]) -> Offer:
-    """The list beside the records; an empty one where nobody has asked yet.
+    """The list beside the records; an empty one if the index was never asked.
 
     Raises:
         ConversionError: the list is damaged.
@@ -157,7 +157,7 @@ def keep(offer: Offer, folder: Path) -> None:
 
 
 def of_defects(known: Mapping[str, Sequence[Json]], releases: Sequence[str]) -> list[Trouble]:
-    """The recorded defects as troubles, those of no release left out."""
+    """The recorded defects as troubles, without those that affect no release."""
     return [
         trouble
         for family, entries in known.items()

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Range:
-    """Releases next to each other, of those that are known: from the first to the last of them."""
+    """A run of neighbouring releases among the known ones, from the first to the last."""
 
     first: str
     last: str
 
     @property
     def specifier(self) -> str:
-        """`==5.23.0`, or `>=4.49.0,<=4.51.3`: an end that was seen, none that is hoped for."""
+        """`==5.23.0`, or `>=4.49.0,<=4.51.3`: both ends are known, never assumed."""
         if self.first == self.last:
             return f"=={self.first}"
         return f">={self.first},<={self.last}"
@@ -25,7 +25,7 @@ class Range:
 
 
 def ranges(known: Sequence[str], chosen: Collection[str]) -> list[Range]:
-    """The runs of chosen releases among the known ones, which are given oldest first."""
+    """The runs of chosen releases among the known ones (given oldest first)."""
     found: list[list[str]] = []
     previous = False
     for release in known:
@@ -39,10 +39,10 @@ def ranges(known: Sequence[str], chosen: Collection[str]) -> list[Range]:
 
 
 def requirement(known: Sequence[str], chosen: Collection[str]) -> str:
-    """One specifier that takes, of the known releases, the chosen ones and no others.
+    """One specifier that takes exactly the chosen ones of the known releases.
 
-    A specifier knows no "or": the releases between two runs are excluded one by one, a whole
-    series as `!=5.1.*`. Empty where nothing is chosen.
+    A specifier has no "or": the releases between two runs are excluded one by one, a whole
+    series as `!=5.1.*`. Empty if nothing is chosen.
     """
     inside = [release for release in known if release in chosen]
     if not inside:
@@ -54,7 +54,7 @@ def requirement(known: Sequence[str], chosen: Collection[str]) -> str:
 
 
 def _excluded(span: Sequence[str], chosen: set[str]) -> list[str]:
-    """`!=` for what is not chosen, a series at once where nothing of it is."""
+    """`!=` for releases that are not chosen, a series at once if none of it is chosen."""
     series: dict[str, list[str]] = {}
     for release in span:
         series.setdefault(".".join(release.split(".")[:2]), []).append(release)

@@ -15,7 +15,7 @@ from ..core.errors import ConversionError
 from .environments import Run, run
 
 SHIPPED = "conversions.conformance"
-"""The suite that comes with the package; a checkout's own tests stand in where it is not there."""
+"""The suite that comes with the package; without it, a checkout's own tests are used."""
 
 
 Outcome = Literal["passed", "failed", "skipped", "known defect"]
@@ -23,7 +23,7 @@ Outcome = Literal["passed", "failed", "skipped", "known defect"]
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the suite says of one family. failing: test -> the first line of its message."""
+    """The suite's result for one family. failing: test -> the first line of its message."""
 
     family: str
     failing: Mapping[str, str]
@@ -39,7 +39,7 @@ class Suite(Protocol):
 
 @dataclass(frozen=True)
 class Conformance:
-    """pytest in a child process; its report in junit's XML says what failed."""
+    """pytest in a child process; its report in junit's XML lists the failures."""
 
     work: Path
     checkout: Path | None = None
@@ -128,7 +128,7 @@ def judged(family: str, report: str) -> Judgement:
 
 
 def checkout() -> Path | None:
-    """The checkout that this package lies in, or that one works in; None for an installed wheel."""
+    """The checkout that holds this package or the current folder; None for an installed wheel."""
     package = Path(__file__).resolve().parents[2]
     here = Path.cwd()
     return next(

@@ -2,7 +2,7 @@
 
 From records, known defects and the suite.
 
-`judge` is pure. `Move` makes what it needs: environments, records, the suite's word.
+`judge` is pure. `Move` makes what it needs: environments, records, results of the suite.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One family's. standing: what is broken on both sides, and no reason against moving."""
+    """One family's verdict. standing: broken on both sides, so no reason against moving."""
 
     family: str
     reasons: tuple[Reason, ...]
@@ -70,12 +70,12 @@ class Upgrade:
 
     @property
     def sentence(self) -> str:
-        """One sentence that decides."""
+        """The verdict in one sentence."""
         move = f"transformers {self.left} → {self.right}"
-        told = [
+        grades = [
             f"{grade}: {', '.join(named)}" for grade in GRADES[::-1] if (named := self.named(grade))
         ]
-        return f"{move}: {'; '.join(told) or 'no family was judged'}."
+        return f"{move}: {'; '.join(grades) or 'no family was judged'}."
 
     def to_json(self) -> Json:
         return {
@@ -108,10 +108,10 @@ def judge(
     judgements: Mapping[str, Judgement],
     notes: Sequence[str] = (),
 ) -> Upgrade:
-    """Hold everything together.
+    """Judge every family from all the evidence.
 
-    events: what the records say of the move. troubles: recorded defects of any release.
-    judgements: family -> what the suite says under the release to move to; absent where not asked.
+    events: the differences between the records. troubles: recorded defects of any release.
+    judgements: family -> the suite's result under the new release; absent if it was not run.
     """
     verdicts = tuple(
         _verdict(family, ends, events, troubles, judgements.get(family)) for family in families
@@ -216,7 +216,7 @@ def _complaint(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Made:
-    """What was made for one move: where the records lie, and what the suite says."""
+    """The products of one move: the paths of its records, and the suite's results."""
 
     left: Path
     right: Path
@@ -241,9 +241,9 @@ def comparable(left: Path, right: Path) -> bool:
 
 @dataclass(frozen=True)
 class Move:
-    """Makes environments, records and the suite's word for one move.
+    """Makes environments, records and the suite's results for one move.
 
-    recorded: release -> its record, for those that are there. told: what is begun and done.
+    recorded: release -> its existing record. report: called as each step begins and ends.
     """
 
     environments: Environments
@@ -251,13 +251,13 @@ class Move:
     suite: Suite | None
     work: Path
     recorded: Mapping[str, Path] = field(default_factory=dict)
-    told: Callable[[str, bool], None] = lambda label, done: None
+    report: Callable[[str, bool], None] = lambda label, done: None
     workers: int = 2
 
     def make(self, left: str, right: str, families: Sequence[str]) -> Made:
-        """Everything that is needed, two things at a time.
+        """Make everything that is needed, two steps at a time.
 
-        The release to move to is recorded anew: its record is to be of this machine.
+        The release to move to is recorded anew, so that its record is of this machine.
 
         Raises:
             ConversionError: an environment or a record cannot be made.
@@ -266,9 +266,9 @@ class Move:
         wanted = [right] if left in self.recorded else [right, left]
         for release in wanted:
             label = f"environment of {release}"
-            self.told(label, False)
+            self.report(label, False)
             extra[release] = environment(self.environments.overlay(release))
-            self.told(label, True)
+            self.report(label, True)
         with ThreadPoolExecutor(self.workers) as pool:
             recorded = {name: pool.submit(self._record, name, extra[name]) for name in wanted}
             judged = self._judged(pool, families, extra[right])
@@ -294,17 +294,17 @@ class Move:
 
     def _one(self, suite: Suite, family: str, extra: Mapping[str, str]) -> Judgement:
         label = f"suite of {family}"
-        self.told(label, False)
+        self.report(label, False)
         found = suite(family, extra)
-        self.told(label, True)
+        self.report(label, True)
         return found
 
     def _record(self, release: str, extra: Mapping[str, str]) -> Path:
         label = f"record of {release}"
-        self.told(label, False)
+        self.report(label, False)
         file = self.work / f"{release}.json.gz"
         self.recorder(release, extra, file)
-        self.told(label, True)
+        self.report(label, True)
         if not file.is_file():
             raise ConversionError(f"transformers {release}: no record was written", [str(file)])
         return file

@@ -129,7 +129,7 @@ def test_ends_that_cannot_be_searched_are_refused(
 
 def test_ends_that_do_not_differ_are_refused(tmp_path: Path) -> None:
     """When no test fails at the bad end alone there is nothing to search; the message counts."""
-    with pytest.raises(ConversionError, match="nothing tells 4.0.0 from 4.9.0") as caught:
+    with pytest.raises(ConversionError, match="nothing distinguishes 4.0.0 from 4.9.0") as caught:
         searched(Suite([], also=["test_a"]), tmp_path)
     assert "1 failing tests of 5" in str(caught.value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping as MappingABC, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping as MappingABC, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..mapping.coverage import explain
 from ..mapping.key_mapping import KeyMapping, Plan
+from ..mapping.moves import Move
 from ..reading import ranged, tensors
 from .names import NAMES as NAMES
 
@@ -156,24 +157,11 @@ def parameter_sums(
             sum_written = sum(map(total, parts))
         total_source += sum_source
         total_written += sum_written
-        files = (
-            name
-            for prefix, name in (companions or {}).items()
-            if move.sources[0].startswith(prefix)
-        )
-        by_file[next(files, "checkpoint")] += sum_source
-        if not math.isfinite(sum_source) or not math.isfinite(sum_written):
-            damaged |= not math.isfinite(sum_source)
-            where = "source" if not math.isfinite(sum_source) else f"{parts[0].dtype} target"
-            offenders.append(f"{move.sources[0]}: NaN or infinite values in the {where}")
-            continue
-        difference = abs(sum_source - sum_written)
-        worst = max(worst, difference)
-        if difference and difference > _sum_tolerance(sources, parts):
-            offenders.append(
-                f"{', '.join(move.sources[: len(sources)])}: {sum_source:.9g} -> "
-                f"{', '.join(move.targets)}: {sum_written:.9g}"
-            )
+        by_file[_file_of(move, companions or {})] += sum_source
+        damaged |= not math.isfinite(sum_source)
+        if math.isfinite(sum_source) and math.isfinite(sum_written):
+            worst = max(worst, abs(sum_source - sum_written))
+        offenders += _wrong_sum(move, sources, parts, sum_source, sum_written)
     arrow = "->" if offenders else "="
     parts_of = " + ".join(f"{name} {total:.12g}" for name, total in by_file.items())
     return judge(
@@ -189,6 +177,26 @@ def parameter_sums(
             **({"source_sums": by_file} if companions else {}),
         },
     )
+
+
+def _file_of(move: Move, companions: MappingABC[str, str]) -> str:
+    """The name of the file that a move's tensors come from."""
+    names = (name for prefix, name in companions.items() if move.sources[0].startswith(prefix))
+    return next(names, "checkpoint")
+
+
+def _wrong_sum(
+    move: Move, sources: Sequence[Tensor], parts: Sequence[Tensor], before: float, after: float
+) -> Iterator[str]:
+    """One line if the sum of a move's tensors is not finite, or changed beyond the tolerance."""
+    if not math.isfinite(before) or not math.isfinite(after):
+        where = f"{parts[0].dtype} target" if math.isfinite(before) else "source"
+        yield f"{move.sources[0]}: NaN or infinite values in the {where}"
+    elif before != after and abs(before - after) > _sum_tolerance(sources, parts):
+        yield (
+            f"{', '.join(move.sources[: len(sources)])}: {before:.9g} -> "
+            f"{', '.join(move.targets)}: {after:.9g}"
+        )
 
 
 def _one_and_alike(sources: Sequence[Tensor], parts: Sequence[Tensor]) -> bool:

@@ -6,7 +6,7 @@ import itertools
 import os.path
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping as MappingABC
+from collections.abc import Callable, Iterable, Mapping as MappingABC, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -346,19 +346,9 @@ def tokens(found: Golden, folder: Path, vocabularies: Path | None = None) -> Che
         return checks.skipped("tokens", NO_REFERENCE)
     if not hasattr(reference, "tokenize"):
         return checks.skipped("tokens", "the reference has no tokenize()")
-    vocabulary = next(
-        (
-            p
-            for place in (vocabularies or folder, folder)
-            for name in ("vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
-            if (p := place / name).exists()
-        ),
-        None,
-    )
+    vocabulary = _vocabulary(vocabularies or folder, folder)
     if vocabulary is None:
         return checks.skipped("tokens", "no tokenizer in the folder: see the processor notes")
-    from transformers import AutoTokenizer
-
     asked = [*dict.fromkeys((*reference.EXAMPLE_TEXTS, *TEXTS))]
     try:
         expected = reference.tokenize(asked, vocabulary)
@@ -369,10 +359,7 @@ def tokens(found: Golden, folder: Path, vocabularies: Path | None = None) -> Che
         # a vocabulary that the original cannot read is also a finding
         return _raised(found, "tokens", error)
     try:
-        with loading.quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            # cut where the original cuts: model_max_length is part of what is compared
-            actual = [tokenizer(text, truncation=True)["input_ids"] for text in asked]
+        actual = _folder_ids(folder, asked)
     except Exception as error:
         # whatever the release raises is a finding about the tokenizer's files
         return _raised(found, "tokens", error)
@@ -387,6 +374,26 @@ def tokens(found: Golden, folder: Path, vocabularies: Path | None = None) -> Che
         f"{len(expected)} texts, equal ids",
         "the tokenizer files do not agree with the original's vocabulary",
     )
+
+
+def _vocabulary(*places: Path) -> Path | None:
+    """The first vocabulary file that the original reads, in the first folder that has one."""
+    names = ("vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
+    return next((p for place in places for name in names if (p := place / name).exists()), None)
+
+
+def _folder_ids(folder: Path, texts: Sequence[str]) -> list[list[int]]:
+    """The ids that the folder's tokenizer gives to each text.
+
+    Raises:
+        Exception: whatever the release raises about the folder's files.
+    """
+    from transformers import AutoTokenizer
+
+    with loading.quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # cut where the original cuts: model_max_length is part of what is compared
+        return [tokenizer(text, truncation=True)["input_ids"] for text in texts]
 
 
 def write_tiny(

@@ -43,7 +43,7 @@ _USED = {
     "use_dora",
     "init_lora_weights",
 }
-_TOLD = {
+_NEUTRAL = {
     # read off the tensors themselves
     "r", "rank_pattern", "target_modules", "exclude_modules", "modules_to_save", "lora_bias",
     "layers_to_transform", "layers_pattern",
@@ -54,6 +54,7 @@ _TOLD = {
     # without effect unless another field asks for it
     "qalora_group_size",
 }  # fmt: skip
+_FLAGS = ("use_rslora", "fan_in_fan_out", "use_dora")
 _KEEPING = {None, True, False, "gaussian", "eva", "orthogonal"}
 """Initialisations that leave the base's weights as they were; others (PiSSA, OLoRA) change them."""
 _CUT = 8
@@ -88,45 +89,16 @@ class Settings:
         Raises:
             ConfigError: another kind of adapter, or unusable values; names all of them.
         """
-        wrong = []
         kind = config.get("peft_type")
         if kind != "LORA":
             raise ConfigError(
                 f"{called}: peft_type {kind!r}; only LORA can be merged here",
                 hint="merge it with PEFT's merge_and_unload() and convert what that saves",
             )
-        if not _number(config.get("lora_alpha")):
-            wrong.append(f"lora_alpha: a number is needed, it says {config.get('lora_alpha')!r}")
-        patterns = config.get("alpha_pattern") or {}
-        if not isinstance(patterns, dict):
-            patterns, wrong = {}, [*wrong, "alpha_pattern: an object is needed"]
-        wrong += [
-            f"alpha_pattern: {name!r}: {alpha!r}: names of modules and numbers are understood"
-            for name, alpha in patterns.items()
-            if not re.fullmatch(r"[\w.]+", name) or not _number(alpha)
-        ]
-        if str(config.get("bias", "none")) not in _BIASES:
-            wrong.append(f"bias: {config['bias']!r} is not one of {', '.join(sorted(_BIASES))}")
-        start = config.get("init_lora_weights")
-        if not isinstance(start, (str, bool, type(None))) or start not in _KEEPING:
-            wrong.append(
-                f"init_lora_weights: {start!r} changes the base's own weights: save the adapter "
-                "with path_initial_model_for_weight_conversion"
-            )
-        wrong += [
-            f"{name}: {value!r}: changes how the adapter is applied, or is not known"
-            for name, value in config.items()
-            if value and name not in _USED | _TOLD
-        ]
-        flags = ("use_rslora", "fan_in_fan_out", "use_dora")
-        wrong += [
-            f"{name}: true or false is needed, it says {config[name]!r}"
-            for name in flags
-            if not isinstance(config.get(name) or False, bool)
-        ]
-        if wrong:
+        if wrong := [*_unusable(config)]:
             raise ConfigError(f"{called}: cannot be used", wrong)
-        stabilised, transposed, magnitudes = (bool(config.get(name)) for name in flags)
+        stabilised, transposed, magnitudes = (bool(config.get(name)) for name in _FLAGS)
+        patterns = config.get("alpha_pattern") or {}
         return cls(config["lora_alpha"], stabilised, transposed, magnitudes, patterns)
 
     @cached_property
@@ -140,6 +112,33 @@ class Settings:
         # if several names fit, the first one counts, as in PEFT
         alpha = min((found for found in fit if found), default=(0, self.alpha))[1]
         return alpha / (math.sqrt(rank) if self.stabilised else rank)
+
+
+def _unusable(config: MappingABC[str, Any]) -> Iterator[str]:
+    """Every field of adapter_config.json that keeps the adapter from being merged, and why."""
+    if not _number(config.get("lora_alpha")):
+        yield f"lora_alpha: a number is needed, it says {config.get('lora_alpha')!r}"
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        yield "alpha_pattern: an object is needed"
+        patterns = {}
+    for name, alpha in patterns.items():
+        if not re.fullmatch(r"[\w.]+", name) or not _number(alpha):
+            yield f"alpha_pattern: {name!r}: {alpha!r}: names of modules and numbers are understood"
+    if str(config.get("bias", "none")) not in _BIASES:
+        yield f"bias: {config['bias']!r} is not one of {', '.join(sorted(_BIASES))}"
+    start = config.get("init_lora_weights")
+    if not isinstance(start, (str, bool, type(None))) or start not in _KEEPING:
+        yield (
+            f"init_lora_weights: {start!r} changes the base's own weights: save the adapter "
+            "with path_initial_model_for_weight_conversion"
+        )
+    for name, value in config.items():
+        if value and name not in _USED | _NEUTRAL:
+            yield f"{name}: {value!r}: changes how the adapter is applied, or is not known"
+    for name in _FLAGS:
+        if not isinstance(config.get(name) or False, bool):
+            yield f"{name}: true or false is needed, it says {config[name]!r}"
 
 
 def _number(value: Any) -> bool:

@@ -1,1 +1,1 @@
-"""What people read of records: pages, Markdown, sections for a terminal. One style for all."""
+"""Records presented to people: pages, Markdown, sections for a terminal. One style for all."""

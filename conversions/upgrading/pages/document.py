@@ -74,5 +74,5 @@ def document(title: str, body: str, style: str = "", script: str = "") -> str:
 
 
 def beside(name: str) -> str:
-    """A style or a script that lies beside this module."""
+    """The text of a style or a script beside this module."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """The history page: families by releases as a picture, one self-contained file.
 
-Without a script it still answers: the table of safe releases and the list, release by release,
-are plain HTML. The script colours the picture by attention and tells a cell's story.
+It answers without scripts, too: the table of safe releases and the list, release by release, are
+plain HTML. The script colours the picture by attention and shows the story of a cell.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ MARKS: Mapping[State, str] = {
     "not offered": "–",
     "not recorded": "?",
 }
-"""Beside the colour, which does not reach everybody, or paper."""
+"""Marks in addition to colour, which not everybody sees and paper may lack."""
 
 MEANS: Mapping[State, str] = {
     "safe": "works, as in the release before",
     "changed": "works; something changed",
-    "broken": "raises, or computes something else than the original",
+    "broken": "raises, or computes something other than the original",
     "not offered": "this attention is not offered",
     "not recorded": "no record of this release",
 }
@@ -90,7 +90,7 @@ def _answers(history: History, titles: Mapping[str, str]) -> list[str]:
 
 
 def answers(history: History, family: str) -> list[tuple[list[str], Answer]]:
-    """Attention implementations with the same answer stand together; the default comes first."""
+    """Attention implementations grouped by answer; the default comes first."""
     found: list[tuple[list[str], Answer]] = []
     for name in ("", *history.attentions):
         offers = history.offered.get(family, {}).values()
@@ -142,18 +142,18 @@ def _map(history: History, titles: Mapping[str, str]) -> str:
         )
         label = f'<span role="rowheader" class="family" style="--f:{place}">{named}</span>'
         rows.append(f'<div role="row">{label}{cells}</div>')
-    about = "Families by releases; arrow keys move, Enter tells what changed"
+    about = "Families by releases; arrow keys move, Enter shows what changed"
     return f'<div id="map" role="grid" aria-label="{about}" style="{shape}">{"".join(rows)}</div>'
 
 
 def _cell(cell: Cell, named: str, row: int, column: int) -> str:
     kind = cell.state.replace(" ", "-")
     first = "0" if (row, column) == (1, 1) else "-1"
-    told = f"{named}, {escape(cell.release)}: {cell.state}"
+    label = f"{named}, {escape(cell.release)}: {cell.state}"
     return (
         f'<span role="gridcell" class="cell {kind}" style="--f:{row};--r:{column}" '
-        f'tabindex="{first}" data-f="{row - 1}" data-r="{column - 1}" aria-label="{told}" '
-        f'title="{told}">{MARKS[cell.state]}</span>'
+        f'tabindex="{first}" data-f="{row - 1}" data-r="{column - 1}" aria-label="{label}" '
+        f'title="{label}">{MARKS[cell.state]}</span>'
     )
 
 
@@ -177,7 +177,7 @@ def _legend(history: History) -> str:
 
 
 def _list(history: History, titles: Mapping[str, str]) -> list[str]:
-    """Everything, newest first: what paper and readers without a script have."""
+    """Everything, newest first, for paper and readers without a script."""
     parts = []
     for release in reversed(history.releases):
         items = [*_starting(history, release, titles), *_happened(history, release, titles)]
@@ -276,6 +276,6 @@ def _data(history: History, titles: Mapping[str, str]) -> Json:
 
 
 def _embedded(data: Json) -> str:
-    """JSON inside of a script element: nothing in it can end the element."""
+    """JSON inside a script element, escaped so that it cannot end the element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..compare import LEVELS, TITLES, Change, Comparison
 
 MOST = 40
-"""Changes of one level that a pull request shows; the rest is counted."""
+"""Changes of one level shown in a pull request; the rest are counted."""
 
 
 def to_markdown(found: Comparison) -> str:
@@ -30,7 +30,7 @@ def _line(found: Comparison, change: Change) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that stays text: no bars, line breaks or HTML; underscores as they are."""
+    """Text escaped for Markdown: no bars, line breaks or HTML; underscores unchanged."""
     pairs = (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`"), ("\n", " "))
     for plain, safe in pairs:
         text = text.replace(plain, safe)

@@ -48,7 +48,7 @@ def to_html(found: Upgrade) -> str:
 
 
 def _rows(verdict: Verdict) -> Sequence[tuple[str, str, str]]:
-    """(label, what, advice) of everything that is to be told of a family."""
+    """(label, what, advice) for everything there is to report about a family."""
     rows = [
         (f"{r.grade} with {r.attention}" if r.attention else r.grade, r.what, r.advice)
         for r in verdict.reasons
