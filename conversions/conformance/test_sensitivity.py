@@ -74,8 +74,8 @@ def without_gradients() -> Iterator[None]:
 @pytest.mark.usefixtures("without_gradients")
 def test_outputs_see_every_tensor(bench: Bench) -> None:
     """Each tensor, with noise of 1e-3 or turned round, moves an output, unless it is listed with
-    a reason; and what is listed moves none. What no noise of 1e-3 shows is listed as `faint`, and
-    moves an output with 3e-2."""
+    a reason; and what is listed moves none. What no noise of 1e-3 shows moves an output with
+    3e-2; a family that lists such tensors as `faint` lists all of them."""
     watch = Watch(bench)
     some = next(iter(watch.written))
     assert not watch.sees({some: watch.written[some]})
@@ -89,7 +89,8 @@ def test_outputs_see_every_tensor(bench: Bench) -> None:
     assert not hidden - idle - listed, "no output sees these tensors"
     assert not listed - hidden, "listed as unseen, and seen"
     faint -= hidden
-    assert not faint - bench.listed("faint", written), "no output sees noise of 1e-3 in these"
+    if bench.unseen("faint"):
+        assert not faint - bench.listed("faint", written), "no output sees noise of 1e-3 in these"
     still = {key for key in faint if not watch.sees({key: noisy(key, written[key], 3e-2)})}
     assert not still, "no output sees noise of 3e-2 in these"
 
