@@ -118,7 +118,7 @@ def console() -> Console:
     from rich.console import Console
 
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=200 if wide else None)
+    return Console(width=1000 if wide else None)
 
 
 def say(to: Console, text: str) -> None:

@@ -408,7 +408,7 @@ def _refuse_valueless(family: Family, manifest: Manifest) -> None:
     whole = [key for key, spec in weights.items() if not spec.dtype.startswith(("F", "BF"))]
     if whole:
         raise WrongCheckpointError(
-            f"{family.name}: {counted(len(whole), 'weight is', 'weights are')} no floating point",
+            f"{family.name}: {counted(len(whole), 'weight is', 'weights are')} not floating point",
             [f"{key}   {manifest[key]}" for key in whole[:_SHOWN]],
             f"if it is quantised: {quantised.RESAVE}",
         )

@@ -108,7 +108,7 @@ NAMED: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
     ),
     "whole numbers": (
         lambda s: with_one(s, lambda k, t: {k: t.to(torch.int8)}),
-        ("1 weight is no floating point", "I8[", "quantised"),
+        ("1 weight is not floating point", "I8[", "quantised"),
     ),
     "modules that PEFT keeps twice": (
         lambda s: with_one(
