@@ -273,13 +273,13 @@ def _size(model: Any) -> int:
 
 def _metadata(folder: Path) -> Any:
     """What the weights' file says of itself, where it is one."""
-    from safetensors import safe_open
+    from ...core.reading.mapped import MappedFile
+    from ...core.reading.safetensors import read_header
 
     file = folder / "model.safetensors"
     if not file.is_file():
         return None
-    with safe_open(file, "pt") as opened:
-        return opened.metadata()
+    return read_header(MappedFile(file)).metadata
 
 
 def pipelines(probes: Probes) -> None:

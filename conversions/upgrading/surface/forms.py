@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -114,9 +115,8 @@ def _set(document: dict[str, Any], path: list[str], value: Any) -> None:
 
 def _rename(folder: Path, keys: Mapping[str, str], lacks: Sequence[str]) -> None:
     """Weights under the names that a release saved them by."""
-    from safetensors.torch import save_file
-
     from ...core.reading.written import open_tensors
+    from ...core.writing.folder import ModelFolder, Piece
 
     called = {fresh: saved for saved, fresh in keys.items()}
     tensors = {
@@ -124,7 +124,14 @@ def _rename(folder: Path, keys: Mapping[str, str], lacks: Sequence[str]) -> None
         for key, tensor in open_tensors(folder).items()
         if key not in lacks
     }
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    pieces = [
+        Piece(key, tensor.dtype, tuple(tensor.shape), partial(tuple, [tensor]))
+        for key, tensor in tensors.items()
+    ]
+    with TemporaryDirectory() as place, ModelFolder(Path(place) / "named") as made:
+        made.write_tensors(pieces, sum(piece.bytes for piece in pieces) + 1)
+        made.commit()
+        shutil.move(Path(place) / "named" / "model.safetensors", folder / "model.safetensors")
 
 
 def _cast(folder: Path, dtype: str) -> None:
