@@ -207,7 +207,7 @@ _WHOLE_PARTS = (
     "module", "signature", "default", "config", "output", "loads", "saved", "truth", "ids",
 )  # fmt: skip
 _OF_MODELS = {"loads", "output", "position", "order", "property", "names", "gradient",
-              "generate", "attention", "argument", "layer", "dropout", "module output"}  # fmt: skip
+              "generate", "attention", "argument", "layer", "dropout", "module alone"}  # fmt: skip
 _LOOSE = {"gradient"}
 """Parts whose numbers are sums over many layers."""
 
@@ -706,9 +706,16 @@ def _argument(finding: Finding, sides: Sides) -> Facts:
     yield Fact("changed", "outputs", what, where=owner)
 
 
-def _module_output(finding: Finding, sides: Sides) -> Facts:
-    """module output|form|class|kind|scale: only another value of what both have is news."""
+def _module_alone(finding: Finding, sides: Sides) -> Facts:
+    """module alone|form|class|kind|scale: only another value of what both have is news.
+
+    Beside that, a kind that answered by itself and raises now.
+    """
     left, right, owner = finding.left, finding.right, finding.path[2]
+    if raises(right) and f"{'|'.join(finding.path)}|as met" in sides.left:
+        what = f"module {finding.path[3]}, called by itself, {shown(right)}"
+        yield Fact("changed", "outputs", what, where=owner)
+        return
     if not all(isinstance(side, dict) and "size" in side for side in (left, right)):
         return
     if left["shape"] == right["shape"] and not _alike(left, right):
@@ -768,6 +775,6 @@ _PARTS: Mapping[str, Callable[[Finding, Sides], Facts]] = {
     "parameter": _parameter, "output": _output, "position": _position, "order": _order,
     "attention": _attention, "loads": _loads, "names": _names, "saved": _saved, "truth": _truth,
     "words": _words, "gradient": _gradient, "generate": _generate, "argument": _argument,
-    "module output": _module_output,
+    "module alone": _module_alone,
     "property": _property, "layer": _layer, **dict.fromkeys(_READS, _texts),
 }  # fmt: skip

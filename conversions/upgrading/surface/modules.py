@@ -7,6 +7,7 @@ module that is called by itself hides nothing.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -18,6 +19,10 @@ from . import calls
 from .probing import Probes
 from .values import number
 
+Given = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments by position and by name."""
+
+PART = "module alone"
 SMALL = 1e-5
 """What the tensors that a module was given are multiplied by, lest epsilons be lost in them."""
 
@@ -25,27 +30,30 @@ SMALL = 1e-5
 def record(
     probes: Probes, model: Any, inputs: Mapping[str, Tensor], where: tuple[str, ...]
 ) -> None:
-    """`module output|form|class|kind|scale`, for the first module of each kind with one tensor.
+    """`module alone|form|class|kind|scale`, for the first module of each kind with one tensor.
 
     Of small values what differs from the output of zeros is recorded: biases would hide it. In
-    float64, which holds both.
+    float64, which holds both. A module that raises is recorded under its kind.
     """
-    for kind, (met, given, more) in sorted(_met(probes, model, inputs, where).items()):
-        module = copy.deepcopy(met).double()
-        made = [_called(module, given, more, scale) for scale in (1.0, SMALL, 0.0)]
-        if all(isinstance(one, Tensor) and one.is_floating_point() for one in made):
-            probes.put("module output", *where, kind, "as met", entry=_by_size(made[0]))
-            probes.put("module output", *where, kind, "small", entry=_by_size(made[1] - made[2]))
+    for kind, (module, given) in sorted(_met(probes, model, inputs, where).items()):
+        made = probes.attempt(PART, *where, kind, of=partial(_answers, module, given)) or []
+        if made and all(isinstance(one, Tensor) and one.is_floating_point() for one in made):
+            probes.put(PART, *where, kind, "as met", entry=_by_size(made[0]))
+            probes.put(PART, *where, kind, "small", entry=_by_size(made[1] - made[2]))
 
 
 def _met(
     probes: Probes, model: Any, inputs: Mapping[str, Tensor], where: tuple[str, ...]
-) -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
-    """Kind of module -> the first of that kind in the model's run, and what it was given."""
-    found: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {}
+) -> dict[str, tuple[Any, Given]]:
+    """Kind of module -> the first of that kind in the model's run, and what it was given.
+
+    As it was then: a cache that layers share goes on growing.
+    """
+    found: dict[str, tuple[Any, Given]] = {}
 
     def keep(module: Any, given: tuple[Any, ...], more: dict[str, Any]) -> None:
-        found.setdefault(type(module).__name__, (module, given, more))
+        if type(module).__name__ not in found:
+            found[type(module).__name__] = (module, copy.deepcopy((given, more)))
 
     hooks = [
         module.register_forward_pre_hook(keep, with_kwargs=True)
@@ -54,27 +62,33 @@ def _met(
     ]
     given = calls.given(model, inputs)
     with torch.no_grad():
-        probes.attempt("module output", *where, of=partial(model, **given))
+        probes.attempt(PART, *where, of=partial(model, **given))
     for hook in hooks:
         hook.remove()
     return found
 
 
-def _called(module: Any, given: tuple[Any, ...], more: Mapping[str, Any], scale: float) -> Any:
-    """A module's answer; None where it raises, which the call of the whole model shows as well."""
-    try:
-        with torch.no_grad():
-            torch.manual_seed(0)
-            scaled = {
-                name: one if "mask" in name else _scaled(one, scale) for name, one in more.items()
-            }
-            return module(*(_scaled(one, scale) for one in given), **scaled)
-    except Exception:
-        return None
+def _answers(met: Any, given: Given) -> list[Any]:
+    """A module's answers in float64 to what it was given, to that made small, and to zeros."""
+    module = copy.deepcopy(met).double()
+    return [_called(module, copy.deepcopy(given), scale) for scale in (1.0, SMALL, 0.0)]
 
 
-def _scaled(value: Any, scale: float) -> Any:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+def _called(module: Any, given: Given, scale: float) -> Any:
+    """The answer to scaled arguments; masks, by name or by position, stay as they are."""
+    plain, named = given
+    places = [*inspect.signature(module.forward).parameters]
+    names = [*places, *("" for _ in plain)]
+    with torch.no_grad():
+        torch.manual_seed(0)
+        return module(
+            *(_scaled(name, one, scale) for name, one in zip(names, plain, strict=False)),
+            **{name: _scaled(name, one, scale) for name, one in named.items()},
+        )
+
+
+def _scaled(name: str, value: Any, scale: float) -> Any:
+    if "mask" in name or not isinstance(value, Tensor) or not value.is_floating_point():
         return value
     return value.double() * scale
 
