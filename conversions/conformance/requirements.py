@@ -39,6 +39,7 @@ REQUIREMENTS: dict[str, tuple[Callable[[Family], Any], str]] = {
     "layouts": (lambda f: f.layouts, "it takes no other code base's layout"),
     "refusals": (lambda f: f.refusals, "it names no file that is passed by mistake"),
     "published": (lambda f: f.published, "it names no published checkpoint"),
+    "published facts": (_recorded("published"), "its golden data know no published checkpoint"),
     "published sizes": (_recorded("manifests"), "its golden data hold no manifests"),
     "published configs": (_recorded("configs"), "its golden data hold no configs"),
     "recorded outputs": (_recorded("tiny"), "its golden data record no outputs"),

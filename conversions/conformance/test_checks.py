@@ -136,6 +136,17 @@ def _unlike(bench: Bench, state: State, archs: tuple[Any, Any], inputs: Any) -> 
     return [] if same else differ
 
 
+@pytest.mark.conversions_needs("published facts")
+def test_published_files_are_those_of_the_golden_data(bench: Bench) -> None:
+    """What a family says is published, and what golden data know of it, is of the same files."""
+    declared = {p.name: (p.location, p.hub_name or None) for p in bench.family.published}
+    known = {
+        name: (entry.get("location"), entry.get("hub_name"))
+        for name, entry in bench.golden["published"].items()
+    }
+    assert declared == known
+
+
 def test_folder_names_no_release(bench: Bench) -> None:
     """No file of the folder but conversion.json says which release of transformers wrote it."""
     for path in bench.converted.folder.glob("*.json"):
