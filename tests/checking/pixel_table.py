@@ -10,7 +10,6 @@ have published sizes too.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib.metadata
 import json
@@ -25,7 +24,7 @@ from packaging.version import Version
 import conversions
 from conversions.core.checking import golden, parity, pixels
 from conversions.core.checking.pictures import PLAIN
-from tests import tiny
+from tests import pages, tiny
 
 SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "chinese_clip": {"30": {}, "224": {"image_resolution": 224, "vision_patch_size": 16}},
@@ -205,20 +204,5 @@ def _cell(cell: Mapping[str, Any]) -> str:
     return f"{cell['levels']:.3g} · {cell['outputs']:.2g}" if cell["levels"] else "="
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("step", choices=("measure", "page"))
-    parser.add_argument("place", type=Path)
-    parser.add_argument("page", type=Path, nargs="?")
-    asked = parser.parse_args()
-    if asked.step == "measure":
-        measure(asked.place)
-    elif asked.page:
-        asked.page.write_text(page(asked.place), encoding="utf-8")
-    else:
-        parser.error("page: which file?")
-
-
 if __name__ == "__main__":
-    main()
+    pages.main(__doc__, measure, page)

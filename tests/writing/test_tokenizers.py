@@ -160,25 +160,18 @@ def test_image_and_padding_tokens_have_the_models_ids(name: str, note: Any) -> N
 def test_a_finished_folder_is_a_tokenizer_to_give(name: str, tmp_path: Path, note: Any) -> None:
     """--tokenizer takes a folder as conversions write it, and gives the same files again."""
     converted = tiny.converted(name)
-    more: list[str | Path] = ["--tokenizer", converted.folder]
-    arguments = without(command.told(name), "--vocab", "--tokenizer")
-    outcome = command.run(
-        "convert",
-        name,
-        "--checkpoint",
-        converted.checkpoint,
-        *arguments,
-        *more,
-        "--output",
-        tmp_path / "model",
-        "--checks",
-        "files",
-        "--json",
-    )
+    outcome = without_its_own(name, tmp_path / "model", "--tokenizer", converted.folder)
     note("tokens")
     assert outcome.code == 0, outcome.err
     for file in WRITTEN:
         assert (tmp_path / "model" / file).read_bytes() == (converted.folder / file).read_bytes()
+
+
+def without_its_own(name: str, output: Path, *more: str | Path) -> command.Outcome:
+    """A conversion of the tiny checkpoint without its vocabulary; more: arguments instead."""
+    arguments = [*without(command.told(name), "--vocab", "--tokenizer"), *more]
+    place: list[str | Path] = ["--checkpoint", tiny.converted(name).checkpoint, "--output", output]
+    return command.run("convert", name, *place, *arguments, "--checks", "files", "--json")
 
 
 def without(arguments: tuple[str, ...], *flags: str) -> list[str]:
@@ -192,20 +185,7 @@ def test_without_a_vocabulary_the_report_says_how_to_supply_it(
     name: str, tmp_path: Path, note: Any
 ) -> None:
     """The model folder is complete, and a note names the missing part and the flag for it."""
-    converted = tiny.converted(name)
-    arguments = without(command.told(name), "--vocab", "--tokenizer")
-    outcome = command.run(
-        "convert",
-        name,
-        "--checkpoint",
-        converted.checkpoint,
-        *arguments,
-        "--output",
-        tmp_path / "model",
-        "--checks",
-        "files",
-        "--json",
-    )
+    outcome = without_its_own(name, tmp_path / "model")
     note("tokens")
     assert outcome.code == 0, outcome.err
     notes = [line for line in outcome.report["notes"] if line.startswith("tokenizer: ")]
@@ -214,7 +194,7 @@ def test_without_a_vocabulary_the_report_says_how_to_supply_it(
     files = {path.name for path in (tmp_path / "model").iterdir()}
     assert not files & set(WRITTEN) and "preprocessor_config.json" in files
     weights = (tmp_path / "model" / "model.safetensors").read_bytes()
-    assert weights == (converted.folder / "model.safetensors").read_bytes()
+    assert weights == (tiny.converted(name).folder / "model.safetensors").read_bytes()
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import io
@@ -29,7 +28,7 @@ from packaging.version import Version
 
 from conversions.core.checking import golden, known_defects, loading
 from conversions.core.reading.sentencepiece import read_model
-from tests import tiny
+from tests import pages, tiny
 
 SENTENCES = Path(__file__).with_name("sentences.json")
 
@@ -306,20 +305,5 @@ def _told(documents: list[dict[str, Any]], releases: list[str]) -> Iterator[str]
     yield ""
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("step", choices=("measure", "page"))
-    parser.add_argument("place", type=Path)
-    parser.add_argument("page", type=Path, nargs="?")
-    asked = parser.parse_args()
-    if asked.step == "measure":
-        measure(asked.place)
-    elif asked.page:
-        asked.page.write_text(page(asked.place), encoding="utf-8")
-    else:
-        parser.error("page: which file?")
-
-
 if __name__ == "__main__":
-    main()
+    pages.main(__doc__, measure, page)
