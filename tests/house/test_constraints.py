@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -49,6 +50,9 @@ def needed(name: str, extras: frozenset[str], seen: set[str]) -> Iterator[str]:
 def test_every_package_of_the_two_commands_is_pinned() -> None:
     """constraints.txt names everything that the README's installation brings, exactly."""
     pinned = pins("constraints.txt")
+    installed = metadata.version("transformers")
+    if not any(line.specifier.contains(installed) for line in pinned["transformers"]):
+        pytest.skip(f"transformers {installed} needs other packages than the one pinned")
     wanted = set(needed("checkpoint-conversions", frozenset({"test"}), set()))
     absent = set(wanted - {"checkpoint-conversions"} - pinned.keys())
     assert not {name for name in absent if not PINNED_BY_TORCH.match(name)}
