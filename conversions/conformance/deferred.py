@@ -12,7 +12,6 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from importlib import import_module
 from importlib.util import resolve_name
 from typing import Any
@@ -81,11 +80,33 @@ class Deferred:
     name: "" for what `import module` binds: the package at its top.
     """
 
+    # no dictionary of its own: vars() is answered by the real thing, as everything else is
+    __slots__ = ("_found", "_module", "_name")
+
     def __init__(self, module: str, name: str = "") -> None:
         self._module, self._name = module, name
+        self._found: list[Any] = []
 
-    @cached_property
+    @property
     def _real(self) -> Any:
+        if not self._found:
+            self._found.append(self._imported())
+        return self._found[0]
+
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        return vars(self._real)
+
+    def __dir__(self) -> Any:
+        return dir(self._real)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._real == other)
+
+    def __hash__(self) -> int:
+        return hash(self._real)
+
+    def _imported(self) -> Any:
         before = {name for name in UNWANTED if name in sys.modules}
         module = import_module(self._module)
         if _collecting and any(name in sys.modules for name in UNWANTED - before):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from torch import Tensor
 import conversions
 from conversions.core import mapping, pipeline, planning
 from conversions.core.errors import WrongCheckpointError
-from conversions.core.mapping import rules, vocabulary
 from conversions.core.mapping.key_mapping import KeyMapping
 from conversions.core.mapping.rules import Blocks, Rule, Shape
 from conversions.core.reading.written import open_tensors
@@ -93,23 +91,3 @@ def test_a_rule_from_outside_refuses_shapes(tmp_path: Path) -> None:
     state = {**source(), "affine": torch.zeros(3, 22)}
     with pytest.raises(WrongCheckpointError, match=r"affine: \[3, 22\] does not hold 2 rows"):
         pipeline.convert(request(tmp_path, state), tmp_path / "model")
-
-
-KINDS = {
-    name
-    for module in (rules, vocabulary)
-    for name, value in vars(module).items()
-    if isinstance(value, type) and issubclass(value, Rule)
-} - {"Rule"}
-
-
-@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: path.stem)
-def test_core_asks_for_no_kind(path: Path) -> None:
-    """No class of rules is named in core but where it is defined."""
-    if path.name in ("rules.py", "vocabulary.py"):
-        return
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    modules = [node for node in imports if (node.module or "").endswith(("rules", "vocabulary"))]
-    assert not KINDS & {alias.name for node in modules for alias in node.names}
-    assert not [n for node in imports for n in node.names if n.name in ("rules", "vocabulary")]
