@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,13 +158,29 @@ def test_folder_names_no_release(bench: Bench) -> None:
 
 
 def test_same_folder_twice(bench: Bench) -> None:
-    """A second conversion writes the same bytes."""
+    """A second conversion writes the same bytes, of the tiny checkpoint and of a random one."""
     first = bench.converted
     with bench.scratch() as work:
         pipeline.convert(replace(first.request, checks="files"), work / "again")
-        for path in first.folder.iterdir():
-            if path.name != "conversion.json":
-                assert path.read_bytes() == (work / "again" / path.name).read_bytes(), path.name
+        _same_bytes(first.folder, work / "again")
+    if lacking(bench.family, "random"):
+        return
+    draw = random.Random(bench.family.name)
+    arch = bench.reference.random_architecture(lambda name, choices: draw.choice(list(choices)))
+    state = bench.reference.state_dict(arch, 1)
+    with bench.scratch() as work:
+        request = bench.request(state, arch, work / "source", checks="files")
+        for name in ("once", "twice"):
+            pipeline.convert(request, work / name)
+        _same_bytes(work / "once", work / "twice")
+
+
+def _same_bytes(left: Path, right: Path) -> None:
+    """Two folders hold the same files, byte for byte; conversion.json says when it was made."""
+    names = {path.name for path in left.iterdir()} - {"conversion.json"}
+    assert names == {path.name for path in right.iterdir()} - {"conversion.json"}
+    for name in sorted(names):
+        assert (left / name).read_bytes() == (right / name).read_bytes(), name
 
 
 @pytest.mark.conversions_needs("known defects")
