@@ -78,7 +78,7 @@ def inspect(location: str, families: Sequence[Family], progress: Progress | None
             sum(math.prod(spec.shape) for spec in manifest.values()),
             drops,
             problems,
-            selected.notes,
+            (*checkpoint.notes, *selected.notes),
             dict(checkpoint.other),
             dict(checkpoint.foreign),
         )

@@ -158,6 +158,7 @@ def open_source(request: Request) -> Iterator[PlannedSource]:
             family.generation(config, source),
             dtype,
             (
+                *(note for opened in (*checkpoints, *apart, *companions) for note in opened.notes),
                 *chosen.notes,
                 *note,
                 *(f"{Path(path).name} beside it is its --{name}" for name, path in found.items()),

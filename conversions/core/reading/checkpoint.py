@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, WrongCheckpointError, counted
-from . import quantised
+from . import forms, quantised
 from .containers import read_file
 from .contents import Contents, Record, describe
 from .download import fetch
@@ -60,6 +60,7 @@ class Checkpoint:
         foreign: pickled classes and functions that became inert placeholders -> times met.
         other: every other entry, described in a few words.
         root: all that a single file holds, inert; None for shards.
+        notes: one line for each choice made on the way to the files.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Checkpoint:
         self.unreadable: dict[str, dict[str, str]] = {}
         self.foreign: dict[str, int] = {}
         self.other: dict[str, str] = {}
+        self.notes: tuple[str, ...] = ()
         self._parts = parts
         self._holders: dict[int, Contents] = {}
         self._trees: dict[str, dict[str, Tensor]] | None = None
@@ -226,10 +228,15 @@ def open_checkpoint(
         DownloadError: it could not be fetched.
     """
     paths = fetch(location, progress, offline_ok=offline_ok)
-    shards = find_shards(paths[0], without)
+    path, notes = forms.taken(paths[0], without)
+    shards = find_shards(path, without)
+    shown = without_secrets(location)
     if isinstance(shards, ShardIndex):
-        return _open_shards(without_secrets(location), shards, progress)
-    return _open_single(without_secrets(location), shards, progress)
+        checkpoint = _open_shards(shown, shards, progress)
+    else:
+        checkpoint = _open_single(shown, shards, progress)
+    checkpoint.notes = notes
+    return checkpoint
 
 
 def _open_single(location: str, path: Path, progress: Progress | None) -> Checkpoint:

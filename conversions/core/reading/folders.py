@@ -64,11 +64,13 @@ def is_candidate(name: str) -> bool:
     return Path(name).suffix in SUFFIXES and not _BESIDE.search(name)
 
 
-def several(folder: Path, names: Sequence[str]) -> CheckpointError:
-    """The error for a folder with more than one candidate."""
+def several(folder: Path, names: Sequence[str], *why: str) -> CheckpointError:
+    """The error for a folder with more than one candidate. why: lines on how they differ."""
     lines = [f"{name}{_kind(name)}" for name in names[:_LISTED]]
     more = [f"… and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
-    return CheckpointError(f"{folder}: holds {len(names)} checkpoints", [*lines, *more], "name one")
+    return CheckpointError(
+        f"{folder}: holds {len(names)} checkpoints", [*lines, *more, *why], "name one"
+    )
 
 
 def _kind(name: str) -> str:

@@ -138,12 +138,24 @@ def _refuse_missing(path: Path, files: Sequence[Path]) -> None:
 
 
 def _only_checkpoint(folder: Path, without: Sequence[str]) -> Path:
-    """The one checkpoint of a folder: an index, or a file that no index names."""
+    """The one checkpoint of a folder."""
     entries = folders.Entries.of(folder, without)
+    found = candidates(entries)
+    if len(found) == 1:
+        return folder / found[0]
+    raise folders.several(folder, found) if found else folders.without(entries)
+
+
+def candidates(entries: folders.Entries) -> list[str]:
+    """Names of what may be a folder's checkpoint: an index, or a file that no index names.
+
+    Raises:
+        CheckpointError: the folder holds parts of several processes.
+    """
     if (parts := folders.in_parts(entries)) is not None:
         raise parts
     found = [name for name in entries.files if name.endswith(INDEX_SUFFIX)]
-    indexed = {shard for name in found for shard in weight_map(folder / name).values()}
+    indexed = {shard for name in found for shard in weight_map(entries.path / name).values()}
     series: set[tuple[str, str, str]] = set()
     for name in entries.files:
         if not folders.is_candidate(name) or name in indexed:
@@ -154,6 +166,4 @@ def _only_checkpoint(folder: Path, without: Sequence[str]) -> Path:
         if shard:
             series.add((shard["stem"], shard["count"], shard["suffix"]))
         found.append(name)
-    if len(found) == 1:
-        return folder / found[0]
-    raise folders.several(folder, found) if found else folders.without(entries)
+    return found
