@@ -18,9 +18,9 @@ from .kit import (
     Published,
     Refusal,
     Rename,
-    Rule,
     Source,
     Tie,
+    buffers,
     misfits,
     originals,
     processors,
@@ -49,7 +49,7 @@ def _same(source: str, target: str, path: str) -> Rename:
     return Rename(f"{source}.{path}", f"{target}.{re.sub(':[^}]*', '', path)}")
 
 
-def _embeddings(tower: str, *paths: str) -> Iterator[Rule]:
+def _embeddings(tower: str, *paths: str) -> Iterator[Rename | Drop]:
     """Embeddings, and the copies that the original's wrapper registers under a shorter name."""
     module, copy = f"{tower}_encoder.module.embeddings", f"{tower}_encoder.embeddings"
     for path in paths:
@@ -57,7 +57,7 @@ def _embeddings(tower: str, *paths: str) -> Iterator[Rule]:
         yield Drop(f"{copy}.{path}", duplicate_of=f"{module}.{path}", optional=True)
 
 
-def _encoder(tower: str, source: str) -> Iterator[Rule]:
+def _encoder(tower: str, source: str) -> Iterator[Rename]:
     """Layers, final norm and pooler; every tower counts its own layers."""
     layer = f"encoder.layer.{{{tower}_layer}}"
     for path in (
@@ -81,7 +81,7 @@ MAPPING = KeyMapping(
             "{part:word_embeddings|position_embeddings|token_type_embeddings}.weight",
             f"LayerNorm.{LEAF}",
         ),
-        Drop(IDS, reason="0, 1, 2 …: not a weight, transformers counts by itself", optional=True),
+        buffers.position_ids(IDS, f"{TEXT}.position_embeddings.weight"),
         Drop("text_encoder.embeddings.position_ids", duplicate_of=IDS, optional=True),
         *(rule for tower, source in TOWERS.items() for rule in _encoder(tower, source)),
         Rename("mm_encoder.module.encoder.cls_token", "flava.multimodal_model.cls_token"),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from .kit import (
     Config,
-    Drop,
     Family,
     Json,
     KeyMapping,
@@ -18,6 +17,7 @@ from .kit import (
     Rename,
     Source,
     Tie,
+    buffers,
     layouts,
     originals,
     processors,
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DECODER, _TEXT = "gpt_model.decoder", "text_model.model"
+_HEADS = {2048: 32, 1024: 16}  # the published size: width -> heads
+_WORDS = f"{_DECODER}.embed_tokens.weight"
 _VISUAL, _VISION = "img_model.visual", "vision_model.model"
 _BLOCK = f"{_VISUAL}.transformer.resblocks.{{vision_layer}}"
 _LAYER = f"{_VISION}.encoder.layers.{{vision_layer}}"
@@ -39,19 +41,10 @@ _TEXT_PARTS = (
 
 MAPPING = KeyMapping(
     (
-        Tie(
-            (f"{_DECODER}.embed_tokens.weight", f"{_DECODER}.output_projection.weight"),
-            (f"{_TEXT}.embed_tokens.weight",),
-        ),
-        Drop(
-            f"{_DECODER}.embed_positions._float_tensor",
-            optional=True,
-            reason="a buffer that only carries the device; positions are computed",
-        ),
-        Drop(
-            f"{_DECODER}.self_attn_sope.scale",
-            optional=True,
-            reason="relative positions, which the original builds and never applies",
+        Tie((_WORDS, f"{_DECODER}.output_projection.weight"), (f"{_TEXT}.embed_tokens.weight",)),
+        buffers.device_carrier(f"{_DECODER}.embed_positions._float_tensor", _WORDS),
+        buffers.sope_scale(
+            f"{_DECODER}.self_attn_sope.scale", _WORDS, "text_config.attention_heads", _HEADS
         ),
         Rename(
             f"{_DECODER}.layers.{{text_layer}}.{{part:{_TEXT_PARTS}}}.{_LEAF}",
@@ -79,7 +72,6 @@ PUBLISHED = (
     ),
 )
 
-_HEADS = {2048: 32, 1024: 16}  # the published size: width -> heads
 _HEADS_OF = (
     ("text_config", "attention_heads", "embed_dim"),
     ("vision_config", "num_attention_heads", "hidden_size"),
@@ -121,8 +113,8 @@ FURTHER_TOKENS = (
 
 
 def config(source: Source) -> Config:
-    tensors = source.manifest
-    words, vision = f"{_DECODER}.embed_tokens.weight", layouts.openai_vit_sizes(tensors, _VISUAL)
+    tensors, words = source.manifest, _WORDS
+    vision = layouts.openai_vit_sizes(tensors, _VISUAL)
     text: Json = {
         "vocab_size": tensors.size(words),
         "embed_dim": tensors.size(words, 1),

@@ -2,7 +2,7 @@
 
 The folder may come from anywhere: fine-tuned, saved by any release, in half precision, sharded,
 `.bin`. Rows that a conversion added are removed, tensors that the original holds twice are written
-twice, and those that it computes by itself are named and left out. The written file is read again
+twice, and buffers that its strict load wants are made anew. The written file is read again
 and converted once more: its tensors must equal the folder's, bit for bit.
 """
 
@@ -43,15 +43,16 @@ class Inverse:
     """The rules applied backwards to a folder's tensors; no values are read yet.
 
     named: the folder's tensors under the published names. plan: the moves that convert the
-    restored file. shapes: source key -> shape. doubled: source key -> the key that it copies.
-    left_out: source keys or patterns that no folder holds -> why. strangers: keys of the folder
-    that no rule writes.
+    restored file. shapes: source key -> shape. remade: source key -> the buffer that the original
+    makes when it is built. doubled: source key -> the key that it copies. left_out: source keys or
+    patterns that no folder holds -> why. strangers: keys of the folder that no rule writes.
     """
 
     family: Family
     named: dict[str, Tensor]
     plan: Plan
     shapes: dict[str, Shape]
+    remade: dict[str, Tensor]
     doubled: dict[str, str]
     left_out: dict[str, str]
     strangers: tuple[str, ...]
@@ -59,6 +60,8 @@ class Inverse:
     def tensor(self, key: str) -> Tensor:
         """One source tensor; a view of the folder's wherever the rule allows one."""
         key = self.doubled.get(key, key)
+        if key in self.remade:
+            return self.remade[key]
         move = next(move for move in self.plan.moves if key in move.sources)
         return self.of_move(move)[move.sources.index(key)]
 
@@ -74,6 +77,7 @@ class Inverse:
             if move.targets
             for key, tensor in zip(move.sources, self.of_move(move), strict=True)
         }
+        made |= self.remade
         return {**made, **{copy: made[key] for copy, key in self.doubled.items()}}
 
 
@@ -108,10 +112,23 @@ def inverse(family: Family, saved: SavedFolder, config: Json) -> Inverse:
             f"a folder of the whole model ({family.model_class}) is needed",
         )
     shapes = _source_shapes(family, plan, named, config)
-    doubled = family.mapping.copies(shapes)
-    left_out = family.mapping.left_out(shapes)
+    remade = _remade(family, shapes, named, config)
+    doubled = family.mapping.copies([*shapes, *remade])
+    left_out = family.mapping.left_out([*shapes, *remade, *doubled])
     strangers = tuple(key for key in saved.tensors if key not in names)
-    return Inverse(family, named, plan, shapes, doubled, left_out, strangers)
+    return Inverse(family, named, plan, shapes, remade, doubled, left_out, strangers)
+
+
+def _remade(
+    family: Family, shapes: MappingABC[str, Shape], named: MappingABC[str, Tensor], config: Json
+) -> dict[str, Tensor]:
+    """Buffers as the original makes them, in the folder's dtype, in which it would have them."""
+    kinds = [tensor.dtype for tensor in named.values() if tensor.is_floating_point()]
+    made = family.mapping.remade(shapes, configs.flatten(config))
+    return {
+        key: tensor.to(kinds[0]) if kinds and tensor.is_floating_point() else tensor
+        for key, tensor in made.items()
+    }
 
 
 def _with_twins(plan: Plan, named: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -271,7 +288,7 @@ def restore(
     places = _places(family, output, companions, overwrite)
     saved = open_saved(folder)
     found = inverse(family, saved, config_of(folder))
-    keys = [*found.shapes, *found.doubled]
+    keys = [*found.shapes, *found.remade, *found.doubled]
     prefixes = {c.prefix: c.option for c in family.companions}
     parts = {
         option: [k for k in keys if k.startswith(prefix)] for prefix, option in prefixes.items()
@@ -342,6 +359,9 @@ def _notes(
         count = len(found.strangers)
         names = ", ".join(found.strangers[:3])
         notes.append(f"{count} tensors of the folder have no place in the original: {names}")
+    if found.remade:
+        names = ", ".join(found.remade)
+        notes.append(f"made anew, as the original makes them when it is built: {names}")
     notes += _of_zeroed_rows(found)
     for move in found.plan.moves:
         shapes = [found.shapes[key] for key in move.inputs] if move.targets else []
@@ -410,9 +430,11 @@ def _write(
 
 
 def _piece(found: Inverse, key: str, prefix: str, dtype: str | None) -> Piece:
-    first = found.named[_move_of(found, key).targets[0]].dtype
+    held = found.doubled.get(key, key)
+    made = found.remade.get(held)
+    first = found.named[_move_of(found, key).targets[0]].dtype if made is None else made.dtype
     kind = dtypes.of(dtype) if dtype and first.is_floating_point else first
-    shape = found.shapes[found.doubled.get(key, key)]
+    shape = found.shapes[held] if made is None else tuple(made.shape)
     return Piece(key[len(prefix) :], kind, shape, partial(_block, found, key))
 
 
@@ -429,7 +451,9 @@ def _shared(found: Inverse, keys: Iterable[str]) -> dict[str, str]:
     """Source key -> the first key of the same tensor: the original shares their storage."""
     first: dict[str, str] = dict(found.doubled)
     for key in keys:
-        if key not in found.doubled:
+        if key in found.remade:
+            first[key] = key
+        elif key not in found.doubled:
             move = _move_of(found, key)
             agreeing = [pair for pair in move.must_agree() if key == pair[1]]
             first[key] = agreeing[0][0] if agreeing else key

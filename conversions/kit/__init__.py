@@ -32,6 +32,7 @@ from ..core.mapping.rules import (
     Halves,
     Merge,
     Permute,
+    Remade,
     Rename,
     Reshape,
     Rule,
@@ -41,6 +42,7 @@ from ..core.mapping.rules import (
 )
 from ..core.mapping.vocabulary import Expand
 from . import (
+    buffers,
     fields,
     labels,
     layouts,
@@ -77,6 +79,7 @@ __all__ = [
     "RandomReference",
     "Reference",
     "Refusal",
+    "Remade",
     "Rename",
     "Reshape",
     "Rule",
@@ -87,6 +90,7 @@ __all__ = [
     "TextReference",
     "Tie",
     "Transpose",
+    "buffers",
     "fields",
     "labels",
     "layouts",

@@ -7,12 +7,16 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping as MappingABC, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MappingError
 from .coverage import Coverage, clashes, gaps
 from .moves import Move, Prepared
 from .patterns import Binding, Pattern, plain
 from .rules import Rule, Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LONGEST = 200
 """Characters of an unclaimed key that are compared with patterns: the cost is their square."""
@@ -96,7 +100,7 @@ class KeyMapping:
         """Source keys that are dropped as copies of one of these -> the one they repeat."""
         found: dict[str, str] = {}
         for prepared in self._prepared:
-            if prepared.targets or not prepared.witnesses:
+            if prepared.targets or not prepared.rule.must_agree():
                 continue
             for key in keys:
                 binding = prepared.witnesses[0].match(key)
@@ -104,11 +108,33 @@ class KeyMapping:
                     found[prepared.sources[0].format(binding)] = key
         return found
 
+    def remade(
+        self, shapes: MappingABC[str, Shape], config: MappingABC[str, Any]
+    ) -> dict[str, Tensor]:
+        """Dropped source keys that the original makes when it is built -> what it makes.
+
+        shapes: of the sources that are written. config: the folder's fields under dotted names.
+        """
+        found: dict[str, Tensor] = {}
+        for prepared in self._prepared:
+            if prepared.targets or not prepared.witnesses:
+                continue
+            for key in shapes:
+                binding = prepared.witnesses[0].match(key)
+                if binding is None:
+                    continue
+                move = prepared.move(binding)
+                if all(key in shapes for key in move.witnesses):
+                    made = move.rule.remade([shapes[key] for key in move.witnesses], config)
+                    if made is not None:
+                        found[move.sources[0]] = made
+        return found
+
     def left_out(self, keys: Iterable[str]) -> dict[str, str]:
-        """Patterns of dropped source keys that repeat none of these -> why they are dropped."""
+        """Patterns of dropped source keys of which none is among these -> why they are dropped."""
         keys, found = list(keys), {}
         for prepared in self._prepared:
-            held = any(p.match(key) is not None for p in prepared.witnesses for key in keys)
+            held = any(p.match(key) is not None for p in prepared.sources for key in keys)
             if not prepared.targets and not held:
                 reason = prepared.rule.dropped([pattern.text for pattern in prepared.witnesses])
                 found[prepared.sources[0].text] = reason

@@ -9,7 +9,7 @@ defined anywhere else works as well as those below.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping as MappingABC, Sequence
+from collections.abc import Callable, Mapping as MappingABC, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,13 @@ class Rule:
     def dropped(self, witnesses: Sequence[str]) -> str:
         """Why the sources are not written, in words; "" when they are. witnesses: their keys."""
         return ""
+
+    def remade(self, shapes: Sequence[Shape], config: MappingABC[str, Any]) -> Tensor | None:
+        """The dropped source as the original makes it when it is built; None if that is unknown.
+
+        shapes: those of the witnesses. config: the folder's fields under dotted names.
+        """
+        return None
 
     def describe(self) -> str:
         """One line for `inspect` and conversion.json."""
@@ -340,6 +347,26 @@ class Drop(Rule):
 
     def describe(self) -> str:
         return f"drop {self.source}: {self.reason or f'a copy of {self.duplicate_of}'}"
+
+
+@dataclass(frozen=True)
+class Remade(Drop):
+    """Not written, and made anew when a folder is restored: the original computes it when built.
+
+    like: the source whose shape `make` is given, with the folder's config under dotted names. What
+    `make` returns is floating point, and then cast to the folder's dtype, or int64; None where the
+    config does not say enough.
+    """
+
+    like: str = field(kw_only=True)
+    make: Callable[[Shape, MappingABC[str, Any]], Tensor | None] = field(kw_only=True)
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        return (self.like,)
+
+    def remade(self, shapes: Sequence[Shape], config: MappingABC[str, Any]) -> Tensor | None:
+        return self.make(shapes[0], config)
 
 
 @dataclass(frozen=True)
