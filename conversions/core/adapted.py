@@ -6,7 +6,7 @@ import contextlib
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator, Mapping as MappingABC
+from collections.abc import Iterator, Mapping as MappingABC, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from .mapping import adapters
 from .mapping.adapters import Settings
 from .reading import json
 from .reading.checkpoint import Checkpoint, Progress, fetch, open_checkpoint
-from .selection import Selected, select
+from .selection import Selected, select, without
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,7 @@ def opened(
     weights: str | None,
     progress: Progress | None,
     stack: contextlib.ExitStack,
+    leave_out: Sequence[str] = (),
 ) -> tuple[Selected[Tensor], list[Checkpoint]]:
     """The base's model with the adapter merged into it, and the further files opened for it.
 
@@ -57,6 +58,7 @@ def opened(
 
     Args:
         base: location of the checkpoint the adapter was trained on. weights: its entry to use.
+        leave_out: keys of the base that are not the model's.
 
     Raises:
         WrongCheckpointError: no base is given.
@@ -71,7 +73,8 @@ def opened(
     config, called = _config(adapter)
     settings = Settings.read(config, called)
     files = [stack.enter_context(open_checkpoint(base, progress))]
-    chosen = select(files[0].trees, family, weights)
+    trees, notes = without(files[0].trees, leave_out)
+    chosen = select(trees, family, weights)
     files[0].tree(chosen.tree)
     read = adapters.read(adapter.tree(tree))
     beside = adapter.files[0].with_name(_BESIDE)
@@ -84,7 +87,9 @@ def opened(
     note = f"{len(read.layers)} layers of a LoRA adapter were merged into the weights of --base"
     whole = f"; {len(read.whole)} tensors trained beside it took the base's place"
     return (
-        replace(chosen, state=state, notes=(*chosen.notes, note + whole * bool(read.whole))),
+        replace(
+            chosen, state=state, notes=(*chosen.notes, *notes, note + whole * bool(read.whole))
+        ),
         files,
     )
 

@@ -187,7 +187,7 @@ def _chosen(
     if adapted.is_adapter(main):
         base = None if request.base is None else _located(family, request.base)
         chosen, further = adapted.opened(
-            family, main, base, request.weights, request.progress, stack
+            family, main, base, request.weights, request.progress, stack, request.leave_out
         )
         return chosen, [main, *further]
     if request.base is not None:

@@ -311,7 +311,7 @@ def _convert(job: Job, output: str, scratch: Path) -> _Done:
             if weightless:
                 arguments["checks"] = "files"
             report = conversions.convert(
-                _family(job, checkpoint),
+                _family(job, str(arguments.get("base", checkpoint))),
                 checkpoint,
                 written.folder,
                 overwrite=True,
@@ -395,8 +395,8 @@ def _verify(job: Job, output: str, scratch: Path) -> _Done:
     warm_up()
 
     with _opened(job, scratch) as (checkpoint, arguments), local(job.model, scratch / "2") as model:
-        arguments.pop("max_shard_size", None)
-        report = conversions.verify(_family(job, checkpoint), checkpoint, model, **arguments)
+        family = _family(job, str(arguments.get("base", checkpoint)))
+        report = conversions.verify(family, checkpoint, model, **arguments)
     return _Done(report.sources, report.checks, {})
 
 
@@ -424,7 +424,7 @@ def _restore(job: Job, output: str, scratch: Path) -> _Done:
 
 
 def _family(job: Job, checkpoint: str) -> str:
-    """The job's family; for auto, the one whose keys the checkpoint has.
+    """The job's family; for auto, the one whose keys the checkpoint has: the base, if there is one.
 
     Raises:
         ConversionError: the keys are no family's.

@@ -13,7 +13,8 @@
 | kind | convert (the default), verify or restore |
 | model | the folder, for verify and restore |
 | base | the checkpoint that a LoRA adapter was trained on |
-| config, dtype, weights, leave_out, max_shard_size, checks | as the command line's options |
+| config, dtype, weights, max_shard_size, checks | as the command line's options |
+| leave_out | keys beside the model, of an adapter's base where there is one: a list, or one text |
 | options | the family's own options by name; in CSV any further column is one |
 """
 
@@ -37,8 +38,8 @@ KINDS = ("convert", "verify", "restore")
 _PLAIN = ("base", "config", "dtype", "weights", "leave_out", "max_shard_size", "checks")
 _FIELDS = ("family", "checkpoint", "name", "kind", "model", "options", *_PLAIN)
 _NEEDED = {"convert": ("checkpoint",), "verify": ("checkpoint", "model"), "restore": ("model",)}
-_OF_RESTORE = ("dtype",)
-"""Those of _PLAIN that apply to restore."""
+_OF_KIND = {"convert": _PLAIN, "verify": (*_PLAIN[:5], "checks"), "restore": ("dtype",)}
+"""Kind of job -> those of _PLAIN that apply to it."""
 _CHECKS = ("auto", "all", "files")
 _DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -218,6 +219,8 @@ def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
             if name not in names
         ]
     settings = {name: values[name] for name in _PLAIN if values.get(name) is not None}
+    if isinstance(settings.get("leave_out"), str):  # as a column of CSV, and on the command line
+        settings["leave_out"] = settings["leave_out"].split()
     wrong += _wrong_settings(settings)
     wrong += [f"{name}: without effect on {kind}" for name in _unused(kind) if name in settings]
     where = {"checkpoint": checkpoint, "model": model, "base": str(settings.get("base", ""))}
@@ -266,7 +269,7 @@ def _option_names(family: Family | None, kind: str) -> list[str] | None:
 
 def _unused(kind: str) -> list[str]:
     """Settings that do not apply to a kind of job."""
-    return [name for name in _PLAIN if name not in _OF_RESTORE] if kind == "restore" else []
+    return [name for name in _PLAIN if name not in _OF_KIND.get(kind, _PLAIN)]
 
 
 def _wrong_settings(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -276,6 +279,9 @@ def _wrong_settings(settings: Mapping[str, Any]) -> Iterator[str]:
         yield f"checks {settings['checks']!r}: not one of {', '.join(_CHECKS)}"
     if settings.get("dtype", "auto") not in _DTYPES:
         yield f"dtype {settings['dtype']!r}: not one of {', '.join(_DTYPES)}"
+    keys = settings.get("leave_out", [])
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key for key in keys):
+        yield f"leave_out {keys!r:.80}: a list of keys is needed"
     if "max_shard_size" in settings:
         try:
             parse_size(settings["max_shard_size"])

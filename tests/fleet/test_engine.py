@@ -182,6 +182,23 @@ def test_a_refused_manifest_is_exit_1_and_starts_nothing(
     assert os.listdir(tmp_path) == ["m.jsonl"]
 
 
+def test_keys_beside_the_model_are_left_out_by_jobs(tmp_path: Path) -> None:
+    """convert and verify alike, the family recognised by its keys; without the word both refuse."""
+    import torch
+
+    from tests.tiny import converted
+
+    torch.save({**converted(FAMILY).state, "loss.scale": torch.ones(1)}, tmp_path / "m.pt")
+    made = fleet.Job("convert", "auto", str(tmp_path / "m.pt"), "made")
+    held = fleet.Job("verify", "auto", str(tmp_path / "m.pt"), "held", str(tmp_path / "made"))
+    for job in (made, held):
+        refused = jobs.run(job.to_json(), str(tmp_path))
+        assert refused["status"] == "failed" and "loss.scale" in str(refused)
+        asked = {**job.to_json(), "settings": {"leave_out": ["loss.*"]}}
+        done = jobs.run(asked, str(tmp_path))
+        assert done["status"] == "done", done
+
+
 def test_what_was_converted_is_restored_and_verified_by_jobs(tmp_path: Path) -> None:
     """restore and verify take a folder that convert made, and what they did is recorded alike."""
     output = str(tmp_path)

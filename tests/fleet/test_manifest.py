@@ -91,6 +91,12 @@ def test_columns_of_csv_beyond_the_fields_are_the_familys_options(tmp_path: Path
         ({"family": FAMILY, "checkpoint": "tiny", "options": 3}, "options: an object"),
         ({"family": FAMILY, "checkpoint": "tiny", "base": "/no/base"}, "base: /no/base: no such"),
         ({"kind": "restore", "family": FAMILY, "model": ".", "weights": "x"}, "weights: without"),
+        ({"family": FAMILY, "checkpoint": "tiny", "leave_out": {"a": 1}}, "leave_out {'a': 1}"),
+        ({"family": FAMILY, "checkpoint": "tiny", "leave_out": ["a", 3]}, "a list of keys"),
+        (
+            {"kind": "verify", "checkpoint": "tiny", "model": ".", "max_shard_size": "1GB"},
+            "max_shard_size: without effect on verify",
+        ),
         (7, "not an object"),
     ],
 )
@@ -169,3 +175,16 @@ def test_a_default_that_no_job_has_is_named_once(tmp_path: Path) -> None:
     """A misspelt default is one complaint, not one for every row."""
     text = json.dumps({"defaults": {"chekcs": "all"}, "jobs": [{"checkpoint": "tiny"}] * 3})
     assert complaints(tmp_path / "m.yaml", text).count("chekcs") == 1
+
+
+def test_keys_to_leave_out_are_a_list_or_a_text(tmp_path: Path) -> None:
+    """A column of CSV, a text and a list of JSON are the same keys, for convert and verify."""
+    row = {"family": FAMILY, "checkpoint": "tiny", "name": "a", "kind": "verify", "model": "."}
+    table = ",".join([*row, "leave_out"]) + "\n" + ",".join([*row.values(), "loss.* probe"]) + "\n"
+    found = [
+        read(tmp_path / "m.csv", table),
+        read(tmp_path / "m.yaml", json.dumps([{**row, "leave_out": "loss.* probe"}])),
+        read(tmp_path / "m.jsonl", json.dumps({**row, "leave_out": ["loss.*", "probe"]})),
+    ]
+    assert found[0] == found[1] == found[2]
+    assert found[0][0].settings["leave_out"] == ["loss.*", "probe"]

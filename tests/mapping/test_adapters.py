@@ -100,6 +100,26 @@ def test_an_adapter_and_its_base_become_the_merged_models_folder(
     assert (tmp_path / "two" / FILES[0]).read_bytes() != plain_bytes(HOST)[FILES[0]]
 
 
+def test_keys_of_a_base_that_are_not_the_models_are_left_out(base: Path, tmp_path: Path) -> None:
+    """A base saved with its loss: refused by name, merged as the plain base is when told."""
+    folder = saved(tmp_path / "lora", adapted(main_state(HOST)))
+    torch.save(main_state(HOST) | {"loss_fn.weight": torch.ones(2)}, tmp_path / "more.pt")
+    refused = command.convert(HOST, folder, None, "--base", tmp_path / "more.pt")
+    assert refused.code == 1 and "loss_fn.weight" in refused.err and "--leave-out" in refused.err
+    asked = ("--base", tmp_path / "more.pt", "--leave-out", "loss_fn.*")
+    one = command.convert(HOST, folder, tmp_path / "one", "--base", base, checks="files")
+    two = command.convert(HOST, folder, tmp_path / "two", *asked, checks="files")
+    assert one.code == two.code == 0, one.err + two.err
+    for name in FILES:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert any("left out as asked: loss_fn.weight" in note for note in two.report["notes"])
+    held = command.run(
+        "verify", HOST, *command.told(HOST), "--checkpoint", folder, "--model", tmp_path / "one",
+        *asked, "--checks", "files",
+    )  # fmt: skip
+    assert held.code == 0, held.err
+
+
 def test_an_adapter_without_its_base_is_named(tmp_path: Path) -> None:
     """What it is, and the option that merges it."""
     found = command.convert(HOST, saved(tmp_path / "lora", adapted(main_state(HOST))), None)
