@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     """`conversions batch MANIFEST --output URL [--workers N | --scheduler ADDRESS]`."""
     command = commands.add_parser(
         "batch",
-        help="convert, verify or restore many checkpoints",
+        help="convert, verify or restore many checkpoints, record many releases",
         description="Run every job of a manifest (YAML, JSON lines, CSV). Finished jobs are not "
         "run again. Exit 0: every job succeeded; 1: a job failed, or the manifest is refused.",
     )

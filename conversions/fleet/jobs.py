@@ -7,34 +7,19 @@ releases, and every file that the record names exists with the recorded size.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..core.checking.worker import BUILD_LIMIT
-from ..core.errors import CheckFailed, CheckpointError, ConversionError
-from ..core.reading import folders, json as untrusted_json, ranged
-from ..core.writing.folder import parse_size
-from . import objects, storage
+from ..core.errors import ConversionError
+from . import apart, finished, kinds, storage
 from .manifest import Job
 
-if TYPE_CHECKING:
-    from ..core.checking.checks import Check
-
-RECORDS = ".conversions"
-SMALL = 64 << 20
-"""Bytes up to which a file is fetched in one request rather than in ranges."""
-RESTORED = "original.safetensors"
-"""The name of a restored checkpoint in its job's folder."""
 _DECIDING = ("python", "checkpoint-conversions", "torch", "transformers", "safetensors", "numpy")
 """Packages whose versions decide what a folder holds and what its checks saw."""
 
@@ -51,28 +36,6 @@ def _versions() -> dict[str, str]:
 
     found = every()
     return {name: found.get(name, "") for name in _DECIDING}
-
-
-@dataclass(frozen=True)
-class _Done:
-    """The result of a job of any kind. files: name below its folder -> bytes."""
-
-    sources: tuple[Mapping[str, Any], ...]
-    checks: tuple[Check, ...]
-    files: Mapping[str, int]
-
-    @property
-    def failures(self) -> list[Check]:
-        return [check for check in self.checks if check.status == "failed"]
-
-
-def warm_up() -> None:
-    """Import what conversions need, once in a worker's life.
-
-    A single conversion of large weights imports transformers in a second process; on a worker that
-    would mean one import for each job.
-    """
-    import transformers.modeling_utils  # noqa: F401
 
 
 def run(
@@ -126,7 +89,10 @@ def _run(job: Job, output: str) -> dict[str, Any]:
         return {"status": "done before", "bytes": record["bytes"], "identity": identity}
     with tempfile.TemporaryDirectory(prefix="conversions-job-", dir=_room()) as scratch:
         try:
-            done = _DO[job.kind](job, output, Path(scratch))
+            # a record asks a release that nothing else was done with
+            alone = job.kind == "record" or job.release not in ("", versions()["transformers"])
+            do = apart.do if alone else kinds.DO[job.kind]
+            done = do(job, output, Path(scratch))
         except ConversionError as error:
             return _failure(
                 type(error).__name__,
@@ -139,13 +105,13 @@ def _run(job: Job, output: str) -> dict[str, Any]:
         "files": dict(done.files),
         "bytes": sum(int(source["bytes"]) for source in done.sources),
         "checks": {check.name: check.status for check in done.checks},
-        "versions": versions(),
+        "versions": _versions_of(job),
     }
     if done.failures:
         failed = [check.name for check in done.failures]
         lines = [f"{check.name}: {check.figure}" for check in done.failures]
         return _failure("CheckFailed", f"failed: {', '.join(failed)}", "\n".join(lines))
-    storage.write_text(_record(output, job), json.dumps(record, indent=1, sort_keys=True) + "\n")
+    finished.write(output, job, record)
     return {
         "status": "done",
         "bytes": record["bytes"],
@@ -156,7 +122,7 @@ def _run(job: Job, output: str) -> dict[str, Any]:
 
 def _placed(text: str, job: Job, scratch: str) -> str:
     """What an error says, with the store's name for what lies on this machine for a while."""
-    above = job.checkpoint.rstrip("/").rpartition("/")[0]
+    above = (job.checkpoint or job.model).rstrip("/").rpartition("/")[0]
     return text.replace(f"{scratch}/source/", f"{above}/").replace(f"{scratch}/", "")
 
 
@@ -180,7 +146,7 @@ def identified(job: Job) -> str:
             for where in (job.checkpoint, job.model, str(job.settings.get("base", "")))
             if where
         },
-        "versions": versions(),
+        "versions": _versions_of(job),
     }
     text = json.dumps(entry, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -211,242 +177,18 @@ def _content(location: str) -> Any:
         return [[name, fs.ukey(name)] for name in sorted(fs.find(path_in_store))]
 
 
-def _record(output: str, job: Job) -> str:
-    return storage.join(output, f"{RECORDS}/{job.name.replace('/', '--')}.json")
+def _versions_of(job: Job) -> dict[str, str]:
+    """The versions that a job is done with."""
+    return {**versions(), **({"transformers": job.release} if job.release else {})}
 
 
 def done_before(job: Job, output: str, identity: str) -> dict[str, Any] | None:
     """The record of this very job, if every file that it names exists; else None."""
-    try:
-        record = untrusted_json.loads(storage.read_text(_record(output, job), 16 << 20))
-    except (ConversionError, ValueError):
-        return None
-    if not isinstance(record, dict) or record.get("identity") != identity:
+    record = finished.read(output, job)
+    if record is None or record.get("identity") != identity:
         return None
     files = record.get("files")
     if not isinstance(files, dict):
         return None
     there = storage.files(storage.join(output, job.name)) if files else {}
     return record if all(there.get(name) == size for name, size in files.items()) else None
-
-
-@contextmanager
-def local(location: str, scratch: Path, *, by_ranges: bool = False) -> Iterator[str]:
-    """A location that conversions can open; sources in other stores are fetched first.
-
-    A fetched copy is removed afterwards, so that it takes no space during the upload.
-
-    Args:
-        by_ranges: large files are not fetched: a file of the same name stands for each, and
-            opening it reads the store. Still fetched if the store gives no ranges, or if the
-            container describes its tensors only between them (torch before 1.6).
-    """
-    if not _fetched(location):
-        yield location
-        return
-    fs, path = storage.filesystem(location)
-    found = storage.files(location)
-    if not found:
-        raise CheckpointError(f"{location}: no such object", hint="check bucket and key")
-    target = scratch / "source" / path.rstrip("/").rpartition("/")[2]
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, target.parent, ignore_errors=True)
-        for name, size in found.items():
-            place, there = (target / name, f"{path.rstrip('/')}/{name}") if name else (target, path)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            ranges = None
-            if by_ranges and size > SMALL and folders.is_candidate(place.name):
-                ranges = _by_ranges(fs, there, storage.join(location, name) if name else location)
-            if ranges is None:
-                with storage.explained(location, "reading"):
-                    fs.get_file(there, str(place))
-            else:
-                place.write_text(f"stands for {location}\n", encoding="utf-8")
-                stack.enter_context(ranged.served(place, ranges))
-        yield str(target)
-
-
-def _fetched(location: str) -> bool:
-    """Whether a location is a store's that conversions does not read by itself."""
-    return storage.is_url(location) and storage.scheme(location) not in ("http", "https", "hf")
-
-
-def _by_ranges(fs: Any, path: str, location: str) -> objects.ObjectRanges | None:
-    """An object to be planned and read by ranges; None where it has to be fetched."""
-    ranges = objects.ObjectRanges(fs, path, location)
-    beginning = ranges.beginning(16)
-    length = int.from_bytes(beginning[:8], "little")
-    planned = beginning[:4] == b"PK\x03\x04" or (beginning[8:9] == b"{" and length < ranges.size)
-    return ranges if planned and ranged.possible() and ranges.serves() else None
-
-
-def _weightless(job: Job) -> bool:
-    """Whether a conversion is large enough to go from store to store, and builds no model.
-
-    A model is built from files of this machine, and compared with the source's tensors in memory.
-    """
-    if "base" in job.settings or storage.scheme(job.checkpoint) in ("http", "https", "hf"):
-        return False
-    checks = job.settings.get("checks", "auto")
-    try:
-        found = storage.files(job.checkpoint)
-    except ConversionError:
-        return False
-    held = sum(n for name, n in found.items() if folders.is_candidate(name or job.checkpoint))
-    return (checks == "files" and held > SMALL) or (checks == "auto" and held > BUILD_LIMIT)
-
-
-def _convert(job: Job, output: str, scratch: Path) -> _Done:
-    import conversions
-
-    weightless = _weightless(job)
-    if not weightless:
-        warm_up()
-    with _written(job, output, scratch, weightless) as written:
-        if storage.is_local(storage.filesystem(output)[0]) and _left_behind(
-            job, output, written.folder
-        ):
-            shutil.rmtree(written.folder)
-        with _opened(job, scratch, by_ranges=weightless) as (checkpoint, arguments):
-            if weightless:
-                arguments["checks"] = "files"
-            report = conversions.convert(
-                _family(job, str(arguments.get("base", checkpoint))),
-                checkpoint,
-                written.folder,
-                overwrite=True,
-                elsewhere=written.uploads,
-                **arguments,
-            )
-    return _Done(report.sources, report.checks, written.sizes)
-
-
-@dataclass
-class _Written:
-    """The folder to write, who takes its tensors meanwhile, and in the end name -> bytes."""
-
-    folder: Path
-    uploads: objects.Uploads | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-
-@contextmanager
-def _written(job: Job, output: str, scratch: Path, weightless: bool = False) -> Iterator[_Written]:
-    """The folder to write, which is uploaded at the end if the output is a store.
-
-    weightless: its tensors are uploaded while they are written, if the store takes parts in any
-    order.
-    """
-    location = storage.join(output, job.name)
-    fs, root = storage.filesystem(location)
-    if storage.is_local(fs):
-        written = _Written(Path(root))
-        written.folder.parent.mkdir(parents=True, exist_ok=True)
-        yield written
-        written.sizes = storage.files(root)
-        return
-    written = _Written(scratch / "model")
-    if not weightless or not hasattr(fs, "call_s3"):
-        yield written
-        written.sizes = storage.publish(written.folder, location, move=True)
-        return
-    largest = parse_size(job.settings.get("max_shard_size", "5GB"))
-    with contextlib.suppress(ConversionError):  # not everyone may list uploads: the run tells
-        storage.abort_uploads(location)
-    with objects.Uploads(location, largest, lambda: storage.withdraw(location)) as uploads:
-        written.uploads = uploads
-        try:
-            yield written
-            rest = storage.publish(written.folder, location, there=uploads.sizes)
-        except BaseException:
-            if uploads.sizes:  # objects are there that nobody vouches for
-                storage.withdraw(location)
-            raise
-        written.sizes = {**uploads.sizes, **rest}
-
-
-@contextmanager
-def _opened(
-    job: Job, scratch: Path, *, by_ranges: bool = False
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The job's checkpoint and base, fetched where needed, with its further arguments."""
-    arguments = {**job.settings, **job.options}
-    with local(job.checkpoint, scratch, by_ranges=by_ranges) as checkpoint:
-        if "base" not in arguments:
-            yield checkpoint, arguments
-            return
-        with local(str(arguments["base"]), scratch / "base") as base:
-            yield checkpoint, {**arguments, "base": base}
-
-
-def _left_behind(job: Job, output: str, target: Path) -> bool:
-    """Whether a folder that is no longer a model was made by this job."""
-    try:
-        record = untrusted_json.loads(storage.read_text(_record(output, job), 16 << 20))
-    except (ConversionError, ValueError):
-        return False
-    made = isinstance(record, dict) and record.get("job", {}).get("name") == job.name
-    return made and target.is_dir() and not (target / "config.json").exists()
-
-
-def _verify(job: Job, output: str, scratch: Path) -> _Done:
-    import conversions
-
-    warm_up()
-
-    with _opened(job, scratch) as (checkpoint, arguments), local(job.model, scratch / "2") as model:
-        family = _family(job, str(arguments.get("base", checkpoint)))
-        report = conversions.verify(family, checkpoint, model, **arguments)
-    return _Done(report.sources, report.checks, {})
-
-
-def _restore(job: Job, output: str, scratch: Path) -> _Done:
-    """The original's file below the job's folder; a companion is a file name beside it."""
-    import conversions
-
-    with _written(job, output, scratch) as written:
-        target = written.folder
-        target.mkdir(exist_ok=True)
-        beside: dict[str, Any] = {
-            name: target / Path(str(value)).name for name, value in job.options.items()
-        }
-        with local(job.model, scratch) as model:
-            restored = conversions.restore(
-                job.family,
-                model,
-                target / RESTORED,
-                overwrite=True,
-                dtype=job.settings.get("dtype"),
-                **beside,
-            )
-        source = {"file": restored.model, "bytes": sum(p.stat().st_size for p in restored.outputs)}
-    return _Done((source,), (restored.check,), written.sizes)
-
-
-def _family(job: Job, checkpoint: str) -> str:
-    """The job's family; for auto, the one whose keys the checkpoint has: the base, if there is one.
-
-    Raises:
-        ConversionError: the keys are no family's.
-    """
-    if job.family != "auto":
-        return job.family
-    import conversions
-
-    found = conversions.inspect(checkpoint)
-    if found.family is None:
-        raise ConversionError(
-            f"{job.checkpoint}: no family's keys",
-            list(found.keys)[:8],
-            f"families: {', '.join(conversions.families())}; name one in the manifest",
-        )
-    return found.family
-
-
-_DO: dict[str, Callable[[Job, str, Path], _Done]] = {
-    "convert": _convert,
-    "verify": _verify,
-    "restore": _restore,
-}
-
-__all__ = ["RECORDS", "CheckFailed", "done_before", "identified", "run", "versions"]

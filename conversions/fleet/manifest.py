@@ -4,14 +4,16 @@
     - {checkpoint: s3://lab/run-17/model.pt, family: convnextv2, name: run-17}
     - {checkpoint: vip-llava-7b/, family: auto, options: {seed: 3}, dtype: float16}
     - {kind: verify, family: flava, checkpoint: flava_full.pt, model: models/flava}
+    - {kind: record, release: [4.57.6, 5.24.0], name: records}      # two jobs: records-4.57.6 …
 
 | field | what |
 |---|---|
 | family | a family's name, or auto (the default): recognised by the checkpoint's keys |
 | checkpoint | as `conversions convert --checkpoint`, or any store's URL (s3://, gs://, memory://) |
 | name | the folder below --output; by default made from the checkpoint's own name |
-| kind | convert (the default), verify or restore |
-| model | the folder, for verify and restore |
+| kind | convert (the default), verify, restore or record |
+| model | the folder, for verify and restore; for record, the folder whose family is recorded |
+| release | transformers' release to do it with; default: the worker's. A list is a job for each |
 | base | the checkpoint that a LoRA adapter was trained on |
 | config, dtype, weights, max_shard_size, checks | as the command line's options |
 | leave_out | keys beside the model, of an adapter's base where there is one: a list, or one text |
@@ -34,12 +36,18 @@ from ..core.family import Family
 from ..core.reading import json
 from . import storage
 
-KINDS = ("convert", "verify", "restore")
+AUTO = "auto"
+KINDS = ("convert", "verify", "restore", "record")
 _PLAIN = ("base", "config", "dtype", "weights", "leave_out", "max_shard_size", "checks")
-_FIELDS = ("family", "checkpoint", "name", "kind", "model", "options", *_PLAIN)
-_NEEDED = {"convert": ("checkpoint",), "verify": ("checkpoint", "model"), "restore": ("model",)}
-_OF_KIND = {"convert": _PLAIN, "verify": (*_PLAIN[:5], "checks"), "restore": ("dtype",)}
-"""Kind of job -> those of _PLAIN that apply to it."""
+_FIELDS = ("family", "checkpoint", "name", "kind", "model", "release", "options", *_PLAIN)
+_NEEDED = {"convert": ("checkpoint",), "verify": ("model",), "restore": ("model",), "record": ()}
+_UNUSED: dict[str, tuple[str, ...]] = {
+    "convert": ("model",),
+    "verify": ("max_shard_size",),
+    "restore": ("checkpoint", *(name for name in _PLAIN if name != "dtype")),
+    "record": ("checkpoint", *_PLAIN),
+}
+"""Fields that mean nothing to a kind of job."""
 _CHECKS = ("auto", "all", "files")
 _DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -55,6 +63,7 @@ class Job:
     checkpoint: str
     name: str
     model: str = ""
+    release: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,6 +75,7 @@ class Job:
             "checkpoint": self.checkpoint,
             "name": self.name,
             "model": self.model,
+            **({"release": self.release} if self.release else {}),
             "settings": dict(sorted(self.settings.items())),
             "options": dict(sorted(self.options.items())),
         }
@@ -73,18 +83,22 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it stands in the manifest, and its place. defaults: for fields it leaves out."""
+    """A row as it stands in the manifest, and its place.
+
+    defaults: for fields it leaves out. of: the release that it is one of several rows for.
+    """
 
     place: str
     values: Mapping[str, Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    of: Any = ""
 
     def filled(self, families: Mapping[str, Family]) -> dict[str, Any]:
         """The row with the defaults that apply to it: no checks for a restore, and no options of
         another family."""
         values = {**self.defaults, **self.values}
         kind = str(values.get("kind") or "convert")
-        unused = [name for name in _unused(kind) if name not in self.values]
+        unused = [name for name in _UNUSED.get(kind, ()) if name not in self.values]
         options = self.defaults.get("options")
         own = self.values.get("options") or {}
         if isinstance(options, dict) and isinstance(own, dict):
@@ -92,6 +106,16 @@ class Row:
             fitting = {n: v for n, v in options.items() if known is None or n in known}
             values["options"] = {**fitting, **own}
         return {name: value for name, value in values.items() if name not in unused}
+
+    def by_release(self) -> list[Row]:
+        """A row for each release where it lists several, named after it; else the row itself."""
+        releases = {**self.defaults, **self.values}.get("release")
+        if not isinstance(releases, list) or not releases:
+            return [self]
+        return [
+            Row(f"{self.place}, release {one}", {**self.values, "release": one}, self.defaults, one)
+            for one in releases
+        ]
 
 
 def read_manifest(location: str | Path, families: Mapping[str, Family]) -> list[Job]:
@@ -101,7 +125,8 @@ def read_manifest(location: str | Path, families: Mapping[str, Family]) -> list[
         ConversionError: it cannot be read, holds no job, or has wrong rows; names every mistake in
             every row.
     """
-    rows = list(_rows(str(location), storage.read_text(str(location), _LIMIT)))
+    text = storage.read_text(str(location), _LIMIT)
+    rows = [one for row in _rows(str(location), text) for one in row.by_release()]
     if not rows:
         raise ConversionError(f"{location}: holds no jobs", hint="write one row a job")
     wrong: list[str] = []
@@ -204,7 +229,7 @@ def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
     wrong = [f"{name}: no such field; {_nearest(name)}" for name in values if name not in _FIELDS]
     texts, complaints = _texts(values)
     wrong += complaints
-    kind, family = texts["kind"] or "convert", texts["family"] or "auto"
+    kind, family = texts["kind"] or "convert", texts["family"] or AUTO
     checkpoint, model = texts["checkpoint"], texts["model"]
     wrong += _wrong_kind(kind, family, values, families)
     options = values.get("options") or {}
@@ -222,19 +247,23 @@ def _job(row: Row, families: Mapping[str, Family]) -> tuple[Job, list[str]]:
     if isinstance(settings.get("leave_out"), str):  # as a column of CSV, and on the command line
         settings["leave_out"] = settings["leave_out"].split()
     wrong += _wrong_settings(settings)
-    wrong += [f"{name}: without effect on {kind}" for name in _unused(kind) if name in settings]
+    wrong += [
+        f"{name}: without effect on {kind}" for name in _UNUSED.get(kind, ()) if values.get(name)
+    ]
+    wrong += _wrong_release(texts["release"])
     where = {"checkpoint": checkpoint, "model": model, "base": str(settings.get("base", ""))}
     wrong += [f"{name}: {why}" for name, why in _unreachable(where, families)]
     name = texts["name"] or _default_name(kind, family, checkpoint or model)
+    name = f"{name}-{row.of}" if row.of else name
     if not _NAME.fullmatch(name) or ".." in name:
         wrong.append(f"name {name!r}: letters, digits, . _ - and / between them")
-    return Job(kind, family, checkpoint, name, model, settings, options), wrong
+    return Job(kind, family, checkpoint, name, model, texts["release"], settings, options), wrong
 
 
 def _texts(values: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     """The fields that must be text, "" for those that are absent or are not; what is wrong."""
     texts, wrong = {}, []
-    for name in ("family", "checkpoint", "name", "kind", "model"):
+    for name in ("family", "checkpoint", "name", "kind", "model", "release"):
         value = values.get(name)
         if value is not None and not isinstance(value, (str, Path)):
             wrong.append(f"{name}: a text is needed, this is {value!r:.80}")
@@ -252,10 +281,12 @@ def _wrong_kind(
     for name in _NEEDED.get(kind, ()):
         if not values.get(name):
             yield f"{name}: needed for {kind}"
-    if family != "auto" and family not in families:
+    if family != AUTO and family not in families:
         yield f"family {family!r}: not one of auto, {', '.join(families)}"
-    if family == "auto" and kind == "restore":
+    if family == AUTO and kind == "restore":
         yield "family: auto does not say which family to restore"
+    if family != AUTO and kind == "record" and values.get("model"):
+        yield f"model: without effect on a record of {family}; family auto takes the folder's"
 
 
 def _option_names(family: Family | None, kind: str) -> list[str] | None:
@@ -264,12 +295,21 @@ def _option_names(family: Family | None, kind: str) -> list[str] | None:
         return None
     if kind == "restore":
         return [companion.option for companion in family.companions]
+    if kind == "record":
+        return []
     return [option.name for option in family.options]
 
 
-def _unused(kind: str) -> list[str]:
-    """Settings that do not apply to a kind of job."""
-    return [name for name in _PLAIN if name not in _OF_KIND.get(kind, _PLAIN)]
+def _wrong_release(release: str) -> Iterator[str]:
+    from packaging.version import InvalidVersion, Version
+
+    from ..upgrading.environments import OLDEST
+
+    try:
+        if release and Version(release) < Version(OLDEST):
+            yield f"release {release}: before {OLDEST}, the first that is supported"
+    except InvalidVersion:
+        yield f"release {release!r}: a version of transformers is needed, such as {OLDEST}"
 
 
 def _wrong_settings(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -313,6 +353,8 @@ def _nearest(name: str) -> str:
 
 def _default_name(kind: str, family: str, location: str) -> str:
     """`s3://lab/run 17/model.pt` -> `run-17-model`: from the checkpoint's folder and file name."""
+    if not location:
+        return kind if family == AUTO else f"{kind}-{family}"
     parts = [part for part in re.split(r"[/\\]", location.partition("://")[2] or location) if part]
     stem = PurePosixPath(parts[-1]).stem if parts else family
     parent = parts[-2] if len(parts) > 2 else ""

@@ -17,7 +17,7 @@ from conversions.core.errors import ConversionError
 pytest.importorskip("distributed", reason="pip install 'checkpoint-conversions[fleet]'")
 
 from conversions import fleet
-from conversions.fleet import engine, jobs, report
+from conversions.fleet import engine, jobs, kinds, report
 
 FAMILY = min(conversions.families())
 
@@ -89,7 +89,7 @@ def test_a_run_ends_with_every_outcome_and_goes_on_where_it_stopped(
 
 def test_equal_jobs_give_equal_bytes(tmp_path: Path) -> None:
     """Every family's tiny checkpoint, converted twice, gives the same files to the last byte."""
-    jobs.warm_up()
+    kinds.warm_up()
     for family in conversions.families():
         for name in ("one", "two"):
             conversions.convert(family, "tiny", tmp_path / name / family, checks="files")

@@ -80,6 +80,22 @@ def test_columns_of_csv_beyond_the_fields_are_the_familys_options(tmp_path: Path
         ({"family": FAMILY}, "checkpoint: needed"),
         ({"kind": "verify", "checkpoint": "tiny", "family": FAMILY}, "model: needed"),
         ({"kind": "dance", "checkpoint": "tiny"}, "kind 'dance'"),
+        ({"kind": "record", "checkpoint": "tiny"}, "checkpoint: without effect on record"),
+        ({"kind": "record", "dtype": "float16"}, "dtype: without effect on record"),
+        ({"kind": "record", "family": FAMILY, "model": "."}, "model: without effect on a record"),
+        ({"kind": "record", "release": "newest"}, "release 'newest': a version"),
+        ({"kind": "record", "release": "4.48.3"}, "release 4.48.3: before"),
+        ({"kind": "record", "release": 5.0}, "release: a text is needed"),
+        ({"kind": "record", "release": []}, "release: a text is needed"),
+        ({"kind": "record", "family": FAMILY, "options": {"x": 1}}, "options.x"),
+        (
+            {"kind": "restore", "family": FAMILY, "model": ".", "checkpoint": "tiny"},
+            "checkpoint: w",
+        ),
+        (
+            {"family": FAMILY, "checkpoint": "tiny", "model": "."},
+            "model: without effect on convert",
+        ),
         ({"family": FAMILY, "checkpoint": "/no/such/file"}, "no such file"),
         ({"family": FAMILY, "checkpoint": "s4://b/k"}, "no store speaks s4://"),
         ({"family": FAMILY, "checkpoint": "tiny", "dtype": "int3"}, "dtype 'int3'"),
@@ -188,3 +204,30 @@ def test_keys_to_leave_out_are_a_list_or_a_text(tmp_path: Path) -> None:
     ]
     assert found[0] == found[1] == found[2]
     assert found[0][0].settings["leave_out"] == ["loss.*", "probe"]
+
+
+def test_a_row_of_several_releases_is_a_job_for_each(tmp_path: Path) -> None:
+    """The matrix is written as a list; jobs are named after releases, a wrong one is placed."""
+    rows = [
+        {"kind": "record", "name": "records"},
+        {"kind": "verify", "model": str(tmp_path), "name": "cell", "release": "5.0.0"},
+    ]
+    document: dict[str, Any] = {"defaults": {"release": ["4.57.6", "5.24.0"]}, "jobs": rows}
+    jobs = read(tmp_path / "m.yaml", json.dumps(document))
+    assert [(job.name, job.release) for job in jobs] == [
+        ("records-4.57.6", "4.57.6"),
+        ("records-5.24.0", "5.24.0"),
+        ("cell", "5.0.0"),
+    ]
+    document["defaults"]["release"].append("4.1")
+    told = complaints(tmp_path / "m.yaml", json.dumps(document))
+    assert "job 1, release 4.1: release 4.1: before" in told and "job 2" not in told
+
+
+def test_a_release_is_part_of_a_jobs_plain_values_where_it_is_named(tmp_path: Path) -> None:
+    """A job without one is what it was before there were any; both come back from plain values."""
+    text = json.dumps([{"kind": "record"}, {"kind": "record", "release": "5.0.0", "name": "b"}])
+    one, two = read(tmp_path / "m.yaml", text)
+    assert "release" not in one.to_json() and two.to_json()["release"] == "5.0.0"
+    assert [manifest.Job(**job.to_json()) for job in (one, two)] == [one, two]
+    assert (one.name, one.family) == ("record", manifest.AUTO)

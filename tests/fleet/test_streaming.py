@@ -14,7 +14,7 @@ import conversions
 pytest.importorskip("s3fs", reason="pip install 'checkpoint-conversions[fleet]'")
 
 from conversions.core.checking import parity
-from conversions.fleet import Job, jobs, objects, storage
+from conversions.fleet import Job, jobs, kinds, objects, storage
 from tests.fleet import servers
 
 FAMILIES = sorted(conversions.families())
@@ -23,7 +23,7 @@ FAMILIES = sorted(conversions.families())
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """A bucket on a real S3 server of this machine."""
-    jobs.warm_up()  # or each conversion would start a process that imports transformers
+    kinds.warm_up()  # or each conversion would start a process that imports transformers
     with servers.s3() as location:
         yield location
 
@@ -31,7 +31,7 @@ def bucket() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny files go the way of large ones."""
-    monkeypatch.setattr(jobs, "SMALL", 0)
+    monkeypatch.setattr(kinds, "SMALL", 0)
 
 
 def tiny(family: str, folder: Path) -> tuple[Path, dict[str, Any], str]:

@@ -43,7 +43,8 @@ page: core.errors core.manifest core.reading core.family core.plugins core.writi
     core.inspection core.restoring core.planning core.pipeline core.verification conformance
 upgrading: core.errors core.manifest core.reading core.mapping core.family core.plugins
     core.writing core.checking core.report core.planning core.pipeline
-fleet: core.errors core.reading core.family core.writing core.checking core.report page
+fleet: core.errors core.reading core.family core.writing core.checking core.report
+    core.verification page upgrading
 scaffold: core.errors
 cli: core.errors core.reading core.family core.plugins core.checking core.planning core.pipeline
     core.verification page upgrading fleet scaffold
