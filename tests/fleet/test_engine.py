@@ -186,15 +186,21 @@ def test_keys_beside_the_model_are_left_out_by_jobs(tmp_path: Path) -> None:
     """convert and verify alike, the family recognised by its keys; without the word both refuse."""
     import torch
 
+    from conversions.core.checking import parity
     from tests.tiny import converted
 
+    (tmp_path / "in").mkdir()
+    _, options, config = parity.write_tiny(conversions.family(FAMILY), str(tmp_path / "in"))
+    given = tmp_path / "in/given.json"
+    given.write_text(json.dumps(config), encoding="utf-8")
     torch.save({**converted(FAMILY).state, "loss.scale": torch.ones(1)}, tmp_path / "m.pt")
     made = fleet.Job("convert", "auto", str(tmp_path / "m.pt"), "made")
     held = fleet.Job("verify", "auto", str(tmp_path / "m.pt"), "held", str(tmp_path / "made"))
     for job in (made, held):
-        refused = jobs.run(job.to_json(), str(tmp_path))
+        row = {**job.to_json(), "settings": {"config": str(given)}, "options": dict(options)}
+        refused = jobs.run(row, str(tmp_path))
         assert refused["status"] == "failed" and "loss.scale" in str(refused)
-        asked = {**job.to_json(), "settings": {"leave_out": ["loss.*"]}}
+        asked = {**row, "settings": {"config": str(given), "leave_out": ["loss.*"]}}
         done = jobs.run(asked, str(tmp_path))
         assert done["status"] == "done", done
 
