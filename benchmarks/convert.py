@@ -274,7 +274,7 @@ def one_run(
         return timed(lambda: observe([*command, *flags], how.limit))
     given = json.dumps({role: str(path) for role, path in files.items()})
     command = [sys.executable, __file__, "--child", kind, family, variant, given, str(output)]
-    return observe(command, how.limit)
+    return timed(lambda: observe(command, how.limit))
 
 
 def forget(path: Path) -> None:
@@ -308,11 +308,15 @@ def limited(limit: int | None) -> Iterator[list[str]]:
 
 
 def timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Seconds and, of processes begun and ended by the work, processor seconds."""
+    """Seconds and, of processes begun and ended by the work, processor seconds.
+
+    "process" is their whole life, also where the work tells the seconds of a part of it.
+    """
     began, before = time.perf_counter(), os.times()
     result = work()
     seconds, after = time.perf_counter() - began, os.times()
-    return {"seconds": seconds, "cpu": sum(after[2:4]) - sum(before[2:4]), **result}
+    spent = sum(after[2:4]) - sum(before[2:4])
+    return {"seconds": seconds, "cpu": spent, "process": seconds, **result}
 
 
 def copy(files: list[Path], output: Path) -> dict[str, Any]:
@@ -331,7 +335,11 @@ def observe(command: list[str], limit: int | None = None) -> dict[str, Any]:
     with (
         limited(limit) as within,
         subprocess.Popen(
-            [*within, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
+            [*within, *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=measure.installed(),
         ) as process,
         sampled(process.pid, result),
     ):
@@ -407,7 +415,8 @@ def benchmark(
 
 
 def medians(found: list[dict[str, Any]]) -> dict[str, float]:
-    names = [name for name in ("seconds", "cpu", "imports", "base", "peak") if name in found[0]]
+    every = ("seconds", "cpu", "process", "imports", "base", "peak")
+    names = [name for name in every if name in found[0]]
     return {name: statistics.median(one[name] for one in found) for name in names}
 
 
@@ -419,7 +428,7 @@ def show(results: list[dict[str, Any]]) -> None:
         size = f"{result['bytes'] / 1e9:.1f} GB" if result["bytes"] > 1e8 else "small"
         title = f"{result['family']} {result['variant']}, {size}, median of {result['runs']}"
         table = Table("", title=title)
-        for heading in ("seconds", "× copy", "CPU", "anonymous", "of it new"):
+        for heading in ("seconds", "× copy", "CPU", "process", "anonymous", "of it new"):
             table.add_column(heading, justify="right")
         copied = result["medians"]["copy"]["seconds"]
         for kind, figures in result["medians"].items():
@@ -428,7 +437,7 @@ def show(results: list[dict[str, Any]]) -> None:
                 grown = max(figures["peak"] - figures["base"], 0)
                 memory = [f"{figures['peak'] / 1e6:.0f} MB", f"{grown / 1e6:.0f} MB"]
             seconds = figures["seconds"]
-            numbers = (seconds, seconds / copied, figures["cpu"])
+            numbers = (seconds, seconds / copied, figures["cpu"], figures["process"])
             times = [f"{number:.2f}" for number in numbers]
             table.add_row(KINDS[kind], *times, *memory)
         Console().print(table)
@@ -487,7 +496,26 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, Any]:
                 "anonymous": statistics.median(grown),
                 **goal(kind, result["bytes"], statistics.median(each)),
             }
+        if "upstream" in result["measured"]:
+            found[f"{result['family']} {result['variant']}: as processes"] = beside_upstream(result)
     return found
+
+
+def beside_upstream(result: dict[str, Any]) -> dict[str, Any]:
+    """The whole command over the whole process that does it upstream's way, imports and all."""
+    pairs = zip(result["measured"]["command"], result["measured"]["upstream"], strict=True)
+    each = sorted(run["process"] / other["process"] for run, other in pairs)
+    ratio = statistics.median(each)
+    return {
+        "seconds": round(result["medians"]["command"]["process"], 3),
+        "over": f"{KINDS['upstream']} as a process",
+        "ratio": round(ratio, 3),
+        "low": round(each[0], 3),
+        "high": round(each[-1], 3),
+        "goal": round(1 / 6, 3),
+        "in seconds": False,
+        "reached": ratio <= 1 / 6,
+    }
 
 
 def goal(kind: str, size: int, ratio: float) -> dict[str, Any]:

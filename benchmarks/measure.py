@@ -47,6 +47,11 @@ def model_import(model_class: str) -> Row:
     return Row(IMPORT, (sys.executable, "-c", f"from transformers import {model_class}"))
 
 
+def installed() -> dict[str, str]:
+    """The environment in which what is installed has its byte code, as it has for its users."""
+    return {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def once(row: Row) -> dict[str, float]:
     """Wall and processor seconds of one run, those of its children included.
 
@@ -54,8 +59,7 @@ def once(row: Row) -> dict[str, float]:
         SystemExit: it failed.
     """
     row.prepare()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its byte code
+    environment = {**installed(), "OMP_NUM_THREADS": "1"}
     before, began = os.times(), time.perf_counter()
     ended = subprocess.run(
         row.command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

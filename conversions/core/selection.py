@@ -369,6 +369,8 @@ def refuse_wrong(family: Family, selected: Selected[Held], families: Sequence[Fa
         return
     _refuse_signs(family, manifest)
     _refuse_valueless(family, manifest)
+    if all(family.mapping.match(key) is not None for key in manifest):
+        return
     matched = share(family, manifest)
     written = wrappers.targeted(manifest, family.mapping)
     converted = len(written.names) / max(len(manifest), 1) if written else 0.0

@@ -131,6 +131,23 @@ def attentions(class_name: str) -> list[str]:
 
 
 @contextlib.contextmanager
+def _without_values() -> Iterator[None]:
+    """Leave out what draws initial values: without memory there are none, and it takes longest."""
+    from transformers import PreTrainedModel
+
+    name = "initialize_weights"
+    drawing = getattr(PreTrainedModel, name, None)
+    if drawing is None:  # before 4.50
+        yield
+        return
+    setattr(PreTrainedModel, name, lambda model: None)
+    try:
+        yield
+    finally:
+        setattr(PreTrainedModel, name, drawing)
+
+
+@contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Turn every parameter and buffer registered inside into a meta tensor, which uses no memory.
 
@@ -166,7 +183,7 @@ def model_on_meta(folder: Path, class_name: str) -> Any:
     """
     cls = model_class(class_name)
     try:
-        with quiet(), _parameters_on_meta():
+        with quiet(), _parameters_on_meta(), _without_values():
             config = cls.config_class.from_pretrained(folder, local_files_only=True)
             return cls(config)
     except Exception as error:

@@ -45,12 +45,13 @@ def pictures(edge: int) -> dict[str, Any]:
     rotated: RGB whose EXIF says that it was taken upright.
     """
     plain = sample_image(edge * 2 + 13, edge + 29)
+    palette = plain.quantize(64)
     special: dict[str, Callable[[Any], Any]] = {
         "grey": lambda image: image.convert("L"),
         "grey alpha": lambda image: with_alpha(image).convert("LA"),
         "alpha": with_alpha,
-        "palette": lambda image: image.quantize(64),
-        "transparent palette": _transparent_palette,
+        "palette": lambda image: palette,
+        "transparent palette": lambda image: _with_transparent_colour(palette),
         "CMYK": lambda image: image.convert("CMYK"),
         "bilevel": lambda image: image.convert("1"),
         "16 bit": _sixteen_bit,
@@ -77,8 +78,8 @@ def with_alpha(image: Any) -> Any:
     return made
 
 
-def _transparent_palette(image: Any) -> Any:
-    made = image.quantize(64)
+def _with_transparent_colour(palette: Any) -> Any:
+    made = palette.copy()
     made.info["transparency"] = 5
     return made
 

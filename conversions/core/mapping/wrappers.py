@@ -137,6 +137,8 @@ def _without_wrappers(name: str, known: frozenset[str]) -> tuple[str, set[str]]:
 
     Not the first segment: that is a prefix's.
     """
+    if "._" not in name and ".module" not in name:  # almost every key of almost every file
+        return name, set()
     first, *others = name.split(".") if _is_name(name) else [name]
     inner = {segment for segment in others if _wraps(segment) and segment not in known}
     return ".".join([first, *(s for s in others if s not in inner)]), inner
