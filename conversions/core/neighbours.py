@@ -10,10 +10,9 @@ from typing import Any
 from .errors import ConfigError
 from .family import Family
 from .manifest import Json
-from .reading import documents, folders
+from .reading import documents, folders, siblings
 from .reading.checkpoint import Checkpoint
 from .reading.fields import Document
-from .reading.hub import fetch_beside
 
 VOCABULARIES = ("vocab", "tokenizer")
 """Options that each bring a tokenizer."""
@@ -65,25 +64,26 @@ def configs_of(
 ) -> Iterator[Document]:
     """The configs that came with a checkpoint: inside it, beside it, in folders of options.
 
-    Files beside it count if it is a file or folder on this machine, or in a repository on the hub
-    (there only names without a pattern); not if it lies in another download cache.
+    Files beside it count wherever it lies: on this machine, in a repository on the hub, behind a
+    URL (there only names that the original publishes).
 
     Args:
-        known: the checkpoint is a published one, so the family knows all about it.
+        known: the checkpoint is a published one, so the family knows all about it, and nothing is
+            fetched.
 
     Raises:
         ConfigError: a file with a fitting name cannot be read.
-        DownloadError: a file is on the hub and cannot be fetched.
+        DownloadError: a file lies elsewhere and cannot be fetched.
     """
     yield from documents.inside(checkpoint.root, family.settings)
     folder = checkpoint.files[0].parent
     for file in family.config_files:
         if file.option is None and "://" not in location:
             yield from documents.beside(folder, file)
-        elif file.option is None and location.startswith("hf://") and not known:
-            names = tuple(name for name in file.names if not set(name) & set("*?["))
-            fetch_beside(location, names)
-            yield from documents.beside(folder, replace(file, names=names))
+        elif file.option is None and not known:
+            place, notes = siblings.brought(location, folder, file)
+            checkpoint.notes += notes
+            yield from documents.beside(place, file)
         elif file.option is not None and is_folder(str(options.get(file.option) or "://")):
             place = Path(str(options[file.option]))
             yield from documents.beside(place, file, documents.BESIDE)

@@ -276,6 +276,20 @@ LLAVA_FILES = (
 )
 OPEN_CLIP_BERT_FILES = (
     config_json("chinese_clip"),
-    ConfigFile(("ViT-*.json",), ("", "model_configs")),
-    ConfigFile(("RoBERTa-*.json", "RBT3-*.json"), ("", "model_configs")),
+    ConfigFile(
+        ("ViT-*.json",),
+        ("", "model_configs"),
+        published=tuple(
+            f"ViT-{size}.json" for size in ("B-16", "B-32", "L-14", "L-14-336", "H-14")
+        ),
+    ),
+    ConfigFile(
+        ("RoBERTa-*.json", "RBT3-*.json"),
+        ("", "model_configs"),
+        published=(
+            "RoBERTa-wwm-ext-base-chinese.json",
+            "RoBERTa-wwm-ext-large-chinese.json",
+            "RBT3-chinese.json",
+        ),
+    ),
 )

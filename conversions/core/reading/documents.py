@@ -32,7 +32,8 @@ class ConfigFile:
     names: shell-style. folders: where, seen from the checkpoint. role: see Document.
     kinds: what its model_type may be; anything when empty. A file of another kind is not read.
     option: the command-line option that names its folder, where that is another one. prefix: where
-    the weights in that folder belong, when the checkpoint has none there.
+    the weights in that folder belong, when the checkpoint has none there. published: names that
+    the original gives its files, where `names` are patterns.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class ConfigFile:
     kinds: tuple[str, ...] = ()
     option: str | None = None
     prefix: str = ""
+    published: tuple[str, ...] = ()
 
 
 def beside(folder: Path, file: ConfigFile, rank: int = BESIDE) -> list[Document]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import fnmatch
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, DownloadError
 from .shards import INDEX_SUFFIX, weight_map
 from .transfer import BY_HAND
+
+_MOST_LISTED = 10_000
 
 
 def from_hub(text: str, quiet: bool) -> list[Path]:
@@ -31,20 +35,62 @@ def from_hub(text: str, quiet: bool) -> list[Path]:
     return paths
 
 
-def fetch_beside(text: str, names: Iterable[str]) -> None:
-    """Bring further files of a checkpoint's folder on the hub to where it lies on this machine.
+def fetch_beside(text: str, folders: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Bring further files of a checkpoint's repository to where it lies on this machine.
 
     Files that the repository lacks, or that cannot be reached, are passed over.
+
+    Args:
+        folders: seen from the checkpoint's. names: shell-style.
+
+    Returns:
+        A note for each folder that could not be listed.
 
     Raises:
         DownloadError: a file exists and cannot be fetched.
     """
     repository, file, revision = _hub_parts(text)
-    folder = file.rpartition("/")[0]
-    for name in names:
-        with contextlib.suppress(_NotThereError):
-            place = f"{folder}/{name}" if folder else name
-            _hub_file(text, repository, place, revision, quiet=True)
+    above = file.rpartition("/")[0]
+    patterns = [name for name in names if set(name) & set("*?[")]
+    notes = []
+    for folder in folders:
+        place = "/".join(filter(None, (above, folder)))
+        wanted = [f"{place}/{n}" if place else n for n in names if n not in patterns]
+        try:
+            wanted += _listed(repository, place, revision, patterns) if patterns else []
+        except _UnlistedError as error:
+            shown = f"hf://{repository}/{place}".rstrip("/")
+            notes.append(f"{shown}: cannot be listed ({error}); its {', '.join(patterns)} not read")
+        for name in wanted:
+            with contextlib.suppress(_NotThereError):
+                _hub_file(text, repository, name, revision, quiet=True)
+    return tuple(notes)
+
+
+class _UnlistedError(Exception):
+    """A folder of a repository could not be listed; says why."""
+
+
+def _listed(
+    repository: str, folder: str, revision: str | None, patterns: Sequence[str]
+) -> list[str]:
+    """Files of a repository's folder whose names fit; none where there is no such folder."""
+    from huggingface_hub import HfApi
+
+    tree = HfApi().list_repo_tree(repository, folder or None, revision=revision)
+    try:
+        found = [entry.path for entry in itertools.islice(tree, _MOST_LISTED)]
+    # each release of huggingface_hub brings another HTTP library with its own exceptions
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status == 404:
+            return []
+        raise _UnlistedError(type(error).__name__) from None
+    return [
+        path
+        for path in found
+        if any(fnmatch.fnmatchcase(path.rpartition("/")[2], name) for name in patterns)
+    ]
 
 
 class _NotThereError(DownloadError):

@@ -65,6 +65,14 @@ class _BrokenError(Exception):
     """An attempt ended early; another one may help."""
 
 
+class UnreachableError(DownloadError):
+    """A server does not answer."""
+
+
+class NotServedError(DownloadError):
+    """A server has nothing under an address, or nothing for everyone."""
+
+
 class Download:
     """One URL and the file that it becomes."""
 
@@ -91,20 +99,44 @@ class Download:
 
     def path(self) -> Path:
         """The complete file, from the cache or from the server."""
+        with self._locked():
+            if not self._is_cached():
+                self._fetch()
+        return self.target
+
+    def path_if_served(self) -> Path | None:
+        """The complete file, asked for once; None when the server has none for everyone.
+
+        Raises:
+            UnreachableError: the server does not answer, and the cache does not hold the file.
+            DownloadError: the file cannot be fetched whole.
+        """
+        with self._locked():
+            if self._is_cached():
+                return self.target
+            try:
+                self._attempt()
+            except NotServedError:
+                return None
+            except _BrokenError as error:
+                raise UnreachableError(f"{self.shown}: {error}") from None
+            self._accept()
+        return self.target
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The folder, and the right to write into it: two processes must not write one .part."""
         from filelock import FileLock
 
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            # two processes must not write one .part
             with FileLock(self.target.with_name(f".{self.target.name}.lock")):
-                if not self._is_cached():
-                    self._fetch()
+                yield
         except OSError as error:
             raise DownloadError(
                 f"{self.shown}: cannot be stored as {self.target}: {error.strerror}",
                 hint="set TORCH_HOME to a folder with room",
             ) from None
-        return self.target
 
     # what is there already
 
@@ -240,9 +272,9 @@ class Download:
         if status in (408, 425, 429) or status >= 500:
             raise _BrokenError(f"the server answers with status {status}")
         if status in (401, 403, 407):
-            raise DownloadError(f"{self.shown}: access is refused (status {status})", hint=BY_HAND)
+            raise NotServedError(f"{self.shown}: access is refused (status {status})", hint=BY_HAND)
         if status in (404, 410):
-            raise DownloadError(
+            raise NotServedError(
                 f"{self.shown}: is not there (status {status})", hint="check the address"
             )
         raise DownloadError(f"{self.shown}: unexpected answer (status {status})", hint=BY_HAND)
@@ -273,7 +305,7 @@ class Download:
             )
 
     def _web_page(self) -> DownloadError:
-        return DownloadError(
+        return NotServedError(
             f"{self.shown}: the server answers with a web page instead of the file",
             hint=f"it may want a login or a confirmation: {BY_HAND}",
         )
