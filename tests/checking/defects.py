@@ -261,6 +261,75 @@ def trained(place: Path, texts: list[str]) -> Path:
     return place / "sentencepiece.bpe.model"
 
 
+# ---- tokenizers made of a sentencepiece model alone ----
+
+
+def without_tokenizer_json(on: Stage, class_name: str) -> Path:
+    """A copy of the folder as older ones lie on the Hub: the vocabulary, and its class's name."""
+    folder = on.place / "alone"
+    shutil.copytree(on.folder, folder, ignore=shutil.ignore_patterns("tokenizer.json"))
+    file = folder / "tokenizer_config.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**document, "tokenizer_class": class_name}), encoding="utf-8")
+    return folder
+
+
+def blanks_are_missing(on: Stage, defect: Defect) -> bool:
+    """With <s> asked for the ids are not the original's."""
+    from transformers import AutoTokenizer
+
+    folder = without_tokenizer_json(on, "LlamaTokenizer")
+    with loading.quiet():
+        made = AutoTokenizer.from_pretrained(folder, add_bos_token=True, local_files_only=True)
+        found = [made(text)["input_ids"] for text in defect["texts"]]
+    return bool(found != on.reference.tokenize(defect["texts"], folder / "tokenizer.model"))
+
+
+def bos_is_missing(on: Stage, defect: Defect) -> bool:
+    """Nothing said of it, <s> does not stand before a text; it does where it is asked for."""
+    from transformers import AutoTokenizer
+
+    folder = without_tokenizer_json(on, "LlamaTokenizer")
+    with loading.quiet():
+        made, asked = (
+            AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
+            for more in ({}, {"add_bos_token": True})
+        )
+        found, right = (t(defect["texts"][0])["input_ids"][0] for t in (made, asked))
+    assert right == 1, "the workaround gives no <s>"
+    return bool(found != 1)
+
+
+def raises_without_tokenizer_json(on: Stage, defect: Defect) -> bool:
+    from transformers import AutoTokenizer
+
+    folder = without_tokenizer_json(on, "XLMRobertaTokenizer")
+    try:
+        with loading.quiet():
+            AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception:
+        # its text is another one from 5.13 on
+        return True
+    return False
+
+
+def rewriting_is_missing(on: Stage, defect: Defect) -> bool:
+    """With a model that rewrites characters other ids than the original's."""
+    from transformers import AutoTokenizer
+
+    folder = without_tokenizer_json(on, "XLMRobertaTokenizer")
+    spelled = folder / "sentencepiece.bpe.model"
+    shutil.copy(trained(on.place, ["fine 12 a photo", "½ ﬁne"]), spelled)
+    try:
+        with loading.quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception:
+        # another defect: raises_without_tokenizer_json
+        return False
+    found = [tokenizer(text)["input_ids"] for text in defect["texts"]]
+    return bool(found != on.reference.tokenize(defect["texts"], spelled))
+
+
 # ---- Kosmos-2 ----
 
 
@@ -414,7 +483,11 @@ DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] =
     ("flava", "tokens", "final_sigma"): tokens_differ,
     ("kosmos2", "tokens", "special_text"): special_is_read("</s>"),
     ("kosmos2", "tokens", "combining_marks"): marks_stay_apart,
+    ("kosmos2", "tokens", "raises_without_tokenizer_json"): raises_without_tokenizer_json,
+    ("kosmos2", "tokens", "no_rewriting_without_tokenizer_json"): rewriting_is_missing,
     ("vipllava", "tokens", "pad_text"): special_is_read("<pad>"),
+    ("vipllava", "tokens", "blanks_without_tokenizer_json"): blanks_are_missing,
+    ("vipllava", "tokens", "no_bos_without_tokenizer_json"): bos_is_missing,
     ("chinese_clip", "pixels", "torchvision_resampling"): pictures_differ,
     ("convnextv2", "pixels", "torchvision_resampling"): pictures_differ,
     ("flava", "pixels", "torchvision_resampling"): pictures_differ,
