@@ -196,6 +196,10 @@ class Sides:
         """Whether one side has findings below an id."""
         return "|".join(path) in self.calls[side]
 
+    def has_answer(self, side: int, path: tuple[str, ...]) -> bool:
+        """Whether one side has an id itself, or findings below it."""
+        return "|".join(path) in (self.left, self.right)[side] or self.has(side, path)
+
     def raised(self, side: int, path: tuple[str, ...]) -> bool:
         """Whether what a finding lies in raises: that says it all."""
         found = (self.left, self.right)[side]
@@ -205,9 +209,10 @@ class Sides:
 
 _WHOLE_PARTS = (
     "module", "signature", "default", "config", "output", "loads", "saved", "truth", "ids",
+    "method",
 )  # fmt: skip
-_OF_MODELS = {"loads", "output", "position", "order", "property", "names", "gradient",
-              "generate", "attention", "argument", "layer", "dropout", "module alone"}  # fmt: skip
+_OF_MODELS = {"loads", "output", "position", "order", "property", "names", "gradient", "generate",
+              "attention", "argument", "layer", "dropout", "module alone", "method"}  # fmt: skip
 _LOOSE = {"gradient"}
 """Parts whose numbers are sums over many layers."""
 
@@ -735,6 +740,25 @@ def _alike(left: Family, right: Family) -> bool:
     return near and abs(left["size"] - right["size"]) <= 10 * TOLERANCE * size
 
 
+def _method(finding: Finding, sides: Sides) -> Facts:
+    """method|form|class|name()|field…: what a method answers; signatures say which there are."""
+    owner, name, *rest = finding.path[2:]
+    field = _bare(".".join(rest)) if finding.path[2] in sides.loads_now else ""
+    label = f"{name} {field}".strip()
+    if raises(finding.left) or raises(finding.right):
+        if finding.left is not ABSENT and finding.right is not ABSENT:
+            yield from _changed("methods", label, finding, owner)
+        return
+    if not all(sides.has_answer(side, finding.path[:4]) for side in (0, 1)):
+        return
+    if finding.moves:
+        yield from _moving("methods", f"fields of what {name} answers", finding, field, owner)
+    elif _only_values(finding):
+        yield _number(finding, label, owner)
+    else:
+        yield from _changed("methods", f"{label} answers", finding, owner)
+
+
 def _property(finding: Finding, sides: Sides) -> Facts:
     """property|form|class|name: what a property of a model answers."""
     owner, name = finding.path[2], " ".join(finding.path[3:])
@@ -775,6 +799,6 @@ _PARTS: Mapping[str, Callable[[Finding, Sides], Facts]] = {
     "parameter": _parameter, "output": _output, "position": _position, "order": _order,
     "attention": _attention, "loads": _loads, "names": _names, "saved": _saved, "truth": _truth,
     "words": _words, "gradient": _gradient, "generate": _generate, "argument": _argument,
-    "module alone": _module_alone,
+    "module alone": _module_alone, "method": _method,
     "property": _property, "layer": _layer, **dict.fromkeys(_READS, _texts),
 }  # fmt: skip

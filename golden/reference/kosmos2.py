@@ -545,6 +545,13 @@ EXAMPLE_TEXTS = [
     "Was ist das? 12 Äpfel, 3.5 kg!",
 ]
 
+PROCESSOR_VALUES = {
+    "text": "<grounding> An image of<phrase> a snowman</phrase> and<phrase> a fire</phrase>",
+    "bboxes": [(0.1, 0.2, 0.6, 0.9), [(5, 911), (44, 863)]],
+    "first_image_token_id": 1030,
+}
+"""Boxes of two phrases, as coordinates and as numbers of patches."""
+
 
 def example_vocabulary(folder: Path) -> Path:
     """A small sentencepiece.bpe.model written without sentencepiece; it fits TINY.

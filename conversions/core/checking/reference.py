@@ -125,6 +125,9 @@ class TextReference(Reference, Protocol):
         """A vocabulary that fits the tiny checkpoint, written into a folder; its file."""
         ...
 
+    # PROCESSOR_VALUES: what transformers' processor takes beyond texts and pictures, by the names
+    # of its parameters, and a "text" that goes with them; left out where there is nothing more.
+
 
 class CompanionReference(Reference, Protocol):
     """A reference of a family whose checkpoint comes in several files."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...core.checking.pictures import pictures
 from ...core.mapping.keys import collapse
 from ...core.reading import json as untrusted_json
-from . import classes
+from . import classes, methods
 from .probing import Probes
 from .values import TEMPORARY
 
@@ -126,9 +127,18 @@ AUTO = ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor")
 
 
 def processors(
-    probes: Probes, folder: Path, form: str, texts: Iterable[str], edge: int, whole: bool
+    probes: Probes,
+    folder: Path,
+    form: str,
+    texts: Iterable[str],
+    edge: int,
+    whole: bool,
+    values: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """What each Auto class gives for the folder: its class, fields, pixels and ids."""
+    """What each Auto class gives for the folder: its class, fields, pixels and ids.
+
+    values: what a processor takes beyond texts and pictures, by the names of its parameters.
+    """
     texts = list(texts)
     for name, cls in autos():
         made = probes.attempt("processor", form, name, of=partial(cls.from_pretrained, folder))
@@ -140,7 +150,35 @@ def processors(
         elif name == "AutoImageProcessor":
             _images(probes, made, form, edge, whole)
         else:
-            _processor(probes, made, form, texts, edge)
+            _processor(probes, made, form, texts, edge, values if whole else {})
+        if whole:
+            _methods(probes, made, (form, name), texts, edge, values)
+
+
+def _methods(
+    probes: Probes,
+    made: Any,
+    where: tuple[str, ...],
+    texts: list[str],
+    edge: int,
+    values: Mapping[str, Any],
+) -> None:
+    """What the public methods answer to texts, pictures, ids, and the family's own values."""
+    tokenizer = made if where[-1] == "AutoTokenizer" else getattr(made, "tokenizer", None)
+    ids = (
+        probes.attempt("ids", *where, of=partial(_ids, tokenizer, texts[0])) if tokenizer else None
+    )
+    known = {"images": pictures(edge)["landscape"], "image": pictures(edge)["landscape"]}
+    known |= {} if ids is None else {"token_ids_0": ids, "ids": ids, "generated_outputs": [ids]}
+    for name, method in methods.public(made):
+        if name == "preprocess":
+            continue
+        if "text" not in inspect.signature(method).parameters:
+            methods.called(probes, (*where, f"{name}()"), method, {**known, **values})
+            continue
+        for text in texts:
+            given = {**known, **values, "text": text}
+            methods.called(probes, (*where, f"{name}()", text), method, given)
 
 
 def autos() -> Iterator[tuple[str, Any]]:
@@ -163,6 +201,9 @@ def _tokenizer(probes: Probes, made: Any, form: str, texts: list[str], whole: bo
         if ids is not None and whole:
             probes.ask("decoded", form, text, of=partial(made.decode, ids))
             probes.ask("tokens", form, text, of=partial(made.tokenize, text))
+    for name, other in _switches(inspect.signature(made.__call__), {}) if whole and texts else ():
+        switched = partial(made, texts[0], **{name: other})
+        probes.ask("ids", form, texts[0], f"{name}={other}", of=lambda of=switched: dict(of()))  # type: ignore[misc]
     if whole and texts:
         probes.ask("padded", form, of=lambda: dict(made(texts[:3], padding=True)))
         probes.ask("cut", form, of=lambda: dict(made(texts[:3], truncation=True, max_length=5)))
@@ -183,12 +224,38 @@ def _images(probes: Probes, made: Any, form: str, edge: int, whole: bool) -> Non
             )
             for name, tensor in (answer or {}).items():
                 probes.put("pixels", form, kind, name, entry=tensor)
+    if whole:
+        _switched(probes, made, form, pictures(edge)["landscape"])
 
 
-def _processor(probes: Probes, made: Any, form: str, texts: list[str], edge: int) -> None:
-    for name in sorted(vars(made)):
-        entry = getattr(made, name)
-        if not name.startswith("_") and isinstance(entry, (str, bool, int, float, type(None))):
+def _switched(probes: Probes, made: Any, form: str, picture: Any) -> None:
+    """Pixels with each boolean argument the other way round."""
+    taken = {**getattr(getattr(made, "valid_kwargs", None), "__annotations__", {})}
+    for name, other in _switches(inspect.signature(made.preprocess), taken, made):
+        kind = f"landscape, {name}={other}"
+        given = {name: other, "return_tensors": "pt"}
+        of = partial(methods.seeded, made, picture, **given)
+        for field, tensor in (probes.attempt("pixels", form, kind, of=of) or {}).items():
+            probes.put("pixels", form, kind, field, entry=tensor)
+
+
+def _switches(
+    signature: inspect.Signature, taken: Mapping[str, Any], made: Any = None
+) -> Iterator[tuple[str, bool]]:
+    """Boolean parameters by their annotations, and the values that they do not have by default."""
+    found = {name: (one.annotation, one.default) for name, one in signature.parameters.items()}
+    found |= {name: (annotation, None) for name, annotation in taken.items()}
+    for name, (annotation, default) in sorted(found.items()):
+        kind = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
+        if "bool" in kind and not any(other in kind for other in ("str", "int", "Strategy")):
+            yield name, not getattr(made, name, default is True)
+
+
+def _processor(
+    probes: Probes, made: Any, form: str, texts: list[str], edge: int, values: Mapping[str, Any]
+) -> None:
+    for name, entry in sorted(_read_attributes(made).items()):
+        if isinstance(entry, (str, bool, int, float, list, tuple, type(None))):
             probes.put("processor", form, "AutoProcessor", name, entry=entry)
     picture = pictures(edge)["landscape"]
     given: dict[str, dict[str, Any]] = {
@@ -199,11 +266,29 @@ def _processor(probes: Probes, made: Any, form: str, texts: list[str], edge: int
         given["(a picture alone)"] = {"images": picture, "return_tensors": "pt"}
         rows = {"text": [*texts[:2]], "images": [picture, picture], "return_tensors": "pt"}
         given["(two rows, padded)"] = {**rows, "padding": True}
+    text = values.get("text", texts[0] if texts else "")
+    for name, value in values.items():
+        if name != "text":
+            given[f"({name})"] = {"text": text, "images": picture, name: value}
+    if texts:
+        given[OTHER_SIDE] = given["(two rows, padded)"]  # last, for the side stays as it is then
     for called, arguments in given.items():
+        if called == OTHER_SIDE:
+            _pad_on_the_other_side(getattr(made, "tokenizer", made))
         answer = probes.attempt("processed", form, called, of=partial(made, **arguments))
         for name, entry in (answer or {}).items():
             probes.put("processed", form, called, name, entry=entry)
     _chat(probes, made, form)
+
+
+OTHER_SIDE = "(two rows, padded on the other side)"
+"""As those pad who generate for several rows at once."""
+
+
+def _pad_on_the_other_side(tokenizer: Any) -> None:
+    tokenizer.padding_side = (
+        "left" if getattr(tokenizer, "padding_side", "") == "right" else "right"
+    )
 
 
 def _chat(probes: Probes, made: Any, form: str) -> None:

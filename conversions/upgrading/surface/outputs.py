@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -11,16 +12,15 @@ import torch
 from torch import Tensor
 
 from ...core.mapping.keys import collapse_keys
-from . import calls, layers, modules, training
+from . import answers, calls, layers, methods, modules, training
 from .probing import Probes
-from .values import kind, number
+from .values import number
 
-DEFAULT = "default"
-PLAINLY = (DEFAULT, calls.PLAIN)
 ATTENTIONS = ("eager", "sdpa")
 HALVES = ("bfloat16", "float16")
 QUIET = 1e-4
 """What weights are scaled by in a quiet run: epsilons, which are added to small numbers, show."""
+AS_TUPLE = "to_tuple()"
 ARGUMENT = ("",)
 """Stands for where an argument's answer is found, until it is compared with the plain one."""
 ALIKE = 1e-5
@@ -43,6 +43,8 @@ def record(
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         probes.put("loads", form, name, key, entry=_keys(report.get(key, ())))
     probes.put("loads", form, name, "dtype", entry=str(model.dtype))
+    with probes.heard():
+        inputs = calls.fitting(model.float(), inputs)
     if not whole:
         if not report.get("missing_keys"):  # what starts at random has no values to compare
             _called(probes, model.float(), inputs, (form, name, "eager"), (calls.PLAIN,))
@@ -65,11 +67,12 @@ def record(
 def _every_way(probes: Probes, model: Any, inputs: Mapping[str, Tensor], form: str) -> None:
     """Ways of calling, batches, arguments, dtypes, training, generation; the model is used up."""
     where = (form, type(model).__name__)
-    plain = _called(probes, model, inputs, (*where, DEFAULT), calls.WAYS)
+    plain = _called(probes, model, inputs, (*where, calls.DEFAULT), calls.WAYS)
     given = calls.given(model, inputs)
-    for name, batch in calls.batches(given):
-        _answered(probes, model, batch, (*where, DEFAULT, name))
+    for name, batch in calls.batches(model, given):
+        _answered(probes, model, batch, (*where, calls.DEFAULT, name))
     _arguments(probes, model, given, where, plain)
+    methods.of_model(probes, model, given, where)
     modules.record(probes, model, inputs, where)
     _properties(probes, model, where)
     training.gradients(probes, model, inputs, where)
@@ -140,7 +143,10 @@ def _answered(
     answer = Probes()
     answer.words = probes.words
     if made is not None:
-        _fields(answer, made, where)
+        answers.record(answer, made, where)
+    if where[2:] == calls.PLAINLY and hasattr(made, "to_tuple"):
+        whole = probes.attempt("output", *where[:-1], AS_TUPLE, of=made.to_tuple)
+        answers.record(answer, whole or (), (*where[:-1], AS_TUPLE))
     if relative:
         answer.found = {path: _relative(entry) for path, entry in answer.found.items()}
     probes.found |= answer.found
@@ -174,8 +180,16 @@ def _arguments(
     probes: Probes, model: Any, given: calls.Given, where: tuple[str, ...], plain: Mapping[str, Any]
 ) -> None:
     """argument|form|class|parameter: the fields that giving it changes, and to what."""
-    for name, tries in calls.arguments(model, given):
+    for name, tries in calls.arguments(model, given, _tensor_fields(probes, model, given)):
         probes.found["|".join(("argument", *where, name))] = _effect(probes, model, tries, plain)
+
+
+def _tensor_fields(probes: Probes, model: Any, given: calls.Given) -> dict[str, Tensor]:
+    """Fields of the plain answer that are floating point tensors, by name."""
+    fields: Mapping[str, Any] = {}
+    with probes.heard(), contextlib.suppress(Exception):  # that it raises is recorded as the call's
+        fields = dict(_forward(model, given))
+    return {n: t for n, t in fields.items() if isinstance(t, Tensor) and t.is_floating_point()}
 
 
 def _effect(
@@ -193,7 +207,7 @@ def _effect(
             continue
         answer = Probes()
         answer.words = probes.words
-        _fields(answer, made, ARGUMENT)
+        answers.record(answer, made, ARGUMENT)
         fields = {
             path.removeprefix(f"output|{ARGUMENT[0]}|"): entry
             for path, entry in answer.found.items()
@@ -221,79 +235,6 @@ def _alike(left: Any, right: Any) -> bool:
         pairs = zip(left["values"], right["values"], strict=True)
         return all(abs(one - other) <= ALIKE * size for one, other in pairs)
     return bool(left == right)
-
-
-def _fields(probes: Probes, made: Any, where: tuple[str, ...]) -> None:
-    """Every field by name, by property, and by position, as deep as they go."""
-    if isinstance(made, (tuple, list)):
-        for place, entry in enumerate(made):
-            probes.put("position", *where, str(place), entry=kind(entry))
-            _leaf(probes, entry, (*where, f"[{place}]"))
-        return
-    if isinstance(made, Tensor):
-        _leaf(probes, made, (*where, "itself"))
-        return
-    names = list(made.keys()) if hasattr(made, "keys") else []
-    caches: set[int] = set()
-    for name in _public(made):
-        found = probes.attempt("output", *where, name, of=partial(getattr, made, name))
-        if found is not None or f"output|{'|'.join((*where, name))}" not in probes.found:
-            _leaf(probes, found, (*where, name))
-        if _is_cache(found) and id(found) not in caches and where[2:] == PLAINLY:
-            caches.add(id(found))  # one cache under several names is looked into once
-            _cached(probes, found, (*where, name))
-    if where[2:3] == PLAINLY[:1]:
-        probes.put("order", *where, entry=names)
-
-
-def _public(made: Any) -> list[str]:
-    """Names of fields and properties that an output object has, None ones too."""
-    fields = set(getattr(made, "__dataclass_fields__", {}))
-    own = {
-        name
-        for cls in type(made).__mro__
-        if cls.__module__.startswith("transformers")
-        for name, found in vars(cls).items()
-        if isinstance(found, property) and not name.startswith("_")
-    }
-    return sorted(fields | own)
-
-
-def _leaf(probes: Probes, found: Any, where: tuple[str, ...]) -> None:
-    """A tensor, an output within an output, every element of a tuple, or any other thing."""
-    if hasattr(found, "keys") and hasattr(found, "to_tuple"):
-        _fields(probes, found, where)
-    elif isinstance(found, (tuple, list)) and _holds_tensors(found):
-        probes.put("output", *where, entry=kind(found))
-        for place, entry in enumerate(found):
-            _leaf(probes, entry, (*where, str(place)))
-    else:
-        probes.put("output", *where, entry=found)
-
-
-def _holds_tensors(found: Any) -> bool:
-    if isinstance(found, (tuple, list)):
-        return any(_holds_tensors(entry) for entry in found)
-    return isinstance(found, Tensor)
-
-
-def _is_cache(found: Any) -> bool:
-    return hasattr(found, "get_seq_length") and not isinstance(found, Tensor)
-
-
-def _cached(probes: Probes, cache: Any, where: tuple[str, ...]) -> None:
-    """How long a cache is, and its public tensors, layer by layer."""
-    probes.ask("output", *where, "get_seq_length()", of=cache.get_seq_length)
-    for name, entry in sorted(vars(cache).items()):
-        if name.startswith("_") or not isinstance(entry, (list, tuple)):
-            continue
-        for place, layer in enumerate(entry):
-            if isinstance(layer, Tensor):
-                probes.put("output", *where, name, str(place), entry=layer)
-                continue
-            for inner, tensor in sorted(getattr(layer, "__dict__", {}).items()):
-                if isinstance(tensor, Tensor) and not inner.startswith("_"):
-                    probes.put("output", *where, name, str(place), inner, entry=tensor)
 
 
 def _properties(probes: Probes, model: Any, where: tuple[str, ...]) -> None:

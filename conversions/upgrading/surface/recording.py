@@ -122,10 +122,12 @@ def _documents(
     reference = golden.load_reference(family.name)
     texts = [*getattr(reference, "EXAMPLE_TEXTS", ()), *TEXTS]
     edge = _edge(reference)
+    values = getattr(reference, "PROCESSOR_VALUES", {})
     for form, folder in folders.items():
         if form != forms.FRESH:
             documents.config_as_read(own, folder, form)
-        documents.processors(own, folder, form, texts, edge, whole=form == forms.FRESH)
+        whole = form == forms.FRESH
+        documents.processors(own, folder, form, texts, edge, whole, values)
 
 
 TEXTS = (
