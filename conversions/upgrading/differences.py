@@ -170,7 +170,12 @@ class Sides:
             coarse = COARSE if {"bfloat16", "float16"} & {*path} or path[0] in _LOOSE else TOLERANCE
             floor = FLOOR if path[0] in _LOOSE else 0.0
             if one is ABSENT or other is ABSENT or not same(one, other, coarse, floor):
+                one, other = self._answered(0, key, one, other), self._answered(1, key, other, one)
                 yield from _taken_apart(Finding(path, one, other))
+
+    def _answered(self, side: int, key: str, value: Any, beside: Any) -> Any:
+        """ANSWERED for what has no id of its own because it answered in fields, and raises now."""
+        return ANSWERED if value is ABSENT and raises(beside) and key in self.calls[side] else value
 
     def _within(self, path: tuple[str, ...]) -> bool:
         moved = self.came | self.went
@@ -239,7 +244,11 @@ def _reached(side: Family, parts: Iterable[str]) -> Iterator[str]:
 
 def _prefixes(key: str) -> Iterator[str]:
     parts = key.split("|")
-    return ("|".join(parts[:length]) for length in range(4, len(parts)))
+    return ("|".join(parts[:length]) for length in range(2, len(parts)))
+
+
+ANSWERED = "an answer"
+"""Stands for findings below an id that is the id of an exception on the other side."""
 
 
 def _taken_apart(finding: Finding) -> Iterator[Finding]:

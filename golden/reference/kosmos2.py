@@ -549,8 +549,11 @@ PROCESSOR_VALUES = {
     "text": "<grounding> An image of<phrase> a snowman</phrase> and<phrase> a fire</phrase>",
     "bboxes": [(0.1, 0.2, 0.6, 0.9), [(5, 911), (44, 863)]],
     "first_image_token_id": 1030,
+    "num_image_tokens": 3,
+    "add_eos_token": True,
 }
-"""Boxes of two phrases, as coordinates and as numbers of patches."""
+"""Boxes of two phrases, as coordinates and as numbers of patches; other arguments not at their
+defaults."""
 
 
 def example_vocabulary(folder: Path) -> Path:

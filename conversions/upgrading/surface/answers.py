@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,15 @@ def record(probes: Probes, made: Any, where: tuple[str, ...]) -> None:
             _cached(probes, found, (*where, name))
     if where[2:3] == calls.PLAINLY[:1]:
         probes.put("order", *where, entry=names)
+
+
+def caches(made: Any) -> list[str]:
+    """Names under which an answer holds a cache."""
+    found: list[str] = []
+    for name in _public(made):
+        with contextlib.suppress(Exception):  # what raises is recorded where all fields are
+            found += [name] if _is_cache(getattr(made, name)) else []
+    return found
 
 
 def _public(made: Any) -> list[str]:

@@ -23,6 +23,11 @@ WAYS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "return_dict=False": {"return_dict": False},
     STATES: {"output_hidden_states": True, "output_attentions": True},
+    "all states, return_dict=False": {
+        "output_hidden_states": True,
+        "output_attentions": True,
+        "return_dict": False,
+    },
 }
 """Ways to be answered, which every forward takes."""
 _IN_WAYS = {name for way in WAYS.values() for name in way}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -20,6 +21,7 @@ ATTENTIONS = ("eager", "sdpa")
 HALVES = ("bfloat16", "float16")
 QUIET = 1e-4
 """What weights are scaled by in a quiet run: epsilons, which are added to small numbers, show."""
+IDS = "input_ids"
 AS_TUPLE = "to_tuple()"
 ARGUMENT = ("",)
 """Stands for where an argument's answer is found, until it is compared with the plain one."""
@@ -71,6 +73,7 @@ def _every_way(probes: Probes, model: Any, inputs: Mapping[str, Tensor], form: s
     given = calls.given(model, inputs)
     for name, batch in calls.batches(model, given):
         _answered(probes, model, batch, (*where, calls.DEFAULT, name))
+    _next_steps(probes, model, given, where)
     _arguments(probes, model, given, where, plain)
     methods.of_model(probes, model, given, where)
     modules.record(probes, model, inputs, where)
@@ -87,6 +90,24 @@ def _every_way(probes: Probes, model: Any, inputs: Mapping[str, Tensor], form: s
         model.load_state_dict(before)
     _hushed(model)
     _answered(probes, model, given, (*where, "quiet", calls.PLAIN), relative=True)
+
+
+def _next_steps(probes: Probes, model: Any, given: calls.Given, where: tuple[str, ...]) -> None:
+    """The call after the first, for each name by which an answer holds a cache and may be given it.
+
+    `output|form|class|default|next step with name|field`: as those do who generate by hand.
+    """
+    ids = next((t for n, t in given.items() if n == IDS), None)
+    if ids is None:
+        return
+    with probes.heard(), contextlib.suppress(Exception):  # that it raises is recorded as the call's
+        made = _forward(model, {**given, "use_cache": True})
+        for name in answers.caches(made):
+            step = {IDS: ids[:, -1:], name: copy.deepcopy(getattr(made, name))}
+            if calls.ATTENTION in given:
+                length = given[calls.ATTENTION].shape[1] + 1
+                step[calls.ATTENTION] = torch.ones(len(ids), length, dtype=torch.long)
+            _answered(probes, model, step, (*where, calls.DEFAULT, f"next step with {name}"))
 
 
 def _keys(entries: Any) -> list[str]:
