@@ -73,7 +73,7 @@ def _every_way(probes: Probes, model: Any, inputs: Mapping[str, Tensor], form: s
     given = calls.given(model, inputs)
     for name, batch in calls.batches(model, given):
         _answered(probes, model, batch, (*where, calls.DEFAULT, name))
-    _next_steps(probes, model, given, where)
+    _with_caches(probes, model, given, where, plain)
     _arguments(probes, model, given, where, plain)
     methods.of_model(probes, model, given, where)
     modules.record(probes, model, inputs, where)
@@ -92,22 +92,32 @@ def _every_way(probes: Probes, model: Any, inputs: Mapping[str, Tensor], form: s
     _answered(probes, model, given, (*where, "quiet", calls.PLAIN), relative=True)
 
 
-def _next_steps(probes: Probes, model: Any, given: calls.Given, where: tuple[str, ...]) -> None:
-    """The call after the first, for each name by which an answer holds a cache and may be given it.
+def _with_caches(
+    probes: Probes, model: Any, given: calls.Given, where: tuple[str, ...], plain: Mapping[str, Any]
+) -> None:
+    """The first call with an empty cache and the next with its own: how one generates by hand.
 
-    `output|form|class|default|next step with name|field`: as those do who generate by hand.
+    For each name by which an answer holds a cache: `argument|form|class|name=empty cache` and
+    `output|form|class|default|next step with name|field`.
     """
-    ids = next((t for n, t in given.items() if n == IDS), None)
-    if ids is None:
+    if IDS not in given:
         return
+    made: Any = None
     with probes.heard(), contextlib.suppress(Exception):  # that it raises is recorded as the call's
         made = _forward(model, {**given, "use_cache": True})
-        for name in answers.caches(made):
-            step = {IDS: ids[:, -1:], name: copy.deepcopy(getattr(made, name))}
-            if calls.ATTENTION in given:
-                length = given[calls.ATTENTION].shape[1] + 1
-                step[calls.ATTENTION] = torch.ones(len(ids), length, dtype=torch.long)
-            _answered(probes, model, step, (*where, calls.DEFAULT, f"next step with {name}"))
+    for name in answers.caches(made):
+        cache = getattr(made, name)
+        with contextlib.suppress(
+            TypeError
+        ):  # a cache that is not made of nothing has no first call
+            first = {**given, name: type(cache)()}
+            effect = _effect(probes, model, [first], plain)
+            probes.found["|".join(("argument", *where, f"{name}=empty cache"))] = effect
+        step = {IDS: given[IDS][:, -1:], name: copy.deepcopy(cache)}
+        if calls.ATTENTION in given:
+            length = given[calls.ATTENTION].shape[1] + 1
+            step[calls.ATTENTION] = torch.ones(len(given[IDS]), length, dtype=torch.long)
+        _answered(probes, model, step, (*where, calls.DEFAULT, f"next step with {name}"))
 
 
 def _keys(entries: Any) -> list[str]:
