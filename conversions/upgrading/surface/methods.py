@@ -21,8 +21,8 @@ from .probing import Probes
 PART = "method"
 GETTERS = ("get_", "num_", "can_", "is_", "has_", "supports_")
 """How the methods of transformers' common classes begin that only answer."""
-_ELSEWHERE = ("forward", "generate")
-"""Methods that have parts of a record to themselves."""
+_ELSEWHERE = ("forward", "generate", "prepare_inputs_for_generation")
+"""Methods that have parts of a record to themselves, and what one of them calls."""
 
 
 def of_model(probes: Probes, model: Any, inputs: Mapping[str, Any], where: tuple[str, ...]) -> None:
@@ -85,9 +85,15 @@ def called(
 
 
 def arguments(method: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The parameters that have values; None if one that is required has none."""
+    """The parameters that have values; None if one that is required has none.
+
+    What takes any arguments says of none of them what it is.
+    """
     given: dict[str, Any] = {}
-    for name, parameter in inspect.signature(method).parameters.items():
+    parameters = inspect.signature(method).parameters
+    if parameters and all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
+        return None
+    for name, parameter in parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if name in values:
