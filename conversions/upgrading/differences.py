@@ -671,11 +671,22 @@ def _truth(finding: Finding, sides: Sides) -> Facts:
 
 
 def _words(finding: Finding, sides: Sides) -> Facts:
-    """words|line: what is said that was not; what is no longer said is no news."""
+    """words|line: what is said that was not; what is no longer said is no news.
+
+    A line that names a class's method is one line for all classes that say it.
+    """
     line = "|".join(finding.path[1:])
     if finding.came:
         level: Level = "deprecated" if _DEPRECATES.search(line) else "changed"
-        yield Fact(level, "words", f"says: {line if len(line) <= 240 else line[:237] + '…'}")
+        said = _METHOD_OF.search(line)
+        if said:
+            line = f"{line[: said.start(1)]}…{line[said.end(1) :]}"
+        short = line if len(line) <= 240 else line[:237] + "…"
+        yield Fact(level, "words", f"says: {short}", where=said[1] if said else "")
+
+
+_METHOD_OF = re.compile(r"`([A-Z]\w+)\.\w+`")
+"""`LlamaModel.forward` in a message."""
 
 
 def _gradient(finding: Finding, sides: Sides) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -38,11 +39,19 @@ def record(probes: Probes, made: Any, where: tuple[str, ...]) -> None:
 
 def caches(made: Any) -> list[str]:
     """Names under which an answer holds a cache."""
-    found: list[str] = []
+    return [name for name, entry in _readable(made) if _is_cache(entry)]
+
+
+def tensors(made: Any) -> dict[str, Tensor]:
+    """Floating point tensors of an answer, by the names of fields and properties."""
+    named = {name: entry for name, entry in _readable(made) if isinstance(entry, Tensor)}
+    return {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
+
+
+def _readable(made: Any) -> Iterator[tuple[str, Any]]:
     for name in _public(made):
         with contextlib.suppress(Exception):  # what raises is recorded where all fields are
-            found += [name] if _is_cache(getattr(made, name)) else []
-    return found
+            yield name, getattr(made, name)
 
 
 def _public(made: Any) -> list[str]:

@@ -216,11 +216,10 @@ def _arguments(
 
 
 def _tensor_fields(probes: Probes, model: Any, given: calls.Given) -> dict[str, Tensor]:
-    """Fields of the plain answer that are floating point tensors, by name."""
-    fields: Mapping[str, Any] = {}
+    """Fields and properties of the plain answer that are floating point tensors, by name."""
     with probes.heard(), contextlib.suppress(Exception):  # that it raises is recorded as the call's
-        fields = dict(_forward(model, given))
-    return {n: t for n, t in fields.items() if isinstance(t, Tensor) and t.is_floating_point()}
+        return answers.tensors(_forward(model, given))
+    return {}
 
 
 def _effect(
