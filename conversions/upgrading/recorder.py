@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from ..core.errors import ConversionError
@@ -62,10 +63,24 @@ def _each(names: list[str], parts: tuple[str, ...]) -> Iterable[tuple[str, Any]]
 
 
 def _apart(name: str, parts: tuple[str, ...]) -> Any:
-    """one() in a process of its own, so that no family meets what another has imported or set."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as process:
+    """one() in a process of its own, so that no family meets what another has imported or set.
+
+    Where there is a fork server, it has imported what every family needs, once.
+    """
+    with ProcessPoolExecutor(1, mp_context=_context()) as process:
         return process.submit(one, name, parts).result()
+
+
+COMMON = ("torch", "transformers.modeling_utils", "transformers.processing_utils")
+"""Modules that every family's classes import, and no family's own."""
+
+
+def _context() -> BaseContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*COMMON])
+    return context
 
 
 def one(name: str, parts: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]] | str:
