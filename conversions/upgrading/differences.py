@@ -654,8 +654,8 @@ def _truth(finding: Finding, sides: Sides) -> Facts:
     _, form, attention, *rest = (*finding.path, "")
     name, right = rest[0] or "every output", finding.right
     where = _at(form)
-    if right is ABSENT or (right == AGREES and finding.came):
-        return
+    if right is ABSENT or right == ANSWERED or (right == AGREES and finding.came):
+        return  # what answers where all of it raised is on record output by output
     if right == AGREES:
         yield Fact("mended", "truth", f"as the original's again with {attention}", name=name,
                    where=where, attention=attention)  # fmt: skip
@@ -664,7 +664,7 @@ def _truth(finding: Finding, sides: Sides) -> Facts:
     measured = _MEASURE.search(told)
     what = f"{_MEASURE.sub('', told)} with {attention}"
     size = float(measured[0].removeprefix(" by ")) if measured else 0.0
-    level: Level = "broken" if finding.left in (AGREES, ABSENT) else "changed"
+    level: Level = "broken" if finding.left in (AGREES, ANSWERED, ABSENT) else "changed"
     if level == "changed" and what == f"{_MEASURE.sub('', str(finding.left))} with {attention}":
         return  # as wrong as it was, by another number
     yield Fact(level, "truth", what, name=name, where=where, attention=attention, size=size)

@@ -258,12 +258,13 @@ def _processor(
         if isinstance(entry, (str, bool, int, float, list, tuple, type(None))):
             probes.put("processor", form, "AutoProcessor", name, entry=entry)
     picture = pictures(edge)["landscape"]
+    texts = texts if "text" in inspect.signature(made.__call__).parameters else []
     given: dict[str, dict[str, Any]] = {
         text: {"text": text, "images": picture, "return_tensors": "pt"} for text in texts[:2]
     }
+    given["(a picture alone)"] = {"images": picture, "return_tensors": "pt"}
     if texts:
         given["(a text alone, as lists)"] = {"text": texts[0]}
-        given["(a picture alone)"] = {"images": picture, "return_tensors": "pt"}
         rows = {"text": [*texts[:2]], "images": [picture, picture], "return_tensors": "pt"}
         given["(two rows, padded)"] = {**rows, "padding": True}
     text = values.get("text", texts[0] if texts else "")
