@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, settings
 from conversions.conformance import deferred
 
 end_of_collection = deferred.install(
-    "tests.checking.network", "tests.detection.faults", "tests.families.originals"
+    "conversions.conformance.faults", "tests.checking.network", "tests.families.originals"
 )
 
+from conversions.core.checking import known_defects  # noqa: E402
 from tests import table, tiny  # noqa: E402
 from tests.detection import matrix  # noqa: E402
 
@@ -78,7 +79,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         raise
     except Exception as error:
         family = table.family_of(item.nodeid)
-        if what := family and tiny.recorded_as_raised(family, str(error)):
+        if what := family and known_defects.of_text(family, str(error)):
             pytest.xfail(what)
         raise
 

@@ -88,7 +88,7 @@ def _merged(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _file_check(nodeid: str) -> str:
-    """`tests/families/test_key_coverage.py::…` -> `key-coverage`."""
+    """`tests/families/test_exact_values.py::…` -> `exact-values`."""
     return nodeid.partition("::")[0].rpartition("test_")[2].removesuffix(".py").replace("_", "-")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 import conversions
 from conversions.conformance.bench import bench as bench_of
 from conversions.core import pipeline, planning, plugins
-from conversions.core.checking import golden, known_defects, parity
+from conversions.core.checking import golden, parity
 from conversions.core.errors import CheckFailed, ConversionError
 from conversions.core.family import Family
 from conversions.core.manifest import Json
@@ -61,12 +61,6 @@ PARAMETERS = (
     ("variant", VARIANTS, [f"{family}-{size}" for family, size in VARIANTS]),
 )
 """What tests may ask for by name: argument, values, ids."""
-
-
-def recorded_as_raised(family: str, text: str) -> str:
-    """What golden/ says of an error with this text in the installed release; "" when nothing."""
-    defects = (d for check in ("pixels", "tokens") for d in known_defects.recorded(family, check))
-    return next((d["what"] for d in defects if d.get("raises", "\0") in text), "")
 
 
 def only(*families: str) -> pytest.MarkDecorator:

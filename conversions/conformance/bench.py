@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from ..core import pipeline, planning
-from ..core.checking import checks, golden, loading, parity, release
-from ..core.checking.checks import Check
+from ..core.checking import golden, loading, parity
 from ..core.checking.specimen import Specimen
 from ..core.errors import CheckFailed, ConversionError
 from ..core.family import Family
@@ -28,7 +27,6 @@ from ..core.planning import PlannedSource, Request
 from ..core.plugins import families
 from ..core.reading.written import open_tensors
 from ..core.report import Report
-from ..core.writing import configs
 from ..core.writing.folder import ModelFolder
 
 State = dict[str, Tensor]
@@ -162,31 +160,18 @@ class Bench:
         """Every check on a folder against the tiny checkpoint; "files" builds no model."""
         return pipeline.verify(replace(self.converted.request, checks=extent), folder)
 
-    def subject(self, folder: Path, shapes: MappingABC[str, tuple[int, ...]]) -> release.Subject:
-        """A folder as the checks without weights are asked about it."""
-        family, config = self.family, configs.flatten(self.source.config)
-        return release.Subject(family.name, family.model_class, str(folder), shapes, config, {}, {})
-
-    def weight_checks(self, folder: Path) -> list[Check]:
-        """The checks on a folder's tensors, held against the tiny checkpoint."""
-        source, written = self.source, open_tensors(folder)
-        plan, state = source.plan, source.state
-        absent = {key: torch.zeros(0) for move in plan.moves for key in move.targets}
-        shapes = {key: tuple(tensor.shape) for key, tensor in written.items()}
-        return [
-            release.strict_load(self.subject(folder, shapes)),
-            checks.exact_values(plan, state, written, source.request.options),
-            checks.round_trip(plan, state, written),
-            checks.parameter_sums(plan, state, {**absent, **written}),
-        ]
-
     @contextlib.contextmanager
     def harmed(self, change: Callable[[Path], None]) -> Iterator[Path]:
         """A copy of the tiny folder that something was done to."""
-        with self.scratch() as work:
-            folder = Path(shutil.copytree(self.converted.folder, work / "model"))
+        with self.copy() as folder:
             change(folder)
             yield folder
+
+    @contextlib.contextmanager
+    def copy(self) -> Iterator[Path]:
+        """A copy of the tiny folder, to harm."""
+        with self.scratch() as work:
+            yield Path(shutil.copytree(self.converted.folder, work / "model"))
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conversions.conformance.bench import Bench, State
+from conversions.conformance.placements import expand_targets, misplaced
 from conversions.conformance.sizes import planned, published_manifest
 from conversions.core.errors import MappingError
 from conversions.core.mapping.key_mapping import KeyMapping, Plan
@@ -120,6 +121,17 @@ def test_published_size_is_covered(bench: Bench, size: str) -> None:
     """Every key of a published size has its rule and no rule is idle."""
     plan = bench.family.mapping.plan(published_manifest(bench, size))
     assert not plan.coverage, plan.coverage
+
+
+@pytest.mark.conversions_needs("published sizes")
+def test_targets_are_where_upstream_places_them(bench: Bench, size: str) -> None:
+    """Each target key, split and transposition is the one upstream's own conversion makes."""
+    placed = bench.golden.get("targets", {}).get(size)
+    if placed is None:
+        pytest.skip("targets: golden data have them for one size of each layout")
+    wanted = expand_targets(placed)
+    assert wanted.keys() == published_manifest(bench, size).keys()
+    assert not misplaced(bench.family.mapping, wanted)
 
 
 @pytest.mark.conversions_needs("published sizes")

@@ -15,15 +15,9 @@ import pytest
 import torch
 
 import conversions
-from conversions.conformance import (
-    faults,
-    recorded,
-    requirements,
-    running,
-    test_checks,
-    test_faults,
-)
+from conversions.conformance import recorded, requirements, running, test_checks, test_refusals
 from conversions.conformance.bench import Bench
+from conversions.conformance.faults import documents
 from conversions.core import plugins
 from conversions.core.errors import ConversionError
 from conversions.core.family import Family
@@ -97,8 +91,9 @@ def test_a_result_is_read_from_what_pytest_wrote() -> None:
 
 def test_mistakes_are_made_on_purpose() -> None:
     """What the suite puts in a field's place is another value; every requirement has a reason."""
-    values: list[Any] = [True, 0, -1, 1.5, "", [1, 2], None, [], {}]
-    assert all(faults.another(value) != value for value in values)
+    values: list[Any] = [True, 0, -1, 1.5, "", "gelu", [1, 2], [3, 3], None, [], {}]
+    for name in ("field", "layer_norm_eps", "num_heads", "image_size"):
+        assert all(documents.another(name, value) != value for value in values), name
     assert all(why for _, why in requirements.REQUIREMENTS.values())
 
 
@@ -167,7 +162,7 @@ def test_a_wrong_tensor_is_red(broken: Callable[..., Bench]) -> None:
     bench = broken()
     state = dict(bench.state)
     state.pop("head.bias")
-    names, said, left = test_faults.converted(bench, state)
+    names, said, left = test_refusals.converted(bench, state)
     assert names == {"refused"} and "head.bias" in said and not left
 
 

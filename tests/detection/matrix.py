@@ -1,4 +1,4 @@
-"""The matrix fault x check, of a run of tests/detection/test_detection.py with --matrix FILE."""
+"""The matrix fault x check, of a run of conformance's test_detection.py with --matrix FILE."""
 
 from __future__ import annotations
 

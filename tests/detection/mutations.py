@@ -24,14 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import conversions
+from conversions.conformance import placements
+from conversions.conformance.bench import bench as bench_of
+from conversions.conformance.faults.injection import EVERYTHING, converted, only
 from conversions.core.checking import golden
 from conversions.core.errors import ConversionError
 from conversions.core.family import Source
 from conversions.core.mapping.keys import expand
 from conversions.core.writing import configs
 from golden import record
-from tests.detection import faults
-from tests.families import test_config_fields, test_key_coverage, test_strict_loading
+from tests import tiny
+from tests.families import test_config_fields, test_strict_loading
 from tests.writing import test_labels
 
 SWAPPED = {"+": "-", "-": "+", "*": "+", "/": "*", "<": ">", ">": "<", "|": "&", "%": "*"}
@@ -262,10 +265,8 @@ def red_rules(edit: Edit) -> str | None:
 
 def wrong_targets(family: Any, placed: dict[str, Any]) -> str | None:
     for variant, entries in placed.items():
-        for key, text in test_key_coverage.expand_targets(entries).items():
-            wanted = test_key_coverage.normal(json.loads(text))
-            if test_key_coverage.placement(family.mapping, key) != wanted:
-                return f"test_targets_are_where_upstream_places_them: {variant} {key}"
+        if wrong := placements.misplaced(family.mapping, placements.expand_targets(entries)):
+            return f"test_targets_are_where_upstream_places_them: {variant} {wrong[0]}"
     return None
 
 
@@ -289,7 +290,7 @@ def wrong_configs(family: Any, document: dict[str, Any]) -> str | None:
 
 def wrong_conversion(family: Any) -> str | None:
     """The checks of the tiny conversion, with its config and, where that will do, without one."""
-    bench = faults.bench(family.name)
+    bench, tiny_one = bench_of(family.name), tiny.converted(family.name)
     edited = replace(
         bench.family,
         **{
@@ -297,11 +298,11 @@ def wrong_conversion(family: Any) -> str | None:
             for name in ("mapping", "config", "finish", "processor", "generation", "outputs")
         },
     )
-    for given in (bench.converted.config, *([{}] if needs_no_config(family.name) else [])):
-        request = replace(bench.converted.request(checks="all"), config=given, family=edited)
+    for given in (tiny_one.config, *([{}] if needs_no_config(family.name) else [])):
+        request = replace(tiny_one.request(checks="all"), config=given, family=edited)
         try:
-            with faults.only(faults.EVERYTHING - {"portability"}):
-                failed = [check for check in faults.converted(request) if not check.passed]
+            with only(EVERYTHING - {"portability"}):
+                failed = [check for check in converted(request) if not check.passed]
         except ConversionError as error:
             return f"refused: {error.summary}"
         if failed:
@@ -312,7 +313,7 @@ def wrong_conversion(family: Any) -> str | None:
 
 
 def wrong_labels(family: Any) -> str | None:
-    bench = faults.bench(family.name)
+    bench = bench_of(family.name)
     if "id2label" not in bench.source.config:
         return None
     found = test_labels.first_wrong(family, bench.source.source)
@@ -322,10 +323,10 @@ def wrong_labels(family: Any) -> str | None:
 @cache
 def needs_no_config(family: str) -> bool:
     """Whether the tiny checkpoint converts without --config."""
-    request = replace(faults.bench(family).converted.request(checks="files"), config={})
+    request = replace(tiny.converted(family).request(checks="files"), config={})
     try:
-        with faults.only(frozenset()):
-            return all(check.passed for check in faults.converted(request))
+        with only(frozenset()):
+            return all(check.passed for check in converted(request))
     except ConversionError:
         return False
 

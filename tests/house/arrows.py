@@ -38,7 +38,7 @@ kit: core.errors core.manifest core.reading core.mapping core.family core.writin
 families: kit
 conformance: core.errors core.manifest core.reading core.mapping core.family core.plugins
     core.writing core.checking core.report core.selection core.restoring core.planning
-    core.pipeline
+    core.judging core.pipeline
 page: core.errors core.manifest core.reading core.family core.plugins core.writing core.checking
     core.inspection core.restoring core.planning core.pipeline core.verification conformance
 upgrading: core.errors core.manifest core.reading core.mapping core.family core.plugins

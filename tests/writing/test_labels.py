@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from conversions.conformance.bench import bench as bench_of
 from conversions.core.checking import loading
 from conversions.core.family import Family, Source
 from conversions.core.writing import configs
-from tests.detection import faults
 
 
 def first_wrong(family: Family, source: Source) -> str | None:
@@ -35,7 +35,7 @@ def first_wrong(family: Family, source: Source) -> str | None:
 
 def test_classes_have_their_names(family: str, note: Any) -> None:
     """id2label and label2id hold the user's names, given either way, or transformers' own."""
-    bench = faults.bench(family)
+    bench = bench_of(family)
     if "id2label" not in bench.source.config:
         pytest.skip(f"{family} classifies nothing")
     note("config")

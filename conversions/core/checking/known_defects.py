@@ -107,6 +107,15 @@ def of_error(family: str, check: Check, further: Iterable[Json] = ()) -> Check:
     return check
 
 
+def of_text(family: str, text: str) -> str:
+    """What is recorded of an error with this text in the installed release; "" if nothing is.
+
+    Errors of processors and tokenizers are met wherever a folder is loaded.
+    """
+    defects = (defect for check in ("pixels", "tokens") for defect in recorded(family, check))
+    return next((d["what"] for d in defects if d.get("raises", "\0") in text), "")
+
+
 @dataclass(frozen=True)
 class Mismatch:
     """Outputs that are wrong.

@@ -15,10 +15,11 @@ class Specimen:
     architectures: name -> architecture, as the reference spells it; tested in addition to TINY.
     without: requirement of the suite -> why the family does not meet it; tests that need it are
         skipped by name. A requirement that the family does meet cannot be waived: the suite fails.
-    unseen: "tensors", "config" or "processor" -> {pattern: reason}: values that no output shows;
-        and "faint": tensors that noise of 1e-3 alone does not show in any output.
+    unseen: "tensors", "config", "processor" or "faults" -> {pattern: reason}: what no output
+        shows; and "faint": tensors that noise of 1e-3 alone does not show in any output.
         A pattern is a regular expression over the whole target key, the dotted field of
-        config.json, or `file.json:field`. Patterns that golden data list as `invisible` join them.
+        config.json, `file.json:field`, or a fault's name as the suite prints it; such a fault
+        must then pass every check. Patterns that golden data list as `invisible` join them.
     examples: how many random architectures the suite draws.
     """
 

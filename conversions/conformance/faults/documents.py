@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from conversions.core.checking.checks import Check
-from conversions.core.writing import configs
-from tests.detection.faults.bench import MODEL, Act, Bench, Blueprint, Entry
+from ...core.checking.checks import Check
+from ...core.writing import configs
+from ..bench import Bench
+from .injection import MODEL, Act, Blueprint, Entry, judged
 
 UNSEEN = {
     r"(.*\.)?model_type": "from_pretrained of the class that is named does not ask for it",
@@ -73,12 +74,12 @@ def _edited_json(name: str, dotted: str, value: Any) -> Act:
     """Change one field; the model's outputs are computed where nothing cheaper sees it."""
 
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-        with bench.folder() as folder:
+        with bench.copy() as folder:
             _edit_json(folder / name, dotted, value)
-            found = bench.verify(folder, wanted - {"logits"})
+            found = judged(bench, folder, wanted - {"logits"})
             if "logits" not in wanted or any(not c.passed for c in found if c.name != "config"):
                 return found
-            more = bench.verify(folder, frozenset({"logits"}))
+            more = judged(bench, folder, frozenset({"logits"}))
             return [
                 *(c for c in found if c.name != "logits"),
                 *(c for c in more if c.name == "logits"),
@@ -88,7 +89,7 @@ def _edited_json(name: str, dotted: str, value: Any) -> Act:
 
 
 def _is_unseen(plan: Blueprint, section: str, name: str) -> bool:
-    patterns = (*UNSEEN, *plan.invisible.get(section, {}))
+    patterns = (*UNSEEN, *plan.unseen.get(section, {}))
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
@@ -144,18 +145,18 @@ def _shifted_bytes(name: str) -> Act:
     """The last byte of a file, one bit changed."""
 
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-        with bench.folder() as folder:
+        with bench.copy() as folder:
             content = bytearray((folder / name).read_bytes())
             content[len(content) // 2] ^= 1
             (folder / name).write_bytes(content)
-            return bench.verify(folder, wanted)
+            return judged(bench, folder, wanted)
 
     return act
 
 
 def _shifted_vocabulary(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
     """Every token of tokenizer.json one line further down."""
-    with bench.folder() as folder:
+    with bench.copy() as folder:
         file = folder / "tokenizer.json"
         document = json.loads(file.read_text(encoding="utf-8"))
         vocabulary = document["model"]["vocab"]
@@ -165,4 +166,4 @@ def _shifted_vocabulary(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]
         else:
             document["model"]["vocab"] = [*vocabulary[-1:], *vocabulary[:-1]]
         file.write_text(json.dumps(document), encoding="utf-8")
-        return bench.verify(folder, wanted)
+        return judged(bench, folder, wanted)

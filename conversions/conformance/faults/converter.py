@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping as MappingABC, Sequence
 from dataclasses import dataclass, replace
@@ -13,27 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import conversions
-from conversions.core.checking import checks, golden
-from conversions.core.checking.checks import Check
-from conversions.core.mapping.key_mapping import KeyMapping, Plan
-from conversions.core.mapping.moves import Move
-from conversions.core.mapping.rules import Drop, Rename, Rule, Split, Transpose
-from tests import tiny
-from tests.detection.faults.bench import (
+from ...core.checking import checks
+from ...core.checking.checks import Check
+from ...core.manifest import Json
+from ...core.mapping.key_mapping import KeyMapping, Plan
+from ...core.mapping.moves import Move
+from ...core.mapping.rules import Drop, Rename, Rule, Split, Transpose
+from ..bench import Bench, State, bench
+from ..placements import expand_targets, misplaced
+from .injection import (
     DIVERGES,
     ROLES,
     Act,
-    Bench,
     Blueprint,
     Entry,
     converted,
+    converted_as,
     only,
-    scratch,
     tower,
     towers,
 )
-from tests.families import test_key_coverage
 
 
 class Misplaced(KeyMapping):
@@ -73,28 +71,29 @@ class Twisted(Rename):
 
 def _with_mapping(mapping: KeyMapping) -> Act:
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-        found = bench.convert(wanted, mapping=mapping)
-        return [*found, targets(bench.family.name, mapping)]
+        return [*converted_as(bench, wanted, mapping=mapping), *targets(bench.family.name, mapping)]
 
     return act
 
 
 @cache
-def _placements(family: str) -> dict[str, Any]:
-    """Where golden/ says that each key of one published size goes."""
-    placed = next(iter(golden.load_golden(family)["targets"].values()))
-    return {k: json.loads(v) for k, v in test_key_coverage.expand_targets(placed).items()}
+def _placements(family: str) -> Json:
+    """Where golden data say that each key of one published size goes; {} if they do not."""
+    recorded = bench(family).golden.get("targets", {})
+    return expand_targets(next(iter(recorded.values()), {}))
 
 
-def targets(family: str, mapping: KeyMapping) -> Check:
-    """The suite's own check of a mapping against the targets that golden/ records."""
-    offenders = []
-    for key, wanted in _placements(family).items():
-        wanted = test_key_coverage.normal(wanted)
-        found = test_key_coverage.placement(mapping, key) if mapping.match(key) else "no rule"
-        if found != wanted:
-            offenders.append(f"{key}: golden has {wanted}, the rules say {found}")
-    return checks.judge("targets", offenders, f"{len(offenders)} targets differ")
+def targets(family: str, mapping: KeyMapping) -> list[Check]:
+    """The check of a mapping against the targets that golden data record, if they do."""
+    wanted = _placements(family)
+    offenders = misplaced(mapping, wanted)
+    verdict = checks.judge("targets", offenders, f"{len(offenders)} targets differ")
+    return [verdict] if wanted else []
+
+
+def _seen(plan: Blueprint, *names: str) -> tuple[str, ...]:
+    """The checks of a wrong mapping, `targets` among them where golden data have any."""
+    return (*names, "targets") if plan.placed else names
 
 
 SAME_RULES = ("exact-values", "round-trip", "parameter-sums", "key-coverage")
@@ -113,10 +112,10 @@ def _misplaced(plan: Blueprint, name: str, place: Callable[[str], str]) -> Itera
     if fits:
         yield (
             name,
-            {"act": act, "seen_by": ("logits", "targets"), "blind": SAME_RULES, "says": DIVERGES},
+            {"act": act, "seen_by": _seen(plan, "logits"), "blind": SAME_RULES, "says": DIVERGES},
         )
     else:
-        yield name, {"act": act, "seen_by": ("strict-load", "targets"), "says": "mismatched: "}
+        yield name, {"act": act, "seen_by": _seen(plan, "strict-load"), "says": "mismatched: "}
 
 
 def _swap(first: str, second: str, within: str = "") -> Callable[[str], str]:
@@ -247,7 +246,7 @@ def _rule_faults(plan: Blueprint) -> Iterator[Entry]:
                     f"split-{label}-{moves[0].sources[0]}",
                     {
                         "act": act,
-                        "seen_by": ("logits", "targets"),
+                        "seen_by": _seen(plan, "logits"),
                         "blind": SAME_RULES,
                         "says": DIVERGES,
                     },
@@ -335,9 +334,11 @@ def _head_count(plan: Blueprint) -> int | None:
     return next((v for k, v in plan.config.items() if k.endswith("heads") and v > 1), None)
 
 
-def _deep(family: str) -> tuple[dict[str, Any], str] | None:
-    """A random tiny architecture with eleven layers in one of its lists."""
-    reference = golden.load_reference(family)
+def _deep(family: str) -> tuple[Json, str] | None:
+    """A random tiny architecture with eleven layers in one of its lists, if there may be one."""
+    reference = bench(family).reference
+    if not hasattr(reference, "random_architecture"):
+        return None
     chosen: list[str] = []
 
     def pick(name: str, choices: Sequence[Any]) -> Any:
@@ -346,17 +347,13 @@ def _deep(family: str) -> tuple[dict[str, Any], str] | None:
             return 11
         return choices[0]
 
-    arch = reference.random_architecture(pick)
-    manifest = reference.manifest(arch)
-    targets = (
-        conversions.family(family)
-        .mapping.plan(manifest)
-        .target_shapes({key: shape for key, (_, shape) in manifest.items()})
-    )
-    for within in towers([*targets, *(f"{key}." for key in targets)]):
-        if any(key.startswith(f"{within}.10.") for key in targets):
+    arch: Json = reference.random_architecture(pick)
+    shapes = {key: tuple(tensor.shape) for key, tensor in reference.state_dict(arch).items()}
+    made = bench(family).family.mapping.plan(shapes).target_shapes(shapes)
+    for within in towers([*made, *(f"{key}." for key in made)]):
+        if any(key.startswith(f"{within}.10.") for key in made):
             return arch, within
-    nested = (re.match(r"(.*)\.10\.", key) for key in targets)
+    nested = (re.match(r"(.*)\.10\.", key) for key in made)
     return next(((arch, found[1]) for found in nested if found), None)
 
 
@@ -375,35 +372,27 @@ def _confused_layers(plan: Blueprint) -> Iterator[Entry]:
         return key
 
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-        with scratch(bench.work) as work:
-            reference = bench.converted.reference
-            checkpoint, options = tiny.write_source(plan.family, work, reference.state_dict(arch))
-            request = tiny.make_request(
-                plan.family, checkpoint, reference.config(arch), options, checks="all"
-            )
-            wrong = Misplaced(plan.mapping.rules, place)
-            family = replace(request.family, mapping=wrong)
+        wrong = Misplaced(plan.mapping.rules, place)
+        with bench.scratch() as work:
+            request = bench.request(bench.reference.state_dict(arch), arch, work)
+            family = replace(bench.family, mapping=wrong)
             with only(wanted):
-                return [*converted(replace(request, family=family)), targets(plan.family, wrong)]
+                return [*converted(replace(request, family=family)), *targets(plan.family, wrong)]
 
     yield (
         f"layers-1-and-10-confused@{within}",
-        {"act": act, "seen_by": ("logits", "targets"), "blind": SAME_RULES, "says": DIVERGES},
+        {"act": act, "seen_by": _seen(plan, "logits"), "blind": SAME_RULES, "says": DIVERGES},
     )
 
 
-def _with_state(edit: Callable[[dict[str, Tensor]], None]) -> Act:
+def _with_state(edit: Callable[[State], None]) -> Act:
     """Convert a source whose tensors were edited."""
 
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-        state = {key: tensor.clone() for key, tensor in bench.converted.state.items()}
+        state = {key: tensor.clone() for key, tensor in bench.state.items()}
         edit(state)
-        with scratch(bench.work) as work:
-            checkpoint, companions = tiny.write_source(bench.family.name, work, state)
-            options = {**bench.converted.companions, **companions}
-            request = tiny.make_request(
-                bench.family.name, checkpoint, bench.converted.config, options, checks="all"
-            )
+        with bench.scratch() as work:
+            request = bench.request(state, bench.reference.TINY, work)
             with only(wanted):
                 return converted(request)
 
@@ -416,7 +405,7 @@ def source_faults(plan: Blueprint) -> Iterator[Entry]:
     pairs = [pair for move in plan.plan.moves for pair in move.must_agree()]
     for label, (_, second) in enumerate(dict.fromkeys([*pairs[:1], *pairs[-1:]])):
 
-        def differ(state: dict[str, Tensor], key: str = second) -> None:
+        def differ(state: State, key: str = second) -> None:
             state[key].view(-1)[-1] += 1
 
         yield (
@@ -425,13 +414,13 @@ def source_faults(plan: Blueprint) -> Iterator[Entry]:
         )
     key = kept[len(kept) // 2].sources[0]
 
-    def plant(state: dict[str, Tensor]) -> None:
+    def plant(state: State) -> None:
         state[key].view(-1)[0] = float("nan")
 
-    def remove(state: dict[str, Tensor]) -> None:
+    def remove(state: State) -> None:
         del state[key]
 
-    def rename(state: dict[str, Tensor]) -> None:
+    def rename(state: State) -> None:
         state[f"{key}x"] = state.pop(key)
 
     yield f"nan-in-{key}", {"act": _with_state(plant), "seen_by": ("parameter-sums",), "says": key}

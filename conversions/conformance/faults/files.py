@@ -12,28 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversions.core import pipeline
-from conversions.core.checking.checks import Check
-from tests.detection.faults.bench import Act, Bench, Blueprint, Entry, scratch
+from ...core import pipeline
+from ...core.checking.checks import Check
+from ..bench import Bench
+from .injection import Act, Blueprint, Entry, judged
 
 
 def _damaged_source(damage: Callable[[Path], None] | None) -> Act:
     """Convert from a copy of the checkpoint file that was damaged; None: in a tensor's bytes."""
 
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-        with scratch(bench.work) as work:
-            file = Path(shutil.copy(bench.converted.checkpoint, work))
+        with bench.scratch() as work:
+            file = Path(shutil.copy(bench.converted.request.checkpoint, work))
             if damage is None:
-                prefixes = tuple(c.prefix for c in bench.family.companions) or ("\0",)
-                tensors = [
-                    t for k, t in bench.converted.state.items() if not k.startswith(prefixes)
-                ]
-                content = max(tensors, key=Tensor.numel).contiguous().numpy().tobytes()
+                largest = max(bench.parts(bench.state)[0].values(), key=Tensor.numel)
+                content = largest.flatten().contiguous().view(torch.uint8).numpy().tobytes()
                 _flip(file, file.read_bytes().index(content) + len(content) // 2)
             else:
                 damage(file)
-            request = replace(bench.converted.request(checks="files"), checkpoint=str(file))
-            return pipeline.convert(request, None).checks
+            return _converted_from(bench, file)
 
     return act
 
@@ -42,15 +39,15 @@ def _damaged_shards(damage: Callable[[Path, dict[str, Any]], None]) -> Act:
     """Check a folder of several shards, one of which was damaged, or the index."""
 
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-        with scratch(bench.work) as work:
+        with bench.scratch() as work:
             total = (bench.converted.folder / "model.safetensors").stat().st_size
-            request = bench.converted.request(checks="files", max_shard_size=total // 3)
+            request = replace(bench.converted.request, checks="files", max_shard_size=total // 3)
             pipeline.convert(request, work / "shards")
             file = work / "shards" / "model.safetensors.index.json"
             index = json.loads(file.read_text(encoding="utf-8"))
             damage(work / "shards", index)
             file.write_text(json.dumps(index), encoding="utf-8")
-            return bench.verify(work / "shards", wanted)
+            return judged(bench, work / "shards", wanted)
 
     return act
 
@@ -59,13 +56,9 @@ def _source_shards(damage: Callable[[Path, dict[str, Any]], None]) -> Act:
     """Convert a source of two shards with an index, one of which was damaged, or the index."""
 
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-        state = {
-            k: t
-            for k, t in bench.converted.state.items()
-            if not k.startswith(tuple(c.prefix for c in bench.family.companions) or ("\0",))
-        }
+        state, _ = bench.parts(bench.state)
         names = list(state)
-        with scratch(bench.work) as work:
+        with bench.scratch() as work:
             index: dict[str, Any] = {"metadata": {}, "weight_map": {}}
             for number, part in enumerate((names[::2], names[1::2])):
                 shard = f"pytorch_model-{number + 1:05}-of-00002.bin"
@@ -74,10 +67,15 @@ def _source_shards(damage: Callable[[Path, dict[str, Any]], None]) -> Act:
             damage(work, index)
             file = work / "pytorch_model.bin.index.json"
             file.write_text(json.dumps(index), encoding="utf-8")
-            request = replace(bench.converted.request(checks="files"), checkpoint=str(file))
-            return pipeline.convert(request, None).checks
+            return _converted_from(bench, file)
 
     return act
+
+
+def _converted_from(bench: Bench, file: Path) -> Sequence[Check]:
+    """The checks of a conversion of another file; no model is built."""
+    request = replace(bench.converted.request, checks="files", checkpoint=str(file))
+    return pipeline.convert(request, None).checks
 
 
 def _flip(file: Path, place: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,35 +11,47 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conversions.core.checking.checks import Check
-from tests.detection.faults.bench import Act, Bench, Blueprint, Entry, is_key, tower
+from ...core.checking.checks import Check
+from ..bench import Bench, State
+from .injection import DIVERGES, Act, Blueprint, Entry, is_key, judged, tower
 
 
-def edited_tensors(edit: Callable[[dict[str, Tensor]], None]) -> Act:
+def edited_tensors(edit: Callable[[State], None]) -> Act:
     """Rewrite model.safetensors of a finished folder."""
 
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-        with bench.folder() as folder:
+        with bench.copy() as folder:
             file = folder / "model.safetensors"
             tensors = {key: tensor.clone() for key, tensor in load_file(file).items()}
             edit(tensors)
             save_file(tensors, file, metadata={"format": "pt"})
-            return bench.verify(folder, wanted)
+            return judged(bench, folder, wanted)
 
     return act
+
+
+def _alike(plan: Blueprint, keys: Sequence[str]) -> tuple[str, str] | None:
+    """Two tensors of one shape and one last name."""
+    pairs = (
+        (a, b)
+        for a, b in itertools.combinations(keys, 2)
+        if plan.targets[a] == plan.targets[b] and a.rpartition(".")[2] == b.rpartition(".")[2]
+    )
+    return next(pairs, None)
 
 
 def tensor_faults(plan: Blueprint) -> Iterator[Entry]:
     """What a writer could do to a tensor after the rules were applied."""
     keys = list(plan.targets)
-    hidden = plan.invisible.get("tensors", {})
+    hidden = plan.unseen.get("tensors", {})
     seen = [key for key in keys if not any(re.fullmatch(pattern, key) for pattern in hidden)]
     matrices = [key for key in seen if len(plan.targets[key]) > 1 and tower(key)] or seen
     biases = [k for k in keys if k.endswith(".bias") and tower(k) and not is_key(k)] or keys
+    smallest = min(keys, key=lambda key: math.prod(plan.targets[key]))
     first, middle, last = matrices[0], matrices[len(matrices) // 2], matrices[-1]
 
     def edit(name: str, key: str, change: Callable[[Tensor], Tensor], *more: str) -> Entry:
-        def act(tensors: dict[str, Tensor]) -> None:
+        def act(tensors: State) -> None:
             tensors[key] = change(tensors[key]).contiguous()
 
         return f"{name}-{key}", {
@@ -57,7 +70,7 @@ def tensor_faults(plan: Blueprint) -> Iterator[Entry]:
         return tensor
 
     def flipped(tensor: Tensor) -> Tensor:
-        tensor.view(-1).view(torch.int32)[0] ^= 1
+        tensor.view(-1)[:1].view(torch.uint8)[0] ^= 1  # the smallest change there is
         return tensor
 
     yield edit("folder-zeroed", first, torch.zeros_like, "parameter-sums", "logits")
@@ -67,8 +80,35 @@ def tensor_faults(plan: Blueprint) -> Iterator[Entry]:
     yield edit("folder-nan", middle, nan, "parameter-sums", "logits")
     yield edit("folder-five-up-five-down", biases[0], bent, "logits")
     yield edit("folder-one-bit", last, flipped)
+    yield edit("folder-one-bit-of-smallest", smallest, flipped)
+    yield edit("folder-a-thousandth-larger", middle, lambda t: t * 1.001, "parameter-sums")
+    if pair := _alike(plan, seen):
+        left, right = pair
 
-    def compensate(tensors: dict[str, Tensor]) -> None:
+        def copy_over(tensors: State) -> None:
+            tensors[left] = tensors[right].clone()
+
+        def exchange(tensors: State) -> None:
+            tensors[left], tensors[right] = tensors[right], tensors[left]
+
+        yield (
+            f"folder-copied-over-{left}",
+            {
+                "act": edited_tensors(copy_over),
+                "seen_by": ("exact-values", "round-trip", "parameter-sums"),
+                "says": left,
+            },
+        )
+        yield (
+            "folder-exchanged",
+            {
+                "act": edited_tensors(exchange),
+                "seen_by": ("exact-values", "round-trip", "logits"),
+                "says": DIVERGES,
+            },
+        )
+
+    def compensate(tensors: State) -> None:
         tensors[biases[0]] += 5 / tensors[biases[0]].numel()
         tensors[biases[-1]] -= 5 / tensors[biases[-1]].numel()
 
@@ -81,21 +121,13 @@ def tensor_faults(plan: Blueprint) -> Iterator[Entry]:
         },
     )
 
-    def drop(tensors: dict[str, Tensor]) -> None:
+    def drop(tensors: State) -> None:
         del tensors[middle]
 
-    def add(tensors: dict[str, Tensor]) -> None:
+    def add(tensors: State) -> None:
         tensors[f"{middle}x"] = tensors[middle].clone()
 
-    def exchange(tensors: dict[str, Tensor]) -> None:
-        left, right = next(
-            (a, b)
-            for a, b in itertools.combinations(keys, 2)
-            if plan.targets[a] == plan.targets[b] and a.rpartition(".")[2] == b.rpartition(".")[2]
-        )
-        tensors[left], tensors[right] = tensors[right], tensors[left]
-
-    def cut(tensors: dict[str, Tensor]) -> None:
+    def cut(tensors: State) -> None:
         tensors[middle] = tensors[middle][:-1].clone()
 
     yield (
@@ -114,10 +146,6 @@ def tensor_faults(plan: Blueprint) -> Iterator[Entry]:
             "says": f"{middle}x",
             "or_by": frozenset({"strict-load", "reload"}),
         },
-    )
-    yield (
-        "folder-exchanged",
-        {"act": edited_tensors(exchange), "seen_by": ("exact-values", "round-trip")},
     )
     yield (
         f"folder-cut-{middle}",

@@ -1,4 +1,4 @@
-"""The catalogue of faults that checks must see, and the bench that they are injected on.
+"""The catalogue of faults that checks must see, derived for any family.
 
 Nothing here knows a family. Faults are derived: from the mapping's moves, the tiny checkpoint's
 tensors, every field of config.json and of the processor's files, the files themselves, and the
@@ -13,38 +13,25 @@ from __future__ import annotations
 
 from functools import cache
 
-from tests.detection.faults import code, converter, documents, files, harmless, tensors
-from tests.detection.faults.bench import (
-    EVERYTHING,
-    Act,
-    Bench,
-    Fault,
-    bench,
-    blueprint,
-    converted,
-    only,
-    outcome,
-)
+from . import code, converter, documents, files, harmless, tensors
+from .injection import EVERYTHING, Act, Blueprint, Fault, blueprint, outcome
 
 __all__ = [
     "EVERYTHING",
-    "Bench",
+    "Blueprint",
     "Fault",
-    "bench",
     "blueprint",
     "catalogue",
-    "converted",
     "harmless_changes",
-    "only",
     "outcome",
 ]
 
 
 @cache
 def catalogue(family: str) -> list[Fault]:
-    """Every fault of a family, in a fixed order, with unequal names."""
+    """Every fault of a family that its outputs can show, in a fixed order, with unequal names."""
     plan = blueprint(family)
-    found = [
+    return [
         Fault(family, kind, name, **rest)
         for kind, faults in (
             ("converter", (*converter.converter_faults(plan), *converter.source_faults(plan))),
@@ -55,11 +42,8 @@ def catalogue(family: str) -> list[Fault]:
             ("transformers", code.transformers_faults(plan)),
         )
         for name, rest in faults
-        if name not in plan.invisible.get("faults", {})
+        if not harmless.is_unseen(plan, name)
     ]
-    names = [fault.name for fault in found]
-    assert len(set(names)) == len(names), [n for n in names if names.count(n) > 1]
-    return found
 
 
 def harmless_changes(family: str) -> dict[str, Act]:

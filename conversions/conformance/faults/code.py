@@ -13,20 +13,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-import conversions
-from conversions.core.checking import loading
-from conversions.core.checking.checks import Check
-from tests.detection.faults.bench import (
-    DIVERGES,
-    EVERYTHING,
-    Act,
-    Bench,
-    Blueprint,
-    Entry,
-    bench,
-    is_key,
-    tower,
-)
+from ...core.checking import loading
+from ...core.checking.checks import Check
+from ..bench import Bench, bench
+from .injection import DIVERGES, EVERYTHING, Act, Blueprint, Entry, is_key, judged, tower
 
 Alter = Callable[[Any], None]
 
@@ -52,12 +42,12 @@ def altered(alter: Alter) -> Act:
     def act(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
         if wanted == EVERYTHING:
             with torch.no_grad(), after_loading(bench.family.model_class, alter):
-                return bench.verify(bench.converted.folder, wanted)
+                return judged(bench, bench.converted.folder, wanted)
         loaded = copy.deepcopy(_pristine(bench.family.name))
         with torch.no_grad():
             alter(loaded.model)
         with mock.patch.object(loading, "load_model", mock.Mock(return_value=loaded)):
-            return bench.verify(bench.converted.folder, wanted)
+            return judged(bench, bench.converted.folder, wanted)
 
     return act
 
@@ -65,8 +55,8 @@ def altered(alter: Alter) -> Act:
 @cache
 def _pristine(family: str) -> loading.Loaded:
     """What from_pretrained gives, once a process."""
-    converted = bench(family).converted
-    return loading.load_model(converted.folder, converted.family.model_class, "eager")
+    found = bench(family)
+    return loading.load_model(found.converted.folder, found.family.model_class, "eager")
 
 
 def constructed(alter: Alter) -> Act:
@@ -81,7 +71,7 @@ def constructed(alter: Alter) -> Act:
             alter(self)
 
         with mock.patch.object(cls, "__init__", changed):
-            return bench.verify(bench.converted.folder, wanted)
+            return judged(bench, bench.converted.folder, wanted)
 
     return act
 
@@ -225,30 +215,52 @@ def _without_mask(model: Any) -> None:
     model.forward = forward
 
 
+def _above(scores: Tensor) -> Tensor | None:
+    """The places above the diagonal of square scores or masks; None where there are none."""
+    if scores.dim() < 2 or scores.shape[-1] != scores.shape[-2] or scores.shape[-1] < 2:
+        return None
+    return torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+
+
+def _other_causality(scores: Tensor, hidden: float, seen: float) -> Tensor:
+    """Square scores, or an additive mask: what comes later is hidden, or seen where it was not."""
+    above = _above(scores)
+    if above is None:
+        return scores
+    was_hidden = bool((scores[..., above] <= torch.finfo(scores.dtype).min / 2).all())
+    return scores.masked_fill(above, seen if was_hidden else hidden)
+
+
 def _noncausal(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
     """Scores of squares are masked above the diagonal where they were not, and freed where so."""
     softmax = torch.nn.functional.softmax
 
     def changed(scores: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if scores.dim() >= 3 and scores.shape[-1] == scores.shape[-2] > 1:
-            above = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-            scores = scores.masked_fill(above, torch.finfo(scores.dtype).min)
+        if scores.dim() >= 3:
+            scores = _other_causality(scores, torch.finfo(scores.dtype).min, 0.0)
         return softmax(scores, *args, **kwargs)
 
     # the reference forward uses Tensor.softmax, so that this is transformers' alone
     with mock.patch.object(torch.nn.functional, "softmax", changed):
-        return bench.verify(bench.converted.folder, wanted)
+        return judged(bench, bench.converted.folder, wanted)
 
 
 def _causal_sdpa(bench: Bench, wanted: frozenset[str]) -> Sequence[Check]:
-    """The fused attention is causal wherever nobody passes it a mask."""
+    """The fused attention is causal where it is not, and sees what comes later where it is."""
     fused: Callable[..., Tensor] = torch.nn.functional.scaled_dot_product_attention
 
     def changed(*args: Any, attn_mask: Any = None, is_causal: bool = False, **rest: Any) -> Tensor:
-        return fused(*args, attn_mask=attn_mask, is_causal=attn_mask is None, **rest)
+        if attn_mask is None:
+            return fused(*args, attn_mask=None, is_causal=not is_causal, **rest)
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=torch.float32).masked_fill(
+                ~attn_mask, torch.finfo(torch.float32).min
+            )
+        attn_mask = _other_causality(attn_mask, torch.finfo(attn_mask.dtype).min, 0.0)
+        return fused(*args, attn_mask=attn_mask, **rest)
 
     with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", changed):
-        return bench.verify(bench.converted.folder, EVERYTHING)
+        return judged(bench, bench.converted.folder, EVERYTHING)
 
 
 def _interleaved(modules: Sequence[str]) -> Act:
@@ -263,7 +275,7 @@ def _interleaved(modules: Sequence[str]) -> Act:
         with contextlib.ExitStack() as stack:
             for name in modules:
                 stack.enter_context(mock.patch.object(sys.modules[name], "rotate_half", rotate))
-            return bench.verify(bench.converted.folder, wanted)
+            return judged(bench, bench.converted.folder, wanted)
 
     return act
 
@@ -396,7 +408,7 @@ def _attention_faults(plan: Blueprint) -> Iterator[Entry]:
             "causal-where-it-is-not",
             {"act": _noncausal, "seen_by": ("logits",), "says": DIVERGES},
         )
-    if "sdpa" in loading.attentions(conversions.family(plan.family).model_class):
+    if "sdpa" in loading.attentions(bench(plan.family).family.model_class):
         yield (
             "causal-in-sdpa-only",
             {"act": _causal_sdpa, "seen_by": ("logits",), "says": DIVERGES},
