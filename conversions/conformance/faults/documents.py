@@ -39,11 +39,11 @@ def another(name: str, value: Any) -> Any:
     if isinstance(value, float):
         if leaf.endswith(("eps", "epsilon")):
             return 1e-5 if value < 1e-8 else value * 100
-        return value * 2 + 0.125
+        return abs(value) * 2 + 0.125
     if isinstance(value, int):
         # heads and patches must still divide, so that the model can be built at all
         if leaf == "image_size":  # one pixel more may leave the number of patches as it is
-            return value * 2
+            return value * 2 or 1
         return _other_divisor(value) if "heads" in leaf else value + 1
     if isinstance(value, list) and value:
         if any(left != right for left, right in zip(value, value[1:], strict=False)):
