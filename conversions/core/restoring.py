@@ -22,7 +22,7 @@ from . import selection
 from .checking import copies, golden
 from .checking.checks import Check
 from .checking.saved import SavedFolder, config_of, open_saved, spelled_by_rules
-from .errors import CheckFailed, ConversionError, OutputError
+from .errors import CheckFailed, ConversionError, OutputError, counted
 from .family import Family, Source
 from .manifest import Json, Manifest, Spec
 from .mapping.key_mapping import Plan
@@ -107,7 +107,7 @@ def inverse(family: Family, saved: SavedFolder, config: Json) -> Inverse:
     absent += [f"what becomes {' or '.join(rule.sources)}" for rule in plan.coverage.idle]
     if absent:
         raise ConversionError(
-            f"{family.name}: {len(absent)} tensors that the original needs are not in the folder",
+            f"{family.name}: the folder lacks {counted(len(absent), 'tensor')} of the original",
             absent[:50],
             f"a folder of the whole model ({family.model_class}) is needed",
         )

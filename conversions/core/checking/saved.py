@@ -7,8 +7,9 @@ common end of the dotted path, if that is unambiguous.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping as MappingABC
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Iterable, Mapping as MappingABC, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..mapping.key_mapping import KeyMapping, Plan
 from ..mapping.keys import template
 from ..reading import json as untrusted_json
 from ..reading.checkpoint import open_checkpoint
+from ..reading.folders import no_model
 
 WEIGHTS = (
     "model.safetensors",
@@ -38,7 +40,7 @@ class SavedFolder:
 
     tensors: under the keys of the files. file: the one that names them. container: its kind.
     saved_by: the release of transformers in config.json, if any. unread: weight files that
-    from_pretrained passes over. unreadable: key -> why it is not a readable tensor.
+    from_pretrained passes over.
     """
 
     path: Path
@@ -47,24 +49,20 @@ class SavedFolder:
     container: str
     saved_by: str | None
     unread: tuple[str, ...] = ()
-    unreadable: MappingABC[str, str] = field(default_factory=dict)
 
 
 def open_saved(folder: Path) -> SavedFolder:
     """The weights that from_pretrained would take.
 
     Raises:
-        CheckpointError: the folder has no weights, or they cannot be read.
+        CheckpointError: the folder has no weights, or they cannot be read: quantised, of 8 bit,
+            parts of several processes …
     """
     present = [name for name in WEIGHTS if (folder / name).is_file()]
     if not present:
-        held = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else []
-        raise CheckpointError(
-            f"{folder}: no weights that transformers would find",
-            held,
-            f"a model folder holds {WEIGHTS[0]}, {WEIGHTS[2]} or one of their indices",
-        )
+        raise no_model(folder, WEIGHTS)
     with open_checkpoint(folder / present[0]) as checkpoint:
+        checkpoint.refuse_unusual()
         if "" not in checkpoint.trees:
             trees = ", ".join(checkpoint.trees)
             raise CheckpointError(
@@ -72,12 +70,11 @@ def open_saved(folder: Path) -> SavedFolder:
             )
         return SavedFolder(
             folder,
-            dict(checkpoint.trees[""]),
+            dict(checkpoint.tree("")),
             present[0],
             checkpoint.container,
             saved_by(folder),
             tuple(present[1:]),
-            dict(checkpoint.unreadable.get("", {})),
         )
 
 
@@ -91,10 +88,15 @@ def config_of(folder: Path) -> Json:
         path = folder / "config.json"
         return untrusted_json.read_object(path, ConfigError, called=str(path))
     except FileNotFoundError:
-        held = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else []
-        raise ConfigError(
-            f"{folder / 'config.json'}: no such file", held, "a model folder holds one"
-        ) from None
+        raise _no_config(folder) from None
+
+
+def _no_config(folder: Path) -> ConfigError:
+    what, hint = f"{folder / 'config.json'}: no such file", "a model folder holds one"
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        instead = no_model(folder, WEIGHTS)
+        return ConfigError(what, instead.details, instead.hint)
+    return ConfigError(what, sorted(path.name for path in folder.iterdir())[:20], hint)
 
 
 def saved_by(folder: Path) -> str | None:
@@ -114,6 +116,15 @@ def spelled(keys: Iterable[str], targets: Iterable[str]) -> dict[str, str]:
         if key not in found and (name := _first_name(key)) in wanted:
             found[key] = name
     free = [target for target in wanted if target not in set(found.values())]
+    rest = [key for key in keys if key not in found]
+    heads = dict.fromkeys(
+        target.removesuffix(key)
+        for key in map(_first_name, rest[:9])
+        for target in free
+        if target.endswith(f".{key}")
+    )
+    found |= _under_one_head(rest, heads, set(free).__contains__)
+    free = [target for target in free if target not in set(found.values())]
     found |= _by_tails([key for key in keys if key not in found], free)
     return found
 
@@ -133,8 +144,9 @@ def spelled_by_rules(mapping: KeyMapping, keys: Iterable[str]) -> dict[str, str]
             rest.append(key)
         else:
             found[key] = name
+    found |= _under_one_head(rest, heads, lambda key: bool(mapping.source_keys(key)))
     taken = set(found.values())
-    for key in rest:
+    for key in (key for key in rest if key not in found):
         targets = _reheaded(mapping, _first_name(key), heads) - taken
         if len(targets) == 1:
             found[key] = targets.pop()
@@ -155,6 +167,18 @@ def _reheaded(mapping: KeyMapping, key: str, heads: Iterable[str]) -> set[str]:
 def _first_name(key: str) -> str:
     module, dot, tail = key.rpartition("LayerNorm.")
     return f"{module}{_FIRST_NAMES.get(dot + tail, dot + tail)}"
+
+
+def _under_one_head(
+    keys: Sequence[str], heads: Iterable[str], is_target: Callable[[str], bool]
+) -> dict[str, str]:
+    """Key -> target, by the one head that makes most of the keys targets: a base model's names."""
+    for head in heads:
+        named = {key: f"{head}{_first_name(key)}" for key in keys}
+        found = {key: name for key, name in named.items() if is_target(name)}
+        if head and 2 * len(found) > len(keys):
+            return found
+    return {}
 
 
 def _by_tails(keys: list[str], free: list[str]) -> dict[str, str]:
@@ -184,7 +208,7 @@ def _tail(key: str) -> str:
 
 def _common(left: str, right: str) -> int:
     pairs = zip(reversed(left.split(".")), reversed(right.split(".")), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(left.count("."), 99))
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def with_twins(

@@ -33,6 +33,20 @@ _KINDS = (
     (re.compile(r"consolidated\.\d\d\.pth"), "one part of a model cut for several devices"),
 )
 """What a file is, judged by its name, for messages that list several."""
+_WAYS = (
+    (
+        _KINDS[0][0],
+        "merge it into the model that it was trained on, and give that folder:\n"
+        "PeftModel.from_pretrained(model, FOLDER).merge_and_unload().save_pretrained(OUTPUT)",
+    ),
+    (
+        re.compile(r"(?:pytorch_)?model\.[\w-]+(?:-\d{5}-of-\d{5})?\.(?:bin|safetensors)"),
+        'transformers reads it with variant="…" alone: load it so and save it again, or take the '
+        "variant out of the names",
+    ),
+)
+"""What to do with a file in which transformers finds no model by itself."""
+_BELOW = "name one of them"
 
 
 @dataclass
@@ -93,9 +107,7 @@ def without(entries: Entries) -> CheckpointError:
         return CheckpointError(f"{folder}: holds {other}", entries.files[:_LISTED], ORIGINAL)
     if below := list(_below(entries)):
         return CheckpointError(
-            f"{folder}: holds no checkpoint itself, its folders do",
-            below[:_LISTED],
-            "name one of them",
+            f"{folder}: holds no checkpoint itself, its folders do", below[:_LISTED], _BELOW
         )
     if known:
         hint = "give a torch or safetensors checkpoint"
@@ -110,6 +122,29 @@ def without(entries: Entries) -> CheckpointError:
     names = [*entries.files, *(f"{name}/" for name in entries.folders)][:_LISTED]
     what = "holds no checkpoint, it is empty" if not names else "holds no checkpoint"
     return CheckpointError(f"{folder}: {what}", names, "name the checkpoint file")
+
+
+def no_model(folder: Path, wanted: Sequence[str]) -> CheckpointError:
+    """The error for a model folder without weights: what it holds instead, and the way from there.
+
+    wanted: the names of weight files that from_pretrained looks for.
+    """
+    what = f"{folder}: no weights that transformers would find"
+    hint = f"a model folder holds {', '.join(wanted[:-1])} or {wanted[-1]}"
+    try:
+        entries = Entries.of(folder)
+    except OSError as error:
+        return CheckpointError(f"{folder}: {error.strerror}", hint=hint)
+    if (parts := in_parts(entries)) is not None:
+        return parts
+    models = [name for name in entries.files if is_candidate(name)]
+    ways = [way for name in models for pattern, way in _WAYS if pattern.fullmatch(name)]
+    if models:
+        lines = [f"{name}{_kind(name)}" for name in models[:_LISTED]]
+        return CheckpointError(what, lines, ways[0] if ways else hint)
+    other = without(entries)
+    told = other.summary.removeprefix(f"{folder}: ")
+    return CheckpointError(what, [told, *other.details], _BELOW if other.hint == _BELOW else hint)
 
 
 def _distributed(entries: Entries) -> CheckpointError | None:

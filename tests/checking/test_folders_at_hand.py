@@ -1,0 +1,135 @@
+"""Folders that people have on disk: what trainers, wrappers and other tools make of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conversions.core.checking.saved import open_saved, spelled, spelled_by_rules
+from conversions.core.errors import ConversionError
+from conversions.core.mapping.key_mapping import KeyMapping
+from conversions.core.mapping.rules import Rename
+from conversions.core.verification import recognised
+
+# ---- folders without a model in them ----
+
+
+def write(folder: Path, files: Mapping[str, dict[str, Tensor] | str]) -> Path:
+    """A folder of these files: tensors as safetensors, texts as they are."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        else:
+            save_file(content, path, metadata={"format": "pt"})
+    return folder
+
+
+ONE = {"norm.weight": torch.ones(3)}
+INSTEAD: dict[str, tuple[dict[str, dict[str, Tensor] | str], tuple[str, ...]]] = {
+    "an adapter": (
+        {"adapter_model.safetensors": ONE, "adapter_config.json": "{}"},
+        ("adapter_model.safetensors   an adapter (peft)", "merge_and_unload()"),
+    ),
+    "a variant": (
+        {"config.json": "{}", "model.fp16.safetensors": ONE},
+        ("model.fp16.safetensors", 'variant="…"'),
+    ),
+    "a variant in shards": (
+        {"pytorch_model.fp16-00001-of-00002.bin": "", "model.safetensors.txt": ""},
+        ("pytorch_model.fp16-00001-of-00002.bin", 'variant="…"'),
+    ),
+    "Keras": ({"tf_model.h5": "x"}, ("tf_model.h5   an HDF5 file", "a model folder holds")),
+    "llama.cpp": ({"model-q4.gguf": "x"}, ("a GGUF file", "pytorch_model.bin")),
+    "steps": (
+        {"checkpoint-5/model.safetensors": ONE, "checkpoint-40/model.safetensors": ONE},
+        ("checkpoint-40/   model.safetensors", "name one of them"),
+    ),
+    "DeepSpeed": (
+        {"latest": "global_step10", "zero_to_fp32.py": "", "global_step10/a": ""},
+        ("is a DeepSpeed checkpoint", "zero_to_fp32.py"),
+    ),
+    "FSDP": (
+        {"pytorch_model_fsdp_0/__0_0.distcp": ""},
+        ("pytorch_model_fsdp_0/   parts of several processes",),
+    ),
+    "beside a model": (
+        {"optimizer.pt": "x", "training_args.bin": "x"},
+        ("what a trainer saves beside a model", "a model folder holds model.safetensors"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INSTEAD)
+def test_a_folder_without_weights_is_named_by_what_it_holds(case: str, tmp_path: Path) -> None:
+    """An adapter, a variant, another framework's, steps, parts: each with the way from it."""
+    files, named = INSTEAD[case]
+    with pytest.raises(ConversionError) as caught:
+        open_saved(write(tmp_path / "model", files))
+    assert all(words in str(caught.value) for words in named), caught.value
+
+
+def test_a_folder_of_steps_is_named_before_its_config_is_missed(tmp_path: Path) -> None:
+    """Without --checkpoint the family comes from config.json, which lies one folder below."""
+    write(tmp_path / "runs", {"checkpoint-40/model.safetensors": ONE})
+    with pytest.raises(ConversionError, match="config.json: no such") as caught:
+        recognised(tmp_path / "runs", ())
+    assert "checkpoint-40/   model.safetensors" in str(caught.value)
+
+
+STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], tuple[str, ...]]] = {
+    "8 bit floats": (
+        lambda: {"a.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "b.weight": torch.ones(2)},
+        ("a.weight   float8_e4m3fn[2,2]", "plain floating-point"),
+    ),
+    "bitsandbytes": (
+        lambda: {"a.weight": torch.ones(2, 2, dtype=torch.int8), "a.SCB": torch.ones(2)},
+        ("is quantised (bitsandbytes, 8 bit)", "plain floating point"),
+    ),
+    "ZeRO 3": (
+        lambda: {f"{name}.weight": torch.zeros(0) for name in "abcdef"},
+        ("by name only, as ZeRO 3 leaves them", "zero_to_fp32.py"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_weights_that_are_no_plain_numbers_are_named(case: str, tmp_path: Path) -> None:
+    """They are not called absent, and nothing falls over them."""
+    state, named = STATES[case]
+    folder = write(tmp_path / "model", {"config.json": "{}", "model.safetensors": state()})
+    with pytest.raises(ConversionError) as caught:
+        open_saved(folder)
+    assert all(words in str(caught.value) for words in named), caught.value
+
+
+# ---- names of a base model ----
+
+BASE = [
+    "tower.embeddings.layernorm.weight",
+    "tower.layernorm.weight",
+    "tower.layers.0.norm.weight",
+    "classifier.weight",
+]
+
+
+@pytest.mark.parametrize("further", ["", "embeddings.position_ids"])
+def test_a_base_models_names_have_its_module_in_front(further: str) -> None:
+    """Saved without its head: one head in front makes targets, also where tails are ambiguous."""
+    names = {key.removeprefix("tower."): key for key in BASE[:3]}
+    keys = [*names, *filter(None, [further])]
+    assert spelled(keys, BASE) == names
+    mapping = KeyMapping(Rename(f"s.{number}", key) for number, key in enumerate(BASE))
+    assert spelled_by_rules(mapping, keys) == names
+
+
+def test_a_longer_tail_wins() -> None:
+    """A name that is the end of one target is not as near to another that shares a part of it."""
+    targets = ["a.embeddings.norm.weight", "a.norm.weight"]
+    assert spelled(["embeddings.norm.weight"], targets) == {"embeddings.norm.weight": targets[0]}
