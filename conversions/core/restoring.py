@@ -21,7 +21,13 @@ from torch import Tensor
 from . import selection
 from .checking import copies, golden
 from .checking.checks import Check
-from .checking.saved import SavedFolder, config_of, open_saved, spelled_by_rules
+from .checking.saved import (
+    SavedFolder,
+    config_of,
+    open_saved,
+    spelled_by_rules,
+    under_published_names,
+)
 from .errors import CheckFailed, ConversionError, OutputError, counted
 from .family import Family, Source
 from .manifest import Json, Manifest, Spec
@@ -91,6 +97,8 @@ def inverse(family: Family, saved: SavedFolder, config: Json) -> Inverse:
             vocabulary rows cannot be determined.
     """
     names = spelled_by_rules(family.mapping, saved.tensors)
+    saved, twins = _with_ties(family, saved, names)
+    names |= {key: key for key in twins}
     named = {target: saved.tensors[key] for key, target in names.items()}
     sources = dict.fromkeys(
         source for target in named for source in family.mapping.source_keys(target)
@@ -117,6 +125,19 @@ def inverse(family: Family, saved: SavedFolder, config: Json) -> Inverse:
     left_out = family.mapping.left_out([*shapes, *remade, *doubled])
     strangers = tuple(key for key in saved.tensors if key not in names)
     return Inverse(family, named, plan, shapes, remade, doubled, left_out, strangers)
+
+
+def _with_ties(
+    family: Family, saved: SavedFolder, names: MappingABC[str, str]
+) -> tuple[SavedFolder, dict[str, str]]:
+    """The folder, with tensors of a tie that it holds under a name that no rule writes renamed."""
+    strangers = [key for key in saved.tensors if key not in names]
+    if not strangers:
+        return saved, {}
+    held = {source for name in names.values() for source in family.mapping.source_keys(name)}
+    idle = [t for rule in family.mapping.plan(held).coverage.idle for t in rule.targets]
+    absent = [target for target in idle if family.mapping.source_keys(target)]
+    return under_published_names(saved, family.model_class, absent, strangers if absent else [])
 
 
 def _remade(
@@ -226,8 +247,15 @@ def _rows(
     if len(best) != 1:
         raise ConversionError(
             f"{family.name}: how many rows the original's vocabulary had cannot be determined",
-            [f"{len(best)} numbers fit config.json equally well"] if best else ["none fits"],
-            "config.json must name the tokens that a conversion added, as it writes them",
+            [
+                f"{len(best)} numbers fit config.json equally well"
+                if best
+                else f"{moves[0].targets[0]} has {most} rows, which a conversion makes of no "
+                "vocabulary: it was resized since"
+            ],
+            "config.json must name the tokens that a conversion added, as it writes them"
+            if best
+            else "resize it back: model.resize_token_embeddings(the rows a conversion had written)",
         )
     return best[0]
 

@@ -33,8 +33,15 @@ from .checking import (
 from .checking.checks import Check
 from .checking.copies import Judgement
 from .checking.readings import Reading
-from .checking.saved import SavedFolder, config_of, open_saved, spelled, with_twins
-from .errors import ConversionError
+from .checking.saved import (
+    SavedFolder,
+    config_of,
+    open_saved,
+    spelled,
+    under_published_names,
+    with_twins,
+)
+from .errors import ConversionError, counted
 from .family import Family, Source
 from .judging import class_notes
 from .manifest import Json
@@ -47,6 +54,8 @@ from .writing import configs
 from .writing.folder import ModelFolder
 
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "sentencepiece.bpe.model")
+
+_WRAPPERS = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"}
 
 _DOCUMENTS = (
     "generation_config.json",
@@ -65,7 +74,8 @@ class Subject:
 
     right: a folder with the documents that a conversion writes, without weights. named: the
     folder's tensors under the names that the rules write, twins filled in. extra: the rest.
-    unexpected: those of `extra` that from_pretrained complains about.
+    unexpected: those of `extra` that from_pretrained complains about. wrapper: what stands before
+    the names of all tensors that have another name.
     """
 
     source: PlannedSource
@@ -76,6 +86,7 @@ class Subject:
     found: Judgement
     notes: list[str] = field(default_factory=list)
     unexpected: tuple[str, ...] = ()
+    wrapper: str = ""
 
     @property
     def family(self) -> str:
@@ -249,6 +260,13 @@ def _subject(source: PlannedSource, saved: SavedFolder, right: Path) -> Subject:
     plan, options = source.plan, source.request.options
     targets = [target for move in plan.moves for target in move.targets]
     names = spelled(saved.tensors, targets)
+    absent = [target for target in targets if target not in set(names.values())]
+    twins: dict[str, str] = {}
+    if absent:
+        strangers = [key for key in saved.tensors if key not in names]
+        name = source.request.family.model_class
+        saved, twins = under_published_names(saved, name, absent, strangers)
+        names |= {key: key for key in twins}
     named = {names[key]: tensor for key, tensor in saved.tensors.items() if key in names}
     named = with_twins(plan, source.state, options, named)
     extra = {key: tensor for key, tensor in saved.tensors.items() if key not in names}
@@ -259,13 +277,17 @@ def _subject(source: PlannedSource, saved: SavedFolder, right: Path) -> Subject:
     }
     found = copies.judged(plan, source.state, named, options, zeroed)
     subject = Subject(source, saved, right, named, extra, found)
+    subject.notes += [f"{key} is in the folder as {twin}, its tie" for key, twin in twins.items()]
     respelled = {key: target for key, target in names.items() if key != target}
     if respelled:
         key, target = next(iter(respelled.items()))
+        count = counted(len(respelled), "tensor has", "tensors have")
         subject.notes.append(
-            f"{len(respelled)} tensors have names that other releases write, such as {key} "
-            f"for {target}"
+            f"{count} another name than a conversion writes, such as {key} for {target}"
         )
+        wrapper = key.removesuffix(target)
+        if all(key == f"{wrapper}{target}" for key, target in respelled.items()):
+            subject.wrapper = wrapper
     return subject
 
 
@@ -411,7 +433,21 @@ def _config(subject: Subject) -> Reading:
     except Exception as error:
         # whatever the release raises about a config is a finding about the config
         line = (str(error).splitlines() or [""])[0][:200]
-        return Reading(wrong=[f"config.json: {type(error).__name__}: {line}"], fields=[""])
+        lines = [f"config.json: {type(error).__name__}: {line}", *_unknown_dtypes(subject.folder)]
+        return Reading(wrong=lines, fields=[""] * len(lines))
+
+
+def _unknown_dtypes(folder: Path) -> list[str]:
+    """A line for each dtype in config.json that torch does not have, such as `auto`."""
+    import torch
+
+    return [
+        f'{name}: "{value}" is no dtype of torch: write float32, or leave it out'
+        for name, value in configs.flatten(config_of(folder)).items()
+        if name.rpartition(".")[2] in ("dtype", "torch_dtype")
+        and isinstance(value, str)
+        and not isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype)
+    ]
 
 
 def _with_kind(subject: Subject, model_type: str, found: Reading) -> Reading:
@@ -521,7 +557,8 @@ def _model_checks(subject: Subject, settings: Reading) -> list[Check]:
     try:
         loaded = loading.load_model(subject.folder, family.model_class)
     except ConversionError as error:
-        return [release.failed(name, error) for name in ("strict-load", "reload", "logits")]
+        failed = [release.failed(name, error) for name in ("strict-load", "reload", "logits")]
+        return [replace(failed[0], advice=_why_unloaded(subject)), *failed[1:]]
     subject.unexpected = tuple(key for key in loaded.unexpected if key in subject.extra)
     settings += _generation(subject, loaded.model)
     memory = loading.memory_names(loaded.model)
@@ -538,6 +575,18 @@ def _model_checks(subject: Subject, settings: Reading) -> list[Check]:
             family, found, source.plan, rounded, subject.folder, None, (*further, *misread)
         ),
     ]
+
+
+def _why_unloaded(subject: Subject) -> str:
+    """What to mend in a folder whose weights are there but not in the form transformers wants."""
+    if not subject.saved.file.endswith(".index.json"):
+        return ""
+    path = subject.folder / subject.saved.file
+    index = untrusted_json.read_object(path, ConversionError, called=path.name)
+    if isinstance(index.get("metadata"), dict):
+        return ""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in subject.saved.tensors.values())
+    return f'{path.name} has no "metadata", which transformers reads: add {{"total_size": {size}}}'
 
 
 def _strict_load(
@@ -557,6 +606,10 @@ def _strict_load(
         f"{len(subject.saved.tensors)} tensors through from_pretrained",
     )
     names = (*loaded.missing, *loaded.unexpected, *loaded.mismatched, *untied)
+    by = _WRAPPERS.get(subject.wrapper)
+    if by and not check.passed:
+        told = f"the names begin with {subject.wrapper}, as {by} has them"
+        check = replace(check, advice=f"{told}: save the model inside of it")
     return check if check.passed else known_defects.of_fields(check, names, subject.misread)
 
 
@@ -670,10 +723,29 @@ def _notes(subject: Subject, files: Sequence[Any]) -> list[str]:
     notes = [*subject.notes, *_of_classes(subject)]
     if saved.file != "model.safetensors" or saved.saved_by:
         by = f", saved by transformers {saved.saved_by}" if saved.saved_by else ""
+        by += (
+            ", which is later than the installed one" if known_defects.later(saved.saved_by) else ""
+        )
         notes.append(f"the weights are {saved.file} ({saved.container}){by}")
+    notes += _of_adapters(subject.folder)
     if saved.unread:
         notes.append(f"not read, because {saved.file} is there: {', '.join(saved.unread)}")
     return [*notes, *_provenance(subject.folder, files)]
+
+
+def _of_adapters(folder: Path) -> list[str]:
+    """A note on an adapter beside the weights, which from_pretrained follows if peft is there."""
+    try:
+        told = untrusted_json.read_object(
+            folder / "adapter_config.json", ConversionError, called="adapter_config.json"
+        )
+    except (FileNotFoundError, ConversionError):
+        return []
+    base = told.get("base_model_name_or_path")
+    return [
+        f"adapter_config.json: where peft is installed, from_pretrained loads {base} and the "
+        "adapter instead of these weights: take it out of the folder"
+    ]
 
 
 def _of_classes(subject: Subject) -> list[str]:

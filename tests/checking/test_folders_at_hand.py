@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from conversions.core.checking import checks, loading
 from conversions.core.checking.saved import open_saved, spelled, spelled_by_rules
 from conversions.core.errors import ConversionError
 from conversions.core.mapping.key_mapping import KeyMapping
 from conversions.core.mapping.rules import Rename
 from conversions.core.verification import recognised
+from tests import command, tiny
+from tests.checking import harm
 
 # ---- folders without a model in them ----
 
@@ -133,3 +137,96 @@ def test_a_longer_tail_wins() -> None:
     """A name that is the end of one target is not as near to another that shares a part of it."""
     targets = ["a.embeddings.norm.weight", "a.norm.weight"]
     assert spelled(["embeddings.norm.weight"], targets) == {"embeddings.norm.weight": targets[0]}
+
+
+# ---- folders with a model in them ----
+
+
+def in_shards_without_metadata(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(state, folder / "model-1.safetensors", metadata={"format": "pt"})
+    index = {"weight_map": dict.fromkeys(state, "model-1.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def wrapped(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save({f"module.{k}": v for k, v in state.items()}, folder / "pytorch_model.bin")
+
+
+QUANTISED = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+NAMED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "quantised while loading": (
+        harm.field("quantization_config", QUANTISED),
+        ("quantization_config: bitsandbytes quantises the weights while they are loaded",),
+    ),
+    "no dtype": (harm.field("dtype", "auto"), ('dtype: "auto" is no dtype of torch',)),
+    "index without metadata": (
+        in_shards_without_metadata,
+        ('model.safetensors.index.json has no "metadata"', '{"total_size": '),
+    ),
+    "DistributedDataParallel": (
+        wrapped,
+        ("the names begin with module., as DistributedDataParallel has them",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_what_keeps_a_folder_from_loading_is_named(case: str, tmp_path: Path) -> None:
+    """Quantised while it loads, a dtype that is none, an index cut short, a wrapper's names."""
+    change, named = NAMED[case]
+    folder = tiny.converted("convnextv2").copy(tmp_path / "model")
+    change(folder)
+    outcome = command.run("verify", "--model", folder)
+    assert outcome.code == 1
+    assert all(words in outcome.err for words in named), outcome.err
+
+
+def test_what_lies_beside_a_right_model_is_a_note(tmp_path: Path) -> None:
+    """An adapter's config, code of its own, a later release: it passes, and each is told."""
+    folder = tiny.converted("convnextv2").copy(tmp_path / "model")
+    told = {"base_model_name_or_path": "org/base", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(told), encoding="utf-8")
+    torch.save({"state": {}}, folder / "optimizer.pt")
+    harm.field("auto_map", {"AutoModel": "code.Model", "AutoConfig": "code.Config"})(folder)
+    harm.field("transformers_version", "99.1.0")(folder)
+    outcome = command.run("verify", "--model", folder)
+    assert outcome.code == 0, outcome.err
+    assert "where peft is installed, from_pretrained loads org/base" in outcome.out
+    assert "auto_map: 2 entries name code beside the weights" in outcome.out
+    assert "saved by transformers 99.1.0, which is later than the installed one" in outcome.out
+
+
+@pytest.mark.skipif(loading.release() < (5, 0), reason="4.57 leaves such a tensor without values")
+def test_a_tie_may_be_held_under_its_other_name(tmp_path: Path) -> None:
+    """The head alone, whose weight is the embedding's: it passes, and is restored to both."""
+    folder = tiny.converted("kosmos2").copy(tmp_path / "model")
+    tie = ("text_model.lm_head.weight", "text_model.model.embed_tokens.weight")
+    harm.tensor(lambda state: state.update({tie[0]: state.pop(tie[1])}))(folder)
+    outcome = command.run("verify", "--model", folder)
+    assert outcome.code == 0, outcome.err
+    assert f"{tie[1]} is in the folder as {tie[0]}, its tie" in outcome.out
+
+
+def test_rows_below_those_of_the_source_are_counted() -> None:
+    """A vocabulary resized after converting; with one row changed it is another tensor."""
+    source = torch.arange(12.0).reshape(4, 3)
+    grown = torch.cat([source, torch.ones(2, 3)])
+    parts = (source[:1], source[1:])
+    told = "shape [4, 3] -> [6, 3]"
+    added = f"{told}, 2 rows added to those of the source"
+    assert checks.first_difference(parts, grown, 0) == added
+    grown[3, 1] += 1
+    assert checks.first_difference(parts, grown, 0) == told
+
+
+def test_sums_of_weights_cut_to_whole_numbers_are_compared() -> None:
+    """Without a quantiser's keys such a tensor is a changed one, not an error of ours."""
+    plan = KeyMapping([Rename("a", "b")]).plan(["a"])
+    found = checks.parameter_sums(
+        plan, {"a": torch.full((3,), 0.6)}, {"b": torch.ones(3, dtype=torch.int8)}
+    )
+    assert not found.passed and "a: 1.8" in found.details[0]

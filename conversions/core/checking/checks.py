@@ -270,7 +270,7 @@ def first_difference(blocks: Sequence[Tensor], tensor: Tensor, drawn: int) -> st
     """Where blocks and tensor first differ. drawn: how many of the last rows have no source."""
     whole = _shape_of(blocks)
     if whole != tuple(tensor.shape):
-        return f"shape {list(whole)} -> {list(tensor.shape)}"
+        return f"shape {list(whole)} -> {list(tensor.shape)}{_grown(blocks, whole, tensor)}"
     start = 0
     for source in blocks:
         part = tensor[start : start + len(source)] if tensor.dim() else tensor
@@ -285,6 +285,19 @@ def first_difference(blocks: Sequence[Tensor], tensor: Tensor, drawn: int) -> st
             return f"first at {place}: {values}" + (", a drawn row: another seed?" * bool(random))
         start += len(source) if source.dim() else 0
     return "signs of zero or NaN bits"
+
+
+def _grown(blocks: Sequence[Tensor], whole: tuple[int, ...], tensor: Tensor) -> str:
+    """That the tensor is the blocks with more rows below, as a resized vocabulary is, or ""."""
+    more = tensor.shape[0] - whole[0] if whole and tensor.dim() else 0
+    if more <= 0 or whole[1:] != tuple(tensor.shape[1:]):
+        return ""
+    start = 0
+    for source in blocks:
+        if not tensors.same_cast(source, tensor[start : start + len(source)]):
+            return ""
+        start += len(source)
+    return f", {more} rows added to those of the source"
 
 
 def _shape_of(blocks: Sequence[Tensor]) -> tuple[int, ...]:

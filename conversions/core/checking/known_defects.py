@@ -57,6 +57,16 @@ def of_saved(family: str, saved_by: str | None) -> list[Json]:
     return [defect for defect in recorded(family, "portability") if fits(defect)]
 
 
+def later(release: str | None) -> bool:
+    """Whether a folder's release, if it is one, came after the installed transformers."""
+    from packaging.version import InvalidVersion
+
+    try:
+        return release is not None and _base(release) > _base(None)
+    except InvalidVersion:
+        return False
+
+
 def of_fields(check: Check, fields: Iterable[str], defects: Iterable[Json]) -> Check:
     """Excuse a check that failed on fields, if the records together name every one of them."""
     named = [

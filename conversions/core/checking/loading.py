@@ -297,6 +297,31 @@ def layout_of(written: MappingABC[str, Tensor], memory: MappingABC[str, Tensor])
     return match_layout(left, right, equal)
 
 
+def tied(
+    folder: Path, class_name: str, absent: Iterable[str], present: MappingABC[str, tuple[int, ...]]
+) -> dict[str, str]:
+    """Key that a folder lacks -> the key of it that the model ties to it.
+
+    Of tied names safetensors' own save_model keeps one, and not always the rules'. present: the
+    folder's further keys with their shapes.
+    """
+    try:
+        memory = memory_names(model_on_meta(folder, class_name))
+    except ConversionError:  # strict-load says so
+        return {}
+    shapes = {name: tuple(tensor.shape) for name, tensor in memory.items()}
+    found: dict[str, str] = {}
+    for key in absent:
+        for twin, shape in present.items():
+            layout = match_layout({key: shape, twin: shape}, shapes)
+            names = [layout.get(key), layout.get(twin)]
+            if None in names or names[0] == names[1] or shapes[str(names[0])] != shape:
+                continue
+            if _identity(memory[str(names[0])]) == _identity(memory[str(names[1])]):
+                found[key] = twin
+    return found
+
+
 def other_kinds(
     layout: MappingABC[str, str], unfloating: MappingABC[str, str], memory: MappingABC[str, Tensor]
 ) -> list[str]:

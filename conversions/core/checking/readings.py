@@ -31,6 +31,12 @@ _TRAINING = re.compile(
 """Fields that affect training, or what is kept and returned, but not what is computed."""
 _DROPPED = re.compile(r"(.*\.)?(\w*dropout\w*|drop_path_rate|layerdrop)")
 """Fields of what is dropped at random, in training alone: also those that a conversion writes."""
+_TABLES = {
+    "id2label": "beside those that a conversion writes: names of classes, for people",
+    "label2id": "other than those that a conversion writes: names of classes, for people",
+    "auto_map": "name code beside the weights, which runs with trust_remote_code=True alone",
+}
+"""Tables with keys of their own, whose entries are counted rather than listed."""
 _IMAGE_PLAIN = re.compile(
     r"image_processor_type|feature_extractor_type|processor_class|auto_map|_.*"
 )
@@ -126,8 +132,11 @@ def config(
         )
         known = _declared(config_class)
     found = Reading(count=len(table))
+    _quantisation(found, getattr(read, "quantization_config", None))
+    tables: dict[str, int] = {}
     for name, wanted, got in _differences(flat(left.to_dict()), flat(read.to_dict())):
-        if _PLAIN.fullmatch(name):
+        top = name.partition(".")[0]
+        if _PLAIN.fullmatch(name) or top == "quantization_config":
             continue
         line = f"{name}: {_unlike(wanted, got)}"
         declared = known is None or name in known
@@ -136,14 +145,28 @@ def config(
         elif _TRAINING.fullmatch(name) and name not in table:
             found.notes.append(f"{line}: of no effect on what is computed")
         elif not declared and (name not in table or _ABSENT in (wanted, got)):
-            if name in table or got is not _ABSENT:
+            if top in _TABLES:
+                tables[top] = tables.get(top, 0) + 1
+            elif name in table or got is not _ABSENT:
                 found.notes.append(f"{line}: this release has no such field")
         elif name not in table and _decodes(name):
             continue  # judged by the generation settings of the loaded models
         else:
             why = next((w for pattern, w in unseen.items() if re.fullmatch(pattern, name)), "")
             found.add(name, f"{line} ({why})" if why else line)
+    found.notes += [f"{top}: {number} entries {_TABLES[top]}" for top, number in tables.items()]
     return found
+
+
+def _quantisation(found: Reading, asked: Any) -> None:
+    """A finding when config.json has from_pretrained quantise what the folder holds."""
+    if asked:
+        method = flat(asked).get("quant_method") if isinstance(asked, dict) else None
+        found.add(
+            "quantization_config",
+            f"quantization_config: {method or 'some method'} quantises the weights while they are "
+            "loaded, and those of the folder are plain numbers: take it out of config.json",
+        )
 
 
 def _declared(config_class: Any) -> set[str] | None:

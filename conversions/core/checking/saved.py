@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping as MappingABC, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..mapping.keys import template
 from ..reading import json as untrusted_json
 from ..reading.checkpoint import open_checkpoint
 from ..reading.folders import no_model
+from . import loading
 
 WEIGHTS = (
     "model.safetensors",
@@ -162,6 +163,17 @@ def _reheaded(mapping: KeyMapping, key: str, heads: Iterable[str]) -> set[str]:
             return targets
     names = {f"{head}{key}" for head in heads}
     return {name for name in names if mapping.source_keys(name)}
+
+
+def under_published_names(
+    saved: SavedFolder, class_name: str, absent: Iterable[str], strangers: Sequence[str]
+) -> tuple[SavedFolder, dict[str, str]]:
+    """The folder with tensors of a tie under the names that the rules write; those -> its own."""
+    shapes = {key: tuple(saved.tensors[key].shape) for key in strangers}
+    found = loading.tied(saved.path, class_name, absent, shapes) if shapes else {}
+    renamed = {twin: key for key, twin in found.items()}
+    tensors = {renamed.get(key, key): tensor for key, tensor in saved.tensors.items()}
+    return replace(saved, tensors=tensors), found
 
 
 def _first_name(key: str) -> str:
