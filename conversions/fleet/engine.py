@@ -34,6 +34,12 @@ _QUIET = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
+    # a conversion computes in Python for seconds: whoever wakes up beside it 50 or 100 times a
+    # second, to sample stacks or to see whether it still wakes up, takes the lock from it each time
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.scheduler.active-memory-manager.start": False,
 }
 
 
