@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConversionError
-from . import jobs, storage
+from . import extra, jobs, storage
 from .manifest import Job, read_manifest
 
 if TYPE_CHECKING:
@@ -117,12 +117,14 @@ def batch(
         progress: called with each outcome as it comes.
 
     Raises:
-        ConversionError: the manifest, the output or the workers are unusable; nothing was started.
+        ConversionError: the extra is not installed, or the manifest, the output or the workers
+            are unusable; nothing was started or written.
     """
     import time
 
     from .. import families
 
+    extra.needed(*extra.EVERY)
     begun = time.monotonic()
     listed = read_manifest(manifest, families())
     storage.refuse_unwritable(str(output))
@@ -158,16 +160,11 @@ def _client(settings: Settings) -> Iterator[Client]:
     """A client of the workers that the settings name.
 
     Raises:
-        ConversionError: the extra is not installed, or the scheduler does not answer.
+        ConversionError: the scheduler does not answer.
     """
-    try:
-        import dask
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise ConversionError(
-            "conversions batch needs dask.distributed, which is not installed",
-            hint="pip install 'checkpoint-conversions[fleet]'",
-        ) from None
+    import dask
+    from distributed import Client, LocalCluster
+
     with dask.config.set(_QUIET), contextlib.ExitStack() as stack:
         if settings.scheduler is None:
             cluster = stack.enter_context(

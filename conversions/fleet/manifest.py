@@ -35,6 +35,7 @@ from ..core.errors import ConversionError
 from ..core.family import Family
 from ..core.reading import json
 from . import storage
+from .extra import needed
 
 AUTO = "auto"
 KINDS = ("convert", "verify", "restore", "record")
@@ -162,6 +163,7 @@ def _rows(location: str, text: str) -> Iterator[Row]:
 
 
 def _yaml_rows(location: str, text: str) -> Iterator[Row]:
+    needed("yaml")
     import yaml
 
     try:

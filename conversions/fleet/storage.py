@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import CheckpointError, ConversionError, OutputError
+from . import extra
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _READ_BY_CONVERT = ("http", "https", "hf")
@@ -36,6 +37,7 @@ def unsupported(location: str) -> str:
     """Why this installation cannot reach a location; "" where it can."""
     if not is_url(location) or scheme(location) in _READ_BY_CONVERT:
         return ""
+    extra.needed("fsspec")
     import fsspec
 
     name = scheme(location)
@@ -93,6 +95,7 @@ def _about_credentials(error: BaseException) -> bool:
 
 def filesystem(location: str) -> tuple[Any, str]:
     """The store of a location and the path in it; a plain path is the local file system's."""
+    extra.needed("fsspec")
     import fsspec
 
     refuse_unsupported(location)
@@ -263,6 +266,8 @@ def abort_uploads(location: str) -> int:
 def refuse_unwritable(location: str) -> None:
     """Write and remove a small object, so that a refusal comes before any work is done.
 
+    Folders that are made for it go again: who is refused later for another reason finds nothing.
+
     Raises:
         ConversionError: the store is unknown, refuses, or cannot be reached.
     """
@@ -270,8 +275,12 @@ def refuse_unwritable(location: str) -> None:
         raise OutputError(f"{location}: nothing can be written to {scheme(location)}://")
     fs, root = filesystem(location)
     probe = f"{root.rstrip('/')}/.conversions-probe"
-    with explained(location, "writing"):
+    with explained(location, "writing"), contextlib.ExitStack() as stack:
         if is_local(fs):  # elsewhere this would make a bucket
+            folder = Path(root)
+            made = [path for path in (folder, *folder.parents) if not path.exists()]
             fs.makedirs(root, exist_ok=True)
+            for path in reversed(made):
+                stack.callback(path.rmdir)
         fs.pipe_file(probe, b"")
         fs.rm_file(probe)
