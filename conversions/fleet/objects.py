@@ -7,6 +7,7 @@ stores the folder is written on this machine first.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import mmap
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -332,19 +333,42 @@ class _Upload:
         self._uploads.appear()
 
     def complete(self) -> None:
-        """Let the parts become an object."""
+        """Let the parts become an object.
+
+        An answer that is lost makes the client ask again, for an upload that is then no more: where
+        the object of these parts is there, it is complete.
+
+        Raises:
+            ConversionError: the store refused, and there is no such object.
+        """
         parts = [
             {"PartNumber": index + 1, "ETag": sent.result()}
             for index, sent in sorted(self._sent.items())
         ]
-        with self._uploads.explained(self.path.name):
-            self._uploads.call(
-                "complete_multipart_upload",
-                Key=self._uploads.key(self.path.name),
-                UploadId=self._id,
-                MultipartUpload={"Parts": parts},
-            )
+        key = self._uploads.key(self.path.name)
+        try:
+            with self._uploads.explained(self.path.name):
+                self._uploads.call(
+                    "complete_multipart_upload",
+                    Key=key,
+                    UploadId=self._id,
+                    MultipartUpload={"Parts": parts},
+                )
+        except ConversionError:
+            if not self._appeared(key, [part["ETag"] for part in parts]):
+                raise
         self._id = ""
+
+    def _appeared(self, key: str, tags: Sequence[str]) -> bool:
+        """Whether the object is of these parts: it has their size, and S3's digest of digests."""
+        with contextlib.suppress(ConversionError, ValueError):
+            with self._uploads.explained(self.path.name):
+                found = self._uploads.call("head_object", Key=key)
+            digests = b"".join(bytes.fromhex(tag.strip('"')) for tag in tags)
+            expected = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(tags)}"
+            same = str(found["ETag"]).strip('"') == expected
+            return same and int(found["ContentLength"]) == self.bytes
+        return False
 
     def close(self) -> None:
         """Abort what is not complete."""

@@ -104,9 +104,19 @@ def filesystem(location: str) -> tuple[Any, str]:
     return fs, path
 
 
+_PATIENCE = 300
+"""Seconds in which a store must say something. s3fs waits for 15 and asks again, up to 25 times; a
+store that joins a large object's parts takes longer, and would do so for every time it is asked."""
+
+
 def _options(location: str) -> dict[str, Any]:
+    if not is_url(location):
+        return {}
     # cached listings would hide what another worker has just written
-    return {} if not is_url(location) else {"use_listings_cache": False}
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme(location) in ("s3", "s3a"):
+        options["config_kwargs"] = {"read_timeout": _PATIENCE}
+    return options
 
 
 def read_text(location: str, limit: int) -> str:

@@ -92,7 +92,8 @@ class _Refusing(BaseHTTPRequestHandler):
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Its requests so far."""
     s3fs = pytest.importorskip("s3fs", reason="pip install 'checkpoint-conversions[fleet]'")
-    handler = type("Refusing", (_Refusing,), {"code": request.param, "asked": []})
+    asked: list[str] = []
+    handler = type("Refusing", (_Refusing,), {"code": request.param, "asked": asked})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
@@ -100,7 +101,7 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     s3fs.S3FileSystem.clear_instance_cache()
-    yield handler.asked
+    yield asked
     s3fs.S3FileSystem.clear_instance_cache()
     server.shutdown()
     server.server_close()

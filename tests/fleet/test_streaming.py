@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import conversions
+from conversions.core.errors import ConversionError
 
 pytest.importorskip("s3fs", reason="pip install 'checkpoint-conversions[fleet]'")
 
@@ -135,6 +136,42 @@ def test_a_byte_that_the_store_changed_is_found(
     made = jobs.run(job_of(family, location, options, config).to_json(), f"{bucket}/flip-out")
     assert made["status"] == "failed" and "exact-values" in made["error"], made
     assert in_store(f"{bucket}/flip-out/made") == {}
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_lost_answer_is_no_failure_where_the_object_is_there(
+    joined: bool, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store joined the parts and its answer was lost; where it did not, the job fails."""
+    location = f"{bucket}/lost-{joined}"
+    call = objects.Uploads.call
+
+    def lost(self: objects.Uploads, method: str, **arguments: Any) -> Any:
+        if method != "complete_multipart_upload":
+            return call(self, method, **arguments)
+        if joined:
+            call(self, method, **arguments)
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(objects.Uploads, "call", lost)
+    content = bytes(range(256)) * 100
+    with objects.Uploads(location, 1 << 20) as uploads:
+        file = uploads.file(tmp_path / "model.safetensors", b"head", len(content), lambda _: None)
+        file.make()
+        file.write(memoryview(content), 0)
+        if not joined:
+            with pytest.raises(ConversionError, match="no answer"):
+                file.finish()
+        else:
+            file.finish()
+            assert in_store(location) == {"model.safetensors": b"head" + content}
+    assert storage.unfinished_uploads(location) == []
+
+
+def test_a_slow_store_is_asked_once(bucket: str) -> None:
+    """A store may take minutes to join parts: the client waits instead of asking it again."""
+    fs, _ = storage.filesystem(bucket)
+    assert fs.s3.meta.config.read_timeout >= 300
 
 
 def test_a_damaged_source_leaves_what_was_there(bucket: str, tmp_path: Path) -> None:
