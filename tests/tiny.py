@@ -45,7 +45,7 @@ def section(family: str, name: str) -> Any:
     """A section of golden data; empty while a family is being added (test_golden_files tells)."""
     if not (golden.golden_root() / family).exists():
         return {}
-    return golden.load_golden(family).get(name, {})
+    return golden.section(family, name) or {}
 
 
 VARIANTS = [(name, variant) for name in FAMILIES for variant in section(name, "manifests")]

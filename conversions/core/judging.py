@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping as MappingABC
+from collections.abc import Callable, Iterable, Iterator, Mapping as MappingABC
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -156,7 +156,7 @@ def _model_checks(source: PlannedSource, folder: Path, written: dict[str, Tensor
     return [
         checks.strict_load(loaded.missing, loaded.unexpected, [*loaded.mismatched, *kinds], how),
         _reload(source, layout, memory, written),
-        parity.logits(family, found, source.plan, source.as_written, folder),
+        parity.logits(family, found, source.plan, source.as_written, folder, loaded=loaded.model),
     ]
 
 
@@ -218,11 +218,16 @@ def _rows_restored(
     return restored
 
 
-def class_notes(source: PlannedSource, folder: Path) -> list[str]:
+def class_notes(
+    source: PlannedSource, folder: Path, tensors: MappingABC[str, Tensor], results: Iterable[Check]
+) -> list[str]:
     """A sentence for each class of the release that the folder does not fill.
 
     The classes are tried if the model itself is built; else the release's records are reported.
+    tensors: the folder's. results: its checks, of which strict-load tells of the model's own class.
     """
     family = source.request.family
     small = source.builds_model and source.written_bytes <= BUILD_LIMIT
-    return classes.reported(family.name, family.model_class, folder, tried=small)
+    whole = any(check.name == "strict-load" and check.status == "passed" for check in results)
+    read = classes.Folder.read(folder, tensors, whole) if small else None
+    return classes.reported(family.name, family.model_class, read)

@@ -61,7 +61,8 @@ def convert(
         results = run_checks(source, folder.path, release_checks, ledger)
         report = make_report(source, output, results, files)
         if report.passed:
-            report = replace(report, notes=(*report.notes, *class_notes(source, folder.path)))
+            told = class_notes(source, folder.path, open_tensors(folder.path), results)
+            report = replace(report, notes=(*report.notes, *told))
         folder.write_json("conversion.json", report.to_json(with_output=False))
         if not report.passed:
             raise failure(report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping as MappingABC
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,16 @@ def versions() -> dict[str, str]:
         "pillow",
     )
     found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
+    return found | {package: _version(package) for package in packages}
+
+
+@cache
+def _version(package: str) -> str:
+    """As its metadata says, which are read once: nothing is installed while this runs."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed as a package"
 
 
 @dataclass(frozen=True)

@@ -400,7 +400,7 @@ def _notes(
 
 def _of_zeroed_rows(found: Inverse) -> list[str]:
     """A note on rows that transformers zeroed in memory and saved: the original's are lost."""
-    records = golden.load_golden(found.family.name).get("known_defects", [])
+    records = golden.section(found.family.name, "known_defects") or []
     return sorted(
         f"row {row} of {key} is zero, as some releases make it: the original's is not in the folder"
         for record in records

@@ -431,10 +431,11 @@ def _refuse_signs(family: Family, manifest: Manifest, mostly: bool = False) -> N
 
 def share(family: Family, manifest: Manifest) -> float:
     """The share of keys that the family's rules, or a layout's, claim under one prefix."""
-    best = max(
-        (len(fit.names) for _, fits in _mappings(family, None) for fit in fits(manifest)[:1]),
-        default=0,
-    )
+    best = 0
+    for _, fits in _mappings(family, None):
+        best = max([best, *(len(fit.names) for fit in fits(manifest)[:1])])
+        if best == len(manifest):  # none claims more
+            break
     return best / max(len(manifest), 1)
 
 

@@ -128,7 +128,7 @@ def verify(request: Request, folder: Path) -> Report:
             results = [*_release_checks(subject), *_value_checks(subject)]
         files = [file for one in integrity for file in one.result()]
         report = make_report(source, folder, _in_order(results, saved.path), files)
-        return replace(report, notes=(*report.notes, *_notes(subject, files)))
+        return replace(report, notes=(*report.notes, *_notes(subject, files, results)))
 
 
 def recognised(folder: Path, families: Sequence[Family]) -> Family:
@@ -293,7 +293,7 @@ def _subject(source: PlannedSource, saved: SavedFolder, right: Path) -> Subject:
 
 def _zeroing(family: str) -> list[Json]:
     """Records of rows that some release sets to zero while loading, and saves so."""
-    records = golden.load_golden(family).get("known_defects", [])
+    records = golden.section(family, "known_defects") or []
     return [r for r in records if r["check"] == "reload" and "rows" in r]
 
 
@@ -374,7 +374,7 @@ def _exact_values(subject: Subject) -> Check:
 
 def _records(family: str, check: str) -> list[Json]:
     """Every record of a check, for any release."""
-    records = golden.load_golden(family).get("known_defects", [])
+    records = golden.section(family, "known_defects") or []
     return [record for record in records if record["check"] == check]
 
 
@@ -415,7 +415,7 @@ def _names_and_shapes(subject: Subject) -> release.Subject:
 
 def _unseen(family: str, section: str) -> dict[str, str]:
     """Pattern -> why no output shows it, as golden/ lists for the installed release."""
-    listed = golden.load_golden(family).get("invisible", {}).get(section, {})
+    listed = (golden.section(family, "invisible") or {}).get(section, {})
     return {p: why if isinstance(why, str) else why["why"] for p, why in listed.items()}
 
 
@@ -572,7 +572,13 @@ def _model_checks(subject: Subject, settings: Reading) -> list[Check]:
         _strict_load(subject, loaded, layout, memory),
         _reload(subject, layout, memory),
         parity.logits(
-            family, found, source.plan, rounded, subject.folder, None, (*further, *misread)
+            family,
+            found,
+            source.plan,
+            rounded,
+            subject.folder,
+            further=(*further, *misread),
+            loaded=loaded.model,
         ),
     ]
 
@@ -718,9 +724,9 @@ def _tokenizers(subject: Subject, found: parity.Golden) -> Reading:
 # --- what else is to be said --------------------------------------------------------------
 
 
-def _notes(subject: Subject, files: Sequence[Any]) -> list[str]:
+def _notes(subject: Subject, files: Sequence[Any], results: Sequence[Check]) -> list[str]:
     saved = subject.saved
-    notes = [*subject.notes, *_of_classes(subject)]
+    notes = [*subject.notes, *_of_classes(subject, results)]
     if saved.file != "model.safetensors" or saved.saved_by:
         by = f", saved by transformers {saved.saved_by}" if saved.saved_by else ""
         by += (
@@ -748,9 +754,9 @@ def _of_adapters(folder: Path) -> list[str]:
     ]
 
 
-def _of_classes(subject: Subject) -> list[str]:
+def _of_classes(subject: Subject, results: Sequence[Check]) -> list[str]:
     """Notes on how classes other than the family's, and AutoTokenizer, load the folder."""
-    notes = class_notes(subject.source, subject.folder)
+    notes = class_notes(subject.source, subject.folder, subject.saved.tensors, results)
     if not any((subject.folder / name).exists() for name in _TOKENIZERS):
         notes += filter(None, [classes.tokenizer_of_nothing(subject.folder)])
     return notes

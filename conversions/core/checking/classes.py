@@ -8,10 +8,13 @@ that, the golden data's records for the release are reported instead.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping as MappingABC, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ..errors import ConversionError
 from ..manifest import Json
@@ -48,13 +51,52 @@ class Outcome:
         return "whole"
 
 
-def survey(folder: Path, model_class: str) -> list[Outcome]:
-    """Every class of the model's module, and every Auto class, on a folder."""
+def survey(folder: Path, model_class: str, whole: bool = False) -> list[Outcome]:
+    """Every class of the model's module, and every Auto class, on a folder.
+
+    whole: the model's own class has loaded the folder whole, and is not tried again.
+    """
     chosen = _through(loading.model_class(model_class))
     found = []
     for name in dict.fromkeys((*_own(model_class), *chosen)):
-        found.append(_tried(folder, name, tuple(chosen.get(name, ())), model_class))
+        through = tuple(chosen.get(name, ()))
+        if whole and name == model_class:
+            found.append(Outcome(name, through))
+        else:
+            found.append(_tried(folder, name, through, model_class))
     return found
+
+
+_READ_BY_CLASSES = ("config.json", "generation_config.json", "adapter_config.json")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """All of a folder that decides how its classes take it: everything but the values.
+
+    files: the names of all its files. documents: the bytes of those that from_pretrained of a
+    model reads, in the order of their names. tensors: name, dtype and shape of each.
+    whole: as `survey` has it. path: where it lies now.
+    """
+
+    files: tuple[str, ...]
+    documents: tuple[bytes, ...]
+    tensors: frozenset[tuple[str, str, tuple[int, ...]]]
+    whole: bool
+    path: Path = field(compare=False)
+
+    @classmethod
+    def read(cls, path: Path, tensors: MappingABC[str, Tensor], whole: bool) -> Folder:
+        files = tuple(sorted(file.name for file in path.iterdir()))
+        documents = [(path / name).read_bytes() for name in files if name in _READ_BY_CLASSES]
+        held = frozenset((key, str(t.dtype), tuple(t.shape)) for key, t in tensors.items())
+        return cls(files, tuple(documents), held, whole, path)
+
+
+@lru_cache(32)
+def _notes_on(folder: Folder, model_class: str) -> tuple[str, ...]:
+    """The notes of a survey: of many jobs in a process, those of one architecture share one."""
+    return tuple(notes(survey(folder.path, model_class, folder.whole)))
 
 
 def _own(model_class: str) -> Iterator[str]:
@@ -135,13 +177,13 @@ def _which(one: Outcome) -> str:
     return f" ({', '.join(names)})" if 0 < len(names) <= 3 and len(one.random) < one.total else ""
 
 
-def reported(family: str, model_class: str, folder: Path, tried: bool) -> list[str]:
-    """Notes on the classes of a folder: found by trying them, else from the records.
+def reported(family: str, model_class: str, folder: Folder | None) -> list[str]:
+    """Notes on the classes of a folder: found by trying them; without one, from the records.
 
     transformers is not imported unless they are tried.
     """
-    if tried:
-        return notes(survey(folder, model_class))
+    if folder is not None:
+        return [*_notes_on(folder, model_class)]
     from importlib import metadata
 
     found = recorded(family, metadata.version("transformers"))

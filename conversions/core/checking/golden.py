@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,27 +60,54 @@ def load_golden(family: str) -> Json:
     Raises:
         ConversionError: the golden folder is missing, or a file is not JSON.
     """
-    declared = _declared(family)
+    parts = (_part(family, part, _parsed.__wrapped__) for part in PARTS)
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def section(family: str, name: str) -> Any:
+    """One section of a family's golden data, not to be changed; None if there is none.
+
+    The same object as long as the file stays the same: checks ask dozens of times.
+
+    Raises:
+        ConversionError: as load_golden.
+    """
+    parts = (_part(family, part, _parsed) for part in PARTS)
+    return next((part[name] for part in parts if name in part), None)
+
+
+@lru_cache(64)
+def _parsed(content: bytes) -> Json:
+    """A golden file's document without its digest.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    document: Json = json.loads(content, finite=False)
+    document.pop("digest", None)
+    return document
+
+
+def _part(family: str, part: str, parse: Callable[[bytes], Json]) -> Json:
+    """One file of a family's golden folder; empty if folder or file does not exist.
+
+    Raises:
+        ConversionError: the folder is missing and should be there, or the file is not JSON.
+    """
     folder = golden_folder(family)
     if folder is None:
+        declared = _declared(family)
         if declared and not declared.golden and family not in referenced_families():
             return {}
         place = declared.golden if declared else ""
         raise ConversionError(f"{family}: no golden folder {place or golden_root() / family}")
-    return {name: value for part in PARTS for name, value in _part(family, folder, part).items()}
-
-
-def _part(family: str, folder: Traversable, part: str) -> Json:
-    """One file of a golden folder without its digest; empty if the file does not exist."""
     path = folder.joinpath(f"{part}.json")
     try:
-        document: Json = json.loads(path.read_bytes(), finite=False)
+        return parse(path.read_bytes())
     except (FileNotFoundError, IsADirectoryError):
         return {}
     except ValueError as error:
         raise ConversionError(f"{family}: golden file {path} is damaged", [str(error)]) from error
-    document.pop("digest", None)
-    return document
 
 
 def load_reference(family: str) -> Any:

@@ -33,7 +33,7 @@ def recorded(family: str, check: str, release: str | None = None) -> list[Json]:
         return []
     return [
         defect
-        for defect in golden.load_golden(family).get("known_defects", [])
+        for defect in golden.section(family, "known_defects") or []
         if defect["check"] == check and _within(version, defect["versions"])
     ]
 

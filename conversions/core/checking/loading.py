@@ -37,6 +37,12 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level = logging.get_verbosity()
+    if level == logging.CRITICAL and not logging.is_progress_bar_enabled():
+        # turned off by a caller: another change of level empties every logger's cache twice
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+        return
     bars = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -130,17 +136,24 @@ def attentions(class_name: str) -> list[str]:
     )
 
 
+def attention_of(model: Any) -> str | None:
+    """The implementation that a loaded model runs; None where the release does not say."""
+    return getattr(getattr(model, "config", None), "_attn_implementation", None)
+
+
 @contextlib.contextmanager
 def _without_values() -> Iterator[None]:
     """Leave out what draws initial values: without memory there are none, and it takes longest."""
     from transformers import PreTrainedModel
 
-    name = "initialize_weights"
-    drawing = getattr(PreTrainedModel, name, None)
-    if drawing is None:  # before 4.50
+    # before 4.50 there is the second alone, for one module
+    names = ("initialize_weights", "_initialize_weights")
+    name = next((name for name in names if hasattr(PreTrainedModel, name)), None)
+    if name is None:
         yield
         return
-    setattr(PreTrainedModel, name, lambda model: None)
+    drawing = getattr(PreTrainedModel, name)
+    setattr(PreTrainedModel, name, lambda model, *module: None)
     try:
         yield
     finally:

@@ -84,12 +84,13 @@ def logits(
     folder: Path,
     inputs: MappingABC[str, Tensor] | None = None,
     further: Iterable[Json] = (),
+    loaded: Any = None,
 ) -> Check:
     """Every output of the converted model against the reference forward over the source.
 
     Runs eager and, where the release has it, sdpa attention. A failure that golden/ records as a
     known defect of this release, or that one of the `further` records explains, is reported as
-    a known defect.
+    a known defect. loaded: the folder's model, which serves for the attention that it runs.
     """
     if found.reference is None:
         return checks.skipped("logits", NO_REFERENCE)
@@ -108,10 +109,14 @@ def logits(
             details=(f"reference: {type(error).__name__}: {error}",),
             advice="the original's forward pass cannot be computed from these tensors",
         )
-    results = [
-        _one_attention(family, found, plan, state, folder, inputs, expected, attention, further)
-        for attention in loading.attentions(family.model_class)
-    ]
+    results = []
+    for attention in loading.attentions(family.model_class):
+        model = loaded
+        if loading.attention_of(model) != attention:
+            model = loading.load_model(folder, family.model_class, attention).model
+        results.append(
+            _one_attention(family, found, plan, state, model, inputs, expected, attention, further)
+        )
     return _combined(results)
 
 
@@ -137,13 +142,12 @@ def _one_attention(
     found: Golden,
     plan: Plan,
     state: MappingABC[str, Tensor],
-    folder: Path,
+    model: Any,
     inputs: MappingABC[str, Tensor],
     expected: MappingABC[str, Tensor],
     attention: str,
     further: Iterable[Json] = (),
 ) -> Check:
-    model = loading.load_model(folder, family.model_class, attention).model
     try:
         with torch.no_grad(), loading.quiet():
             actual = masked(family.outputs(model, inputs), inputs)

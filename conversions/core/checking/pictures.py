@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping as MappingABC
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 PLAIN = ("landscape", "portrait", "strip", "small")
@@ -37,8 +39,9 @@ def sample_image(width: int = 61, height: int = 47) -> Any:
     return Image.fromarray(np.stack([red, green, blue], -1).astype("uint8"), "RGB")
 
 
-def pictures(edge: int) -> dict[str, Any]:
-    """Kind -> PIL picture, for a model that sees squares of `edge` pixels.
+@lru_cache(8)
+def pictures(edge: int) -> MappingABC[str, Any]:
+    """Kind -> PIL picture, for a model that sees squares of `edge` pixels; the same at each call.
 
     landscape, portrait, strip, small: RGB. grey (L), grey alpha (LA), alpha (RGBA), palette (P),
     transparent palette (P with a transparent colour), CMYK, bilevel (1), 16 bit (I;16), and
@@ -57,13 +60,15 @@ def pictures(edge: int) -> dict[str, Any]:
         "16 bit": _sixteen_bit,
         "rotated": _rotated,
     }
-    return {
-        "landscape": plain,
-        "portrait": sample_image(edge + 17, edge * 2 + 31),
-        "strip": sample_image(max(edge // 2, 8), edge * 3 + 1),
-        "small": sample_image(max(edge // 5, 5), max(edge // 7, 4)),
-        **{kind: make(plain) for kind, make in special.items()},
-    }
+    return MappingProxyType(
+        {
+            "landscape": plain,
+            "portrait": sample_image(edge + 17, edge * 2 + 31),
+            "strip": sample_image(max(edge // 2, 8), edge * 3 + 1),
+            "small": sample_image(max(edge // 5, 5), max(edge // 7, 4)),
+            **{kind: make(plain) for kind, make in special.items()},
+        }
+    )
 
 
 def with_alpha(image: Any) -> Any:

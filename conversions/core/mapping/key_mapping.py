@@ -191,11 +191,13 @@ class _Patterns:
                 self._by_segment.setdefault(segment, []).append(entry)
             else:
                 self._others.append(entry)
+        for entries in self._by_segment.values():
+            entries += self._others
 
     def find(self, key: str) -> tuple[Prepared, Pattern, Binding] | None:
         """The first pattern that matches a key."""
         segment = key.partition(".")[0]
-        for pattern, prepared in (*self._by_segment.get(segment, ()), *self._others):
+        for pattern, prepared in self._by_segment.get(segment, self._others):
             if (binding := pattern.match(key)) is not None:
                 return prepared, pattern, binding
         return None

@@ -1,0 +1,73 @@
+"""A model is built and loaded no more often, and no more dearly, than a check needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import FlavaPreTrainedModel
+
+from conversions.core import judging, planning
+from conversions.core.checking import classes, loading
+from tests import tiny
+
+
+def test_on_meta_no_value_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of shapes alone has no module filled with first values, and has every shape."""
+    converted = tiny.converted("flava")
+    drawn: list[Any] = []
+    hook = "_init_weights"  # what the release documents that models draw their values in
+    monkeypatch.setattr(FlavaPreTrainedModel, hook, lambda model, module: drawn.append(module))
+    model = loading.model_on_meta(converted.folder, converted.family.model_class)
+    shapes = {name: tuple(tensor.shape) for name, tensor in loading.memory_names(model).items()}
+    assert not drawn
+    assert {tuple(t.shape) for t in converted.written.values()} <= set(shapes.values())
+    type(model)(model.config)
+    assert drawn
+
+
+def test_one_model_serves_every_check_of_one_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """strict-load, reload and logits load a folder once for each attention they compare."""
+    converted = tiny.converted("flava")
+    asked: list[str | None] = []
+    load = loading.load_model
+
+    def counted(folder: Any, name: str, attention: str | None = None) -> loading.Loaded:
+        asked.append(attention)
+        return load(folder, name, attention)
+
+    monkeypatch.setattr(loading, "load_model", counted)
+    with planning.open_source(converted.request(checks="all")) as source:
+        found = judging.run_checks(source, converted.folder, list)
+    assert {check.name for check in found if check.status == "failed"} == set()
+    attentions = loading.attentions(converted.family.model_class)
+    assert len(asked) == len(attentions) and asked[0] is None
+    assert set(asked[1:]) < set(attentions)
+
+
+def test_notes_on_classes_are_those_of_this_very_folder() -> None:
+    """Folders of other names, shapes, dtypes or configs are surveyed for themselves; of other
+    values, not again."""
+    converted = tiny.converted("flava")
+    written = converted.written
+    key, tensor = next(iter(written.items()))
+    first = classes.Folder.read(converted.folder, written, True)
+    others = {
+        "name": {**{k: t for k, t in written.items() if k != key}, "other": tensor},
+        "shape": {**written, key: tensor[:1]},
+        "dtype": {**written, key: tensor.double()},
+    }
+    for what, tensors in others.items():
+        assert classes.Folder.read(converted.folder, tensors, True) != first, what
+    assert classes.Folder.read(converted.folder, {**written, key: tensor + 1}, True) == first
+    assert classes.Folder.read(converted.folder, written, False) != first
+
+
+def test_an_edited_config_is_another_folder(tmp_path: Any) -> None:
+    """What config.json says is part of what a survey depends on; where the folder lies is not."""
+    converted = tiny.converted("flava")
+    copy = converted.copy(tmp_path / "model")
+    first = classes.Folder.read(converted.folder, converted.written, True)
+    assert classes.Folder.read(copy, converted.written, True) == first
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert classes.Folder.read(copy, converted.written, True) != first
