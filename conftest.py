@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -47,13 +48,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for one of these runs once for each, with ids that start with the family."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    given = {mark.args[0] for mark in marks if isinstance(mark.args[0], str)}
     for name, values, ids in tiny.PARAMETERS:
-        if name in metafunc.fixturenames:
+        if name in metafunc.fixturenames and name not in given:
             metafunc.parametrize(name, values, ids=ids)
 
 
 def pytest_collection_finish() -> None:
+    """What collecting left is there to stay: the collector of garbage need not look at it again."""
     end_of_collection()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)

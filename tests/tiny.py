@@ -63,6 +63,16 @@ PARAMETERS = (
 """What tests may ask for by name: argument, values, ids."""
 
 
+SAMPLES = {
+    ids: next(n for n in FAMILIES if bool(conversions.family(n).companions) == accompanied)
+    for ids, accompanied in (("one-file", False), ("two-files", True))
+}
+"""Families on which machinery is tried that is the same for all: what each has of its own is
+proved by the conformance suite, and by the tests that run once for every family."""
+machinery = pytest.mark.parametrize("family", SAMPLES.values(), ids=SAMPLES)
+"""Runs a test of such machinery; its ids bear no family's name."""
+
+
 def only(*families: str) -> pytest.MarkDecorator:
     """Runs a test for these families alone, as parameter `name`; ids start with the family."""
     ids = [f"{family}-tiny" for family in families]

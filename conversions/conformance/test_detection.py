@@ -33,7 +33,8 @@ def verdict(fault: faults.Fault, found: Sequence[Check]) -> tuple[str, str]:
     failed = [check for check in found if check.status == "failed"]
     names = {check.name for check in failed}
     missed = set(fault.seen_by) - names
-    said = {c.name: known_defects.of_text(fault.family, text(c)) for c in found}
+    asked = [check for check in found if check.name in missed]
+    said = {c.name: known_defects.of_text(fault.family, text(c)) for c in asked}
     blocked = {name for name in missed if said.get(name)}  # raised without the fault too
     if missed - blocked:
         return f"not seen by {sorted(missed - blocked)}\n{texts(found)}", ""

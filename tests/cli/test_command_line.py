@@ -56,6 +56,7 @@ def test_tiny_converts_from_the_command_line(
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+@tiny.machinery
 def test_json_report_is_for_machines(family: str, tmp_path: Path, capsys: Any, note: Any) -> None:
     """--json prints one JSON object with every check and nothing else."""
     assert (
@@ -67,6 +68,7 @@ def test_json_report_is_for_machines(family: str, tmp_path: Path, capsys: Any, n
     assert len(report["sources"][0]["sha256"]) == 64
 
 
+@tiny.machinery
 def test_existing_folder_is_refused(family: str, tmp_path: Path, capsys: Any, note: Any) -> None:
     """Without --overwrite an existing folder is refused and stays as it was."""
     (tmp_path / "model").mkdir()
@@ -83,6 +85,7 @@ def test_existing_folder_is_refused(family: str, tmp_path: Path, capsys: Any, no
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"]
 
 
+@tiny.machinery
 def test_without_output_nothing_is_written(
     family: str, tmp_path: Path, capsys: Any, monkeypatch: Any, note: Any
 ) -> None:
@@ -94,6 +97,7 @@ def test_without_output_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@tiny.machinery
 def test_verify_accepts_the_folder_and_names_a_changed_tensor(
     family: str, tmp_path: Path, capsys: Any, note: Any
 ) -> None:
@@ -144,7 +148,8 @@ def test_verify_names_a_document_that_is_none(
         if content is not None:
             file.write_text(content, encoding="utf-8")
         told_of = arguments_of(name)
-        assert run("verify", name, *told_of, "--model", folder, "--strict") == 1, file.name
+        asked = ("--model", folder, "--strict", "--checks", "files")
+        assert run("verify", name, *told_of, *asked) == 1, file.name
         told = capsys.readouterr().err
         assert told.startswith("error: ") and file.name in told and "Traceback" not in told
         file.write_bytes(whole)

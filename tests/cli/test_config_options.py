@@ -116,6 +116,7 @@ def test_push_to_hub_without_a_name_takes_the_published_one(
     assert outcome.report["pushed_to"] == "https://hub.example/convnextv2-atto-1k-224"
 
 
+@tiny.machinery
 def test_push_to_hub_without_any_name_is_refused(
     family: str, tmp_path: Path, uploads: list[Any], note: Any
 ) -> None:
@@ -289,6 +290,7 @@ def test_the_dtype_asked_for_is_written(
     assert model_config(tmp_path / "model")["torch_dtype"] == dtype
 
 
+@tiny.machinery
 def test_small_shards_hold_the_same_tensors(family: str, tmp_path: Path, note: Any) -> None:
     """--max-shard-size splits the weights; an index finds every tensor, and all checks pass."""
     converted = tiny.converted(family)

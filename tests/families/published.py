@@ -46,12 +46,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Supply:
-    """What the user gave: --checkpoints, --download, --image; tiny models have a config besides."""
+    """What the user gave: --checkpoints, --download, --image.
+
+    Models that stand in for published ones have a config besides, and `checks` that build none:
+    others prove their conversion.
+    """
 
     folder: Path | None = None
     download: bool = False
     image: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    checks: str = "auto"
 
     def find(self, items: Sequence[Item]) -> dict[str, str]:
         """Item name -> path or location.
@@ -187,7 +192,12 @@ def measure(
     if "tokenizer" in found:
         options["tokenizer"] = str(Path(found["tokenizer"]).parent)
     conversions.convert(
-        family, found["checkpoint"], work / "model", config=dict(supply.config), **options
+        family,
+        found["checkpoint"],
+        work / "model",
+        config=dict(supply.config),
+        checks=supply.checks,
+        **options,
     )
     with _source(family, found["checkpoint"], supply, options) as source:
         architecture = parity.find_golden(family, source.manifest, source.hints).architecture

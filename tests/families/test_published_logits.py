@@ -129,7 +129,7 @@ def expected_of(state: dict[str, torch.Tensor], picture: Path, reading: str) -> 
     return {"expected": {"logits[0,:5]": logits["logits"][0, :5].tolist()}, "atol": 0.001}
 
 
-SERVED = Supply(download=True)
+SERVED = Supply(download=True, checks="files")
 
 
 @pytest.mark.parametrize("name", [ATTO[1]], ids=["convnextv2-atto"])
@@ -197,7 +197,7 @@ def test_the_path_of_every_family(who: str, tmp_path: Path) -> None:
     reference = golden.load_reference(who)
     folder = tmp_path / "real"
     lay_out(who, name, reference.state_dict(reference.TINY), folder)
-    supply = Supply(folder, config=reference.config(reference.TINY))
+    supply = Supply(folder, config=reference.config(reference.TINY), checks="files")
     entry = {**golden.load_golden(who)["published"][name], "max_new_tokens": 10}
     measured = upstream.measure(who, name, supply, tmp_path / "first", entry)
     assert len(measured) == 1

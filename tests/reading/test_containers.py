@@ -252,11 +252,23 @@ SPECIAL: dict[str, dict[str, Writer]] = {
 }
 
 
-def cases(table: dict[str, dict[str, Any]]) -> pytest.MarkDecorator:
-    """Parameters (family, name, value) with ids `family-name`."""
-    rows = [(family, name, value) for family, row in table.items() for name, value in row.items()]
+def cases(
+    table: dict[str, dict[str, Any]], general: dict[str, Any] | None = None
+) -> pytest.MarkDecorator:
+    """Parameters (family, name, value) with ids `family-name`.
+
+    general: values of no family, tried on samples of them and named after those.
+    """
+    rows = [
+        (f"{head}-{name}", family, name, value)
+        for head, family, row in (
+            *((family, family, row) for family, row in table.items()),
+            *((ids, family, general or {}) for ids, family in tiny.SAMPLES.items()),
+        )
+        for name, value in row.items()
+    ]
     return pytest.mark.parametrize(
-        "family_, name, value", rows, ids=[f"{family}-{name}" for family, name, _ in rows]
+        "family_, name, value", [row[1:] for row in rows], ids=[row[0] for row in rows]
     )
 
 
@@ -289,7 +301,7 @@ def plain(family: str) -> dict[str, Any]:
     return contents(tiny.converted(family).folder)
 
 
-@cases({family: {**GENERAL, **SPECIAL.get(family, {})} for family in tiny.FAMILIES})
+@cases(SPECIAL, GENERAL)
 def test_every_container_gives_the_same_folder(
     family_: str, name: str, value: Writer, tmp_path: Path, note: Any
 ) -> None:

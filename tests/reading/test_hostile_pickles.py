@@ -55,6 +55,7 @@ def hostile(family: str, path: Path, made: dict[str, Any], legacy: bool) -> Path
     return path
 
 
+@tiny.machinery
 @CONTAINERS
 def test_hostile_checkpoints_convert_without_running(
     family: str, legacy: bool, tmp_path: Path, note: Any
@@ -117,6 +118,7 @@ def test_files_that_are_nothing_but_a_trick_are_refused(
     assert not marker.exists()
 
 
+@tiny.machinery
 def test_a_trick_where_a_tensor_belongs_is_refused(family: str, tmp_path: Path, note: Any) -> None:
     """A call in the place of a tensor is a missing tensor, named, and not run."""
     converted = tiny.converted(family)

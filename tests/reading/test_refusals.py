@@ -196,11 +196,13 @@ def test_a_wrong_file_is_named_for_what_it_is(
 def test_another_familys_file_is_named(family: str, tmp_path: Path, note: Any) -> None:
     """The checkpoint of another family is refused with the command that converts it."""
     another = tiny.FAMILIES[tiny.FAMILIES.index(family) - 1]
-    message = refused(family, tiny.converted(another).checkpoint, tmp_path)
+    checkpoint, _ = tiny.write_source(another, tmp_path / "source")
+    message = refused(family, checkpoint, tmp_path)
     note("refusals")
     assert f"conversions convert {another}" in message or another in message, message
 
 
+@tiny.machinery
 def test_a_converted_file_is_named(family: str, tmp_path: Path, note: Any) -> None:
     """The model folder of a finished conversion is no checkpoint to convert."""
     message = refused(family, tiny.converted(family).folder / "model.safetensors", tmp_path)
@@ -211,6 +213,7 @@ def test_a_converted_file_is_named(family: str, tmp_path: Path, note: Any) -> No
 # --- files that are nearly right --------------------------------------------------------------
 
 
+@tiny.machinery
 def test_unknown_and_missing_keys_are_all_named(family: str, tmp_path: Path, note: Any) -> None:
     """Two keys too many and two too few: one message names the four of them."""
     state = main_state(family)
@@ -227,6 +230,7 @@ def test_unknown_and_missing_keys_are_all_named(family: str, tmp_path: Path, not
     assert all(leaf in message for leaf in leaves), (gone, message)
 
 
+@tiny.machinery
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["nan", "inf"])
 def test_numbers_that_are_none_are_named(
     family: str, value: float, tmp_path: Path, note: Any
@@ -389,6 +393,7 @@ def test_a_missing_codebook_is_named(name: str, tmp_path: Path, note: Any) -> No
 # --- what is there already --------------------------------------------------------------------
 
 
+@tiny.machinery
 def test_a_failed_conversion_keeps_the_existing_folder(
     family: str, tmp_path: Path, note: Any
 ) -> None:
@@ -406,6 +411,7 @@ def test_a_failed_conversion_keeps_the_existing_folder(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.pt"]
 
 
+@tiny.machinery
 def test_a_truncated_file_is_named(family: str, tmp_path: Path, note: Any) -> None:
     """A download that ended too early is a damaged file."""
     content = tiny.converted(family).checkpoint.read_bytes()
@@ -433,6 +439,7 @@ def plain_rename(family: str) -> Move:
 KINDS = [("int8", "all"), ("bool", "files"), ("complex64", "files")]
 
 
+@tiny.machinery
 @pytest.mark.parametrize(("kind", "mode"), KINDS, ids=[f"{k}-{m}" for k, m in KINDS])
 def test_weights_that_are_no_floating_numbers_are_refused(
     family: str, kind: str, mode: str, tmp_path: Path, note: Any
@@ -451,6 +458,7 @@ def test_weights_that_are_no_floating_numbers_are_refused(
     assert (early if key.endswith(("weight", "bias")) else late) in outcome.err
 
 
+@tiny.machinery
 def test_entries_that_are_no_tensors_are_named(family: str, tmp_path: Path, note: Any) -> None:
     """A numpy array in the place of a tensor is called what it is, not missing alone."""
     key = plain_rename(family).sources[0]

@@ -82,6 +82,7 @@ def test_the_weights_are_converted_and_the_average_is_mentioned(
     assert all(torch.equal(written[key], plain[key]) for key in plain)
 
 
+@tiny.machinery
 def test_the_average_can_be_chosen(family: str, trained: Path, tmp_path: Path, note: Any) -> None:
     """--weights model_ema converts the averaged weights: other numbers under the same keys."""
     found = command.convert(
@@ -96,6 +97,7 @@ def test_the_average_can_be_chosen(family: str, trained: Path, tmp_path: Path, n
     assert any(torch.equal(written[key], plain[key] * 0.5) for key in plain)
 
 
+@tiny.machinery
 def test_a_wrong_choice_lists_what_is_there(
     family: str, trained: Path, tmp_path: Path, note: Any
 ) -> None:
@@ -108,6 +110,7 @@ def test_a_wrong_choice_lists_what_is_there(
     assert [line.partition(":")[0].strip() for line in lines[1:]] == [main_of(family), "model_ema"]
 
 
+@tiny.machinery
 def test_inspect_lists_both(family: str, trained: Path, note: Any) -> None:
     """inspect names both sets of weights, and what lies beside them."""
     found = command.run("inspect", trained)
