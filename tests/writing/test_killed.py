@@ -30,7 +30,8 @@ command = sys.argv[2:]
 def child():
     pid = os.fork()
     if pid == 0:
-        os._exit(conversion())
+        # without building the model again and again: it is the writing that is to be met
+        os._exit(conversion("--checks", "files"))
     return pid
 
 def wait_for_partial(pid):
@@ -40,9 +41,9 @@ def wait_for_partial(pid):
             raise SystemExit("the conversion did not begin to write")
         time.sleep(0.0005)
 
-def conversion():
+def conversion(*more):
     sys.stdout = sys.stderr = open(os.devnull, "w")
-    return cli.main(command)
+    return cli.main([*command, *more])
 
 # what a conversion imports, told by one: threads that it used must not be there when forking
 told, tell = os.pipe()
