@@ -54,7 +54,7 @@ def test_notes_on_classes_are_those_of_this_very_folder() -> None:
     first = classes.Folder.read(converted.folder, written, True)
     others = {
         "name": {**{k: t for k, t in written.items() if k != key}, "other": tensor},
-        "shape": {**written, key: tensor[:1]},
+        "shape": {**written, key: tensor[..., :1]},
         "dtype": {**written, key: tensor.double()},
     }
     for what, tensors in others.items():
