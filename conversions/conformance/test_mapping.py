@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from conversions.conformance.bench import Bench, State
 from conversions.conformance.placements import expand_targets, misplaced
@@ -13,8 +17,12 @@ from conversions.conformance.sizes import planned, published_manifest
 from conversions.core.errors import MappingError
 from conversions.core.mapping.key_mapping import KeyMapping, Plan
 from conversions.core.mapping.moves import Move
+from conversions.core.mapping.patterns import Pattern
+from conversions.core.mapping.rules import Tie
 from conversions.core.reading.tensors import same_bits, sum64
 
+THOROUGH = 200
+"""Examples where HYPOTHESIS_PROFILE is `thorough`."""
 pytestmark = pytest.mark.conversions_needs("reference")
 
 
@@ -140,3 +148,126 @@ def test_published_size_fits_the_model_class(bench: Bench, size: str) -> None:
     with bench.scratch() as folder:
         check = planned(bench, size, folder)
     assert check.passed, check.details
+
+
+# --- laws over random architectures -----------------------------------------------------------
+
+
+def over_architectures(bench: Bench, count: int, law: Callable[[Any, list[str]], None]) -> None:
+    """Hold a law for `count` random architectures: law(data, their source keys)."""
+
+    @settings(
+        max_examples=THOROUGH if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else count,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(data=st.data())
+    def hold(data: Any) -> None:
+        def pick(name: str, choices: Sequence[Any]) -> Any:
+            return data.draw(st.sampled_from(list(choices)), label=name)
+
+        law(data, keys_of(bench.reference, bench.reference.random_architecture(pick)))
+
+    hold()
+
+
+def keys_of(reference: Any, arch: Any) -> list[str]:
+    """Source keys; without making weights where the reference knows its manifest."""
+    known = getattr(reference, "manifest", reference.state_dict)
+    return list(known(arch))
+
+
+@pytest.mark.conversions_needs("random")
+def test_one_rule_a_key(bench: Bench) -> None:
+    """Every key of every architecture is claimed by exactly one pattern, and no rule stays idle."""
+    mapping = bench.family.mapping
+
+    def law(data: Any, keys: list[str]) -> None:
+        for key in keys:
+            claims = [p.text for p in mapping.source_patterns if p.match(key) is not None]
+            assert len(claims) == 1, (key, claims)
+        assert not mapping.plan(keys).coverage
+
+    over_architectures(bench, 10, law)
+
+
+@pytest.mark.conversions_needs("random")
+def test_renaming_is_injective_and_inverts(bench: Bench) -> None:
+    """No target is filled twice, and every target leads back to its source."""
+    mapping = bench.family.mapping
+
+    def law(data: Any, keys: list[str]) -> None:
+        moves = mapping.plan(keys).moves
+        targets = [target for move in moves for target in move.targets]
+        assert len(targets) == len(set(targets))
+        for move in moves:
+            assert all(mapping.source_keys(target) == move.sources for target in move.targets)
+
+    over_architectures(bench, 10, law)
+
+
+@pytest.mark.conversions_needs("random")
+def test_order_of_keys_is_irrelevant(bench: Bench) -> None:
+    """A shuffled checkpoint makes the same set of moves."""
+    mapping = bench.family.mapping
+
+    def law(data: Any, keys: list[str]) -> None:
+        shuffled = data.draw(st.permutations(keys))
+        assert set(mapping.plan(shuffled).moves) == set(mapping.plan(keys).moves)
+
+    over_architectures(bench, 10, law)
+
+
+@pytest.mark.conversions_needs("random")
+def test_perturbed_keys_are_refused(bench: Bench) -> None:
+    """A key with a letter changed, added or cut is not claimed in silence."""
+    mapping = bench.family.mapping
+
+    def law(data: Any, keys: list[str]) -> None:
+        key = data.draw(st.sampled_from(keys))
+        place = data.draw(st.integers(0, len(key) - 1))
+        perturbed = key[:place] + data.draw(st.sampled_from(["x", "", "_"])) + key[place + 1 :]
+        if perturbed in keys:
+            return
+        changed = [perturbed if k == key else k for k in keys]
+        assert mapping.plan(changed).coverage, (key, perturbed)
+
+    over_architectures(bench, 20, law)
+
+
+@pytest.mark.conversions_needs("random")
+def test_a_missing_key_is_asked_for(bench: Bench) -> None:
+    """A checkpoint that lacks one key is incomplete, and the key is named or its rule is."""
+    mapping = bench.family.mapping
+
+    def law(data: Any, keys: list[str]) -> None:
+        key = data.draw(st.sampled_from(keys))
+        matched = mapping.match(key)
+        assert matched is not None, key
+        if matched[0].optional:
+            return
+        coverage = mapping.plan([k for k in keys if k != key]).coverage
+        assert key in coverage.missing or matched[0] in coverage.idle
+
+    over_architectures(bench, 20, law)
+
+
+@pytest.mark.parametrize("index", ["1", "10", "11"])
+def test_layers_one_and_ten_stay_apart(bench: Bench, index: str) -> None:
+    """Renaming keeps the layer index: 1, 10 and 11 never become one another."""
+    mapping = bench.family.mapping
+    seen = 0
+    for rule in mapping.rules:
+        if not rule.targets or isinstance(rule, Tie):
+            continue
+        for text in (text for text in rule.sources if "{" in text):
+            pattern = Pattern(text)
+            binding = {
+                p.name: p.choices[0][0] if p.choices else index for p in pattern.placeholders
+            }
+            wanted = sum(p.is_index for p in pattern.placeholders)
+            for target in mapping.rename_key(pattern.format(binding)):
+                assert target.split(".").count(index) + target.count(f"_{index}.") >= wanted, target
+                seen += 1
+    assert seen

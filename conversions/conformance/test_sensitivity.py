@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -120,3 +122,47 @@ def test_values_see_every_tensor(bench: Bench) -> None:
         for move in source.plan.moves
         if any(not torch.equal(changed[key], written[key]) for key in move.targets)
     }
+
+
+def test_one_flipped_bit_is_named(bench: Bench) -> None:
+    """The lowest bit of the last element of any one tensor, flipped, fails by its target name."""
+    source, written = bench.source, bench.converted.written
+    for key in written:
+        damaged = written[key].clone()
+        damaged.view(-1)[-1:].view(torch.uint8)[0] ^= 1
+        check = checks.exact_values(
+            source.plan, source.state, {**written, key: damaged}, source.request.options
+        )
+        assert first_words(check.details) == {key}
+
+
+@pytest.mark.parametrize("harm", ["scaled", "nan", "infinite"])
+def test_a_changed_tensor_is_named_by_its_sum(bench: Bench, harm: str) -> None:
+    """One tensor scaled, or holding NaN or infinity, fails parameter-sums by its source name."""
+    source, written = bench.source, bench.converted.written
+    moves = (m for m in source.plan.moves if len(m.targets) == len(m.sources) == 1)
+    move = next(m for m in moves if source.state[m.sources[0]].dim() > 1)
+    key = move.targets[0]
+    tensor = written[key] * 1.001 if harm == "scaled" else written[key].clone()
+    if harm != "scaled":
+        tensor.view(-1)[0] = math.nan if harm == "nan" else math.inf
+    check = checks.parameter_sums(source.plan, source.state, {**written, key: tensor})
+    assert not check.passed and first_words(check.details) == {move.sources[0]}, check.details
+
+
+def test_two_exchanged_tensors_are_named(bench: Bench) -> None:
+    """Two target tensors of one shape, exchanged, fail round-trip by the names of both sources."""
+    source, written = bench.source, bench.converted.written
+    single = [m for m in source.plan.moves if len(m.targets) == 1 and len(m.sources) == 1]
+    pairs = (
+        (a, b)
+        for a, b in itertools.combinations(single, 2)
+        if written[a.targets[0]].shape == written[b.targets[0]].shape
+        and a.rule.has_inverse
+        and b.rule.has_inverse
+    )
+    first, second = next(pairs)
+    left, right = first.targets[0], second.targets[0]
+    changed = {**written, left: written[right], right: written[left]}
+    check = checks.round_trip(source.plan, source.state, changed)
+    assert first_words(check.details) == {*first.sources, *second.sources}

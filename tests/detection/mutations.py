@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import conversions
-from conversions.conformance import placements
+from conversions.conformance import placements, sizes
 from conversions.conformance.bench import bench as bench_of
 from conversions.conformance.faults.injection import EVERYTHING, converted, only
 from conversions.core.checking import golden
@@ -34,7 +34,7 @@ from conversions.core.mapping.keys import expand
 from conversions.core.writing import configs
 from golden import record
 from tests import tiny
-from tests.families import test_config_fields, test_strict_loading
+from tests.families import test_config_fields
 from tests.writing import test_labels
 
 SWAPPED = {"+": "-", "-": "+", "*": "+", "/": "*", "<": ">", ">": "<", "|": "&", "%": "*"}
@@ -275,16 +275,16 @@ def wrong_configs(family: Any, document: dict[str, Any]) -> str | None:
         published = next((p for p in family.published if p.name == name), None)
         size = name if name in document["manifests"] else getattr(published, "variant", None)
         if size is None or size not in document["manifests"]:
-            return f"test_published_config_holds_the_published_facts: no size {name}"
-        published = published or test_strict_loading.published_of(family, size)
+            return f"test_published_configs_hold_what_is_recorded: no size {name}"
+        published = published or next((p for p in family.published if p.variant == size), None)
         options = {option.name: option.default for option in family.options}
-        manifest = test_strict_loading.published_manifest(family.name, size)
+        manifest = sizes.published_manifest(bench_of(family.name), size)
         source = Source(manifest, options, {}, published)
         built = family.finish(configs.build(family.name, family.config(source), {}), source)
         config = configs.flatten(built)
         wrong = [key for key, value in wanted.items() if config.get(key) != value]
         if wrong:
-            return f"test_published_config_holds_the_published_facts: {name} {wrong[0]}"
+            return f"test_published_configs_hold_what_is_recorded: {name} {wrong[0]}"
     return None
 
 

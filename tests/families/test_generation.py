@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,13 +47,3 @@ def test_nothing_passed_repeats_only_where_the_defect_is_recorded(name: str, not
     assert found == (REPEATS if recorded else REPEATS_NOT)
     if recorded:
         pytest.xfail(recorded[0]["what"])
-
-
-@pytest.mark.parametrize("name", ["kosmos2", "vipllava"], ids=lambda name: f"{name}-tiny")
-def test_generation_config_is_read_back(name: str, note: Any) -> None:
-    """Every field of generation_config.json is what model.generation_config holds."""
-    folder: Path = tiny.converted(name).folder
-    written = json.loads((folder / "generation_config.json").read_text())
-    read = reloaded(name).generation_config
-    note("generation")
-    assert written and {field: getattr(read, field) for field in written} == written

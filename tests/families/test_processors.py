@@ -13,15 +13,6 @@ from conversions.core.checking.pictures import KINDS, PLAIN, sample_image
 from tests import tiny
 
 
-def test_pixels_are_the_originals(family: str, note: Any) -> None:
-    """The folder's image processor gives the pixels of the original's preprocessing."""
-    check = tiny.converted(family).report["pixels"]
-    note("pixels", check.worst)
-    if check.status == "known-defect":
-        pytest.xfail(check.advice)
-    assert check.status == "passed", (check.figure, check.details, check.advice)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_of_every_kind_are_the_originals_or_recorded(
     family: str, kind: str, note: Any

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,6 @@ import transformers
 from torch import Tensor
 
 from conversions.core.checking import checks, known_defects, loading
-from conversions.core.checking.pictures import sample_image
-from conversions.core.checking.pixels import load as load_image_processor
-from conversions.core.reading.written import open_tensors
 from tests import behaviour, tiny
 
 LONG = 400
@@ -46,35 +42,6 @@ def agree(expected: Tensor, found: Tensor, note: Any) -> None:
     check = checks.outputs("logits", {"logits": expected}, {"logits": found})
     note("logits", check.worst)
     assert check.passed, check.details
-
-
-def test_a_loaded_model_is_not_in_training(family: str, note: Any) -> None:
-    """from_pretrained leaves dropout off, so that nobody has to call eval()."""
-    converted = tiny.converted(family)
-    with loading.quiet():
-        model = loading.model_class(converted.family.model_class).from_pretrained(
-            converted.folder, local_files_only=True
-        )
-    note("reload")
-    assert not [name for name, module in model.named_modules() if module.training]
-
-
-def test_a_saved_model_has_the_folders_names(family: str, tmp_path: Path, note: Any) -> None:
-    """save_pretrained writes the published names again, and their values; tied ones once."""
-    converted, model = tiny.converted(family), model_of(family)
-    with loading.quiet():
-        model.save_pretrained(tmp_path)
-    saved, written = open_tensors(tmp_path), converted.written
-    note("reload")
-    strange = sorted(saved.keys() - written.keys())
-    if recorded := known_defects.recorded(family, "saving"):
-        assert strange, f"{family}: mended in {transformers.__version__}: narrow the record"
-        pytest.xfail(recorded[0]["what"])
-    assert not strange
-    absent = sorted(written.keys() - saved.keys())
-    assert all(any(torch.equal(written[k], t) for t in saved.values()) for k in absent), absent
-    if not known_defects.recorded(family, "reload"):
-        assert not [key for key in saved if not torch.equal(saved[key], written[key])]
 
 
 @tiny.only(*behaviour.BASES)
@@ -168,20 +135,6 @@ def test_absent_token_types_are_zeros(name: str, note: Any) -> None:
         none = model(input_ids=ids).text_embeddings
         zeros = model(input_ids=ids, token_type_ids=torch.zeros_like(ids)).text_embeddings
     agree(zeros, none, note)
-
-
-def test_pictures_of_a_batch_are_prepared_alike(family: str, note: Any) -> None:
-    """Two different pictures in one call: each as if it came alone."""
-    processor = load_image_processor(tiny.converted(family).folder, faithful=True)
-    pictures = [sample_image(64, 48), sample_image(31, 90)]
-    with loading.quiet():
-        together = processor(pictures, return_tensors="np")["pixel_values"]
-        alone = [processor(one, return_tensors="np")["pixel_values"][0] for one in pictures]
-    note("pixels")
-    assert [bool((left == right).all()) for left, right in zip(together, alone, strict=True)] == [
-        True,
-        True,
-    ]
 
 
 def _spelled_bytes(run: re.Match[str]) -> str:

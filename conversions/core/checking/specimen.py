@@ -20,10 +20,13 @@ class Specimen:
         A pattern is a regular expression over the whole target key, the dotted field of
         config.json, `file.json:field`, or a fault's name as the suite prints it; such a fault
         must then pass every check. Patterns that golden data list as `invisible` join them.
+    steady: regular expressions over whole source keys that stay as they are where the suite makes
+        weights small, to see each norm's epsilon; such as gains that would hide all that follows.
     examples: how many random architectures the suite draws.
     """
 
     architectures: MappingABC[str, Json] = field(default_factory=dict)
     without: MappingABC[str, str] = field(default_factory=dict)
     unseen: MappingABC[str, MappingABC[str, str]] = field(default_factory=dict)
+    steady: tuple[str, ...] = ()
     examples: int = 4
