@@ -1,6 +1,6 @@
-"""Objects of a store, read by ranges and written in parts: nothing of their size lies here.
+"""Objects of a store, read by ranges and written in parts, without a copy on this machine.
 
-Reading is fsspec's for every store. Writing parts in any order is S3's multipart upload; of other
+fsspec reads from any store. Parts are written in any order by S3's multipart upload; for other
 stores the folder is written on this machine first.
 """
 
@@ -21,27 +21,27 @@ from ..core.reading.ranged import Span
 from . import storage
 
 _AHEAD = 4 << 20
-"""Bytes of one request of a stream; the next is asked for while one is read."""
+"""Bytes of one request of a stream; the next request runs while one answer is read."""
 _KEPT = 3
 _PATIENCE = 5
-"""How often one stream is taken up again."""
+"""How often an interrupted stream is resumed."""
 PART = 6 << 20
-"""Bytes of a part of an upload, where the file needs no more than MOST_PARTS of them."""
+"""Bytes of one part of an upload; larger if the file would need more than MOST_PARTS."""
 MOST_PARTS = 9_000
-"""S3 takes ten thousand."""
+"""S3 allows ten thousand."""
 ROOM = 8
-"""Parts that may wait in memory for the rest of their bytes."""
+"""Incomplete parts that may wait in memory."""
 _GOING = 2
-"""Parts on their way at once."""
+"""Parts that are uploaded at the same time."""
 _LEAST = 5 << 20
-"""S3 takes no smaller part but the last."""
+"""Smallest part that S3 accepts, the last one apart."""
 
 
 class ObjectRanges:
-    """One object as core.reading.ranged wants it.
+    """One object, with the interface that core.reading.ranged reads from.
 
     Raises:
-        ConversionError: the store says nothing of it, or of its size.
+        ConversionError: the store does not describe the object, or not its size.
     """
 
     def __init__(self, fs: Any, path: str, location: str) -> None:
@@ -83,7 +83,7 @@ class ObjectRanges:
             return bool(self._fs.ukey(self._path) != self._identity)
 
     def serves(self) -> bool:
-        """Whether the store gives a range when it is asked for one, and not the whole."""
+        """Whether the store answers a request for a range with that range alone."""
         if self.size < 2:
             return False
         try:
@@ -97,9 +97,9 @@ class ObjectRanges:
 
 
 class _Body:
-    """readinto() of one answer that holds the whole object (S3), taken up again where it breaks.
+    """readinto() on one S3 answer for the whole object, resumed where the connection breaks.
 
-    A file of fsspec asks for range after range; of a pass over everything that would be hundreds.
+    An fsspec file would send hundreds of range requests for one pass over the object.
     """
 
     def __init__(self, fs: Any, path: str, location: str, size: int) -> None:
@@ -121,7 +121,7 @@ class _Body:
             try:
                 return self._read(count)
             except ConversionError:
-                # the client itself asks again for what it has not begun to answer
+                # the client itself repeats a request only before its answer has begun
                 self._body, self._broken = None, self._broken + 1
                 if self._broken > _PATIENCE:
                     raise
@@ -148,7 +148,7 @@ class _Body:
 
 
 class _Stream:
-    """readinto() of a store's file, whose errors say where they come from."""
+    """readinto() on an fsspec file; errors name the location."""
 
     def __init__(self, file: Any, location: str) -> None:
         self._file, self._location = file, location
@@ -161,11 +161,11 @@ class _Stream:
 
 
 class Uploads:
-    """Files of tensors that go to S3 in parts, below one location; see core.writing.elsewhere.
+    """Tensor files uploaded to S3 in parts, below one location; see core.writing.elsewhere.
 
-    A context manager: what is not complete at its end is aborted, and leaves no object. Once
-    complete, an object is read where the folder would have its file. before: called once, when
-    all bytes are there and before the first object appears.
+    A context manager: at its end, incomplete uploads are aborted and leave no object. A complete
+    object is read wherever the folder's file of that name would be read. before: called once,
+    after the last byte was sent and before the first object appears.
     """
 
     room = ROOM
@@ -207,14 +207,14 @@ class Uploads:
         return storage.explained(storage.join(self._location, name), "uploading")
 
     def send(self, work: Callable[[], Any]) -> Future[Any]:
-        """Do it in another thread, once one is free: whoever writes waits for the network here."""
+        """Run `work` in an upload thread; blocks until one is free: writers wait here."""
         self._free.acquire()
         future = self._pool.submit(work)
         future.add_done_callback(lambda _: self._free.release())
         return future
 
     def appear(self) -> None:
-        """All bytes of one file are up; with the last file's, all of them become objects."""
+        """Called when a file's bytes were sent; after the last file, all of them become objects."""
         if not all(file.whole for file in self._files):
             return
         self._before()
@@ -227,7 +227,7 @@ class Uploads:
 
 
 class _Upload:
-    """One file on its way, part by part; as core.writing.target.TargetFile."""
+    """One file being uploaded part by part; a core.writing.target.Target."""
 
     def __init__(
         self, uploads: Uploads, path: Path, beginning: bytes, size: int, told: Callable[[int], None]
@@ -253,7 +253,7 @@ class _Upload:
         return len(self._beginning) + self._size
 
     def make(self) -> None:
-        """Begin the upload. Where the file would be lies a word on where it is."""
+        """Begin the upload; a small file in its place says where the object will be."""
         self.path.write_text(f"lies in {self._uploads.key(self.path.name)}\n", encoding="utf-8")
         with self._uploads.explained(self.path.name):
             key = self._uploads.key(self.path.name)
@@ -297,7 +297,7 @@ class _Upload:
     def _buffer(self, index: int) -> mmap.mmap:
         with self._lock:
             if index not in self._waiting:
-                # of its own pages, which the system has back at once when the part is up
+                # pages of its own, which go back to the system as soon as the part was sent
                 self._waiting[index] = mmap.mmap(-1, self._length(index))
                 self._left[index] = self._length(index)
             return self._waiting[index]
@@ -305,7 +305,7 @@ class _Upload:
     def _send(self, index: int, buffer: mmap.mmap) -> None:
         for sent in list(self._sent.values()):
             if sent.done():
-                sent.result()  # a refusal ends the conversion now, not when all is read
+                sent.result()  # a refused part ends the conversion now, not after the last byte
         self._sent[index] = self._uploads.send(lambda: self._upload(index, buffer))
 
     def _upload(self, index: int, buffer: mmap.mmap) -> str:
@@ -320,7 +320,7 @@ class _Upload:
         return str(answer["ETag"])
 
     def finish(self) -> None:
-        """All bytes were written: wait for the last part.
+        """Wait for the last part, once all bytes were written.
 
         Raises:
             ConversionError: the store refused a part, or bytes are missing.
@@ -333,10 +333,10 @@ class _Upload:
         self._uploads.appear()
 
     def complete(self) -> None:
-        """Let the parts become an object.
+        """Turn the parts into an object.
 
-        An answer that is lost makes the client ask again, for an upload that is then no more: where
-        the object of these parts is there, it is complete.
+        If the answer is lost, the client asks again, for an upload that no longer exists: it is
+        complete if the object made of these parts is there.
 
         Raises:
             ConversionError: the store refused, and there is no such object.
@@ -371,7 +371,7 @@ class _Upload:
         return False
 
     def close(self) -> None:
-        """Abort what is not complete."""
+        """Abort the upload if it is not complete."""
         for sent in self._sent.values():
             sent.cancel()
         if self._id:
@@ -388,4 +388,4 @@ class _Upload:
         self._waiting.clear()
 
     def wait(self) -> None:
-        """Nothing: what is complete is in the store."""
+        """Nothing to wait for: a complete object is in the store."""

@@ -1,4 +1,4 @@
-"""Parts that several originals share, with their names and sizes described once."""
+"""Rules and sizes of parts that several originals share."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .misfits import square_side
 
 
 def openai_vit(source: str, target: str) -> Iterator[Rule]:
-    """OpenAI CLIP's VisionTransformer at `source`, but for its attention and its projection.
+    """Rules for OpenAI CLIP's VisionTransformer at `source`, without attention and projection.
 
-    Its blocks are counted by {vision_layer}. transformers spells it pre_layrnorm.
+    {vision_layer} is the block's number. transformers does spell it pre_layrnorm.
     """
     block = f"{source}.transformer.resblocks.{{vision_layer}}"
     parts = "ln_1=layer_norm1|ln_2=layer_norm2|mlp.c_fc=mlp.fc1|mlp.c_proj=mlp.fc2"
@@ -32,7 +32,7 @@ def openai_vit(source: str, target: str) -> Iterator[Rule]:
 
 
 def openai_vit_sizes(tensors: Manifest, source: str) -> Json:
-    """What the tensors tell of its config."""
+    """The config fields that the shapes of its tensors show."""
     kernel, blocks = f"{source}.conv1.weight", f"{source}.transformer.resblocks."
     patch, side = tensors.size(kernel, 2), square_side(tensors, f"{source}.positional_embedding")
     return {
@@ -46,9 +46,9 @@ def openai_vit_sizes(tensors: Manifest, source: str) -> Json:
 
 
 def clip_tower(source: str, target: str) -> Iterator[Rule]:
-    """transformers' CLIPVisionTransformer at `source`, kept under its names at `target`.
+    """Rules that move transformers' CLIPVisionTransformer from `source` to `target`.
 
-    Its layers are counted by {vision_layer}.
+    Names below it stay; {vision_layer} is the layer's number.
     """
     parts = (
         "self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.out_proj|"
@@ -65,7 +65,7 @@ def clip_tower(source: str, target: str) -> Iterator[Rule]:
 
 
 def clip_tower_sizes(tensors: Manifest, source: str) -> dict[str, int]:
-    """What the tensors tell of its width and depth."""
+    """The config fields for width and depth that the shapes of its tensors show."""
     return {
         "hidden_size": tensors.size(f"{source}.embeddings.class_embedding"),
         "intermediate_size": tensors.size(f"{source}.encoder.layers.0.mlp.fc1.weight"),

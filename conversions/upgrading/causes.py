@@ -1,8 +1,8 @@
-"""Facts put together: what is one change is told once, with all families, classes and names.
+"""Groups facts into changes, so that each change is reported once.
 
-Two facts are one change where they say the same of several classes, forms, calls or families. What
-came, went or was renamed together, in the same release, is one change with its names. Numbers that
-moved stand under what moved them, where the records tell of it in the same release.
+Facts that say the same of several classes, folder forms, calls or families are one change. So are
+names that appeared, disappeared or were renamed in the same release. Numbers that moved are listed
+under the change that explains them, if the records show one in the same release.
 """
 
 from __future__ import annotations
@@ -34,26 +34,27 @@ TOPICS: Mapping[str, tuple[str, str]] = {
     "words": ("Messages", "do as the message says"),
     INNER: ("Inner classes and private names", ""),
 }  # fmt: skip
-"""Topic -> heading, and what to do where nothing nearer is known; in the order of reading."""
+"""Topic -> heading, and what to do if the change itself does not say; in the order of the page."""
 METHODS = "parameters: "
-"""How a change of what methods take begins: its names are the methods."""
+"""Prefix of a change to what methods accept; the change's names are then the methods."""
 UNION = ("weights",)
-"""Topics whose change is one wherever it is met: a rule of names, not one family's."""
+"""Topics in which equal changes of several families are one: a renaming rule, not a family's."""
 CAUSES = ("truth", "layers", "processing", "config", "loading")
-"""What other numbers are told under, where both came in one release."""
+"""Topics that explain numbers which moved in the same release, the likeliest first."""
 RARE = ("auto", "pipeline")
-"""Other ways to a model than its class: where one raises, the ways that a family names work."""
+"""Ways to load a model other than its class; if only these raise, nothing documented is broken."""
 _CLASS = re.compile(r"\b[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*(?:Model|For[A-Z]\w+|Processor|Tokenizer"
                     r"|Config|Backbone|Encoder|Transformer|Codebook)\w*\b")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change, told once with all families that have it.
+    """One change, with every family that it affects.
 
-    families: their names in records; all of them where the common classes have it. first: the
-    first recorded release that has it. names: of all that came, went or moved together.
-    beside: what moved with it. ids: (family, id of a finding), the evidence.
+    families: their names in records; all of them if it is a change of classes they share. first:
+    the first recorded release with the change. names: everything that appeared, disappeared or
+    moved in it. beside: sentences on the numbers that it explains. ids: the evidence, as pairs
+    of family and finding id.
     """
 
     level: Level
@@ -72,11 +73,11 @@ class Change:
 
     @property
     def todo(self) -> str:
-        """What to do; empty where nothing has to be done."""
+        """What to do about it; empty if nothing."""
         if self.level in ("new", "mended"):
             return ""
         if self.topic in ("config", "processors") and " -> " not in self.what:
-            return ""  # there is no field any more to write
+            return ""  # the field no longer exists
         if self.topic == "words" and self.level != "deprecated":
             return ""
         if self.topic == "parameters":
@@ -85,17 +86,17 @@ class Change:
 
     @property
     def breaks(self) -> bool:
-        """Whether it breaks who does as documented, not only who takes a rare way."""
+        """Whether it breaks documented use, not only a rare way of loading."""
         return self.level == "broken" and not all(key.split("|")[0] in RARE for _, key in self.ids)
 
     @property
     def inner(self) -> bool:
-        """Whether only who looks inside, or at the common classes, meets it."""
+        """Whether it shows only to readers of private names or of classes that families share."""
         return self.shared or self.topic in (INNER, "record")
 
     @property
     def met(self) -> bool:
-        """Whether who uses a family as documented meets it in what worked before."""
+        """Whether documented use that worked before behaves differently now."""
         return self.level in ("broken", "changed") and not self.inner
 
     def who(self, titles: Mapping[str, str]) -> str:
@@ -105,7 +106,7 @@ class Change:
         return ", ".join(titles.get(family, family) for family in self.families)
 
     def sentence(self, most: int = 8) -> str:
-        """What changed, with the first of its names and places."""
+        """The change in a sentence, with at most `most` of its names and three of its places."""
         size = f" (by up to {self.size:.1g})" if self.size else ""
         listed = f": {_some(self.names, most)}" if self.names else ""
         places = f" ({_some([p for p in self.where if p], 3)})" if any(self.where) else ""
@@ -127,12 +128,12 @@ def _some(names: Sequence[str], most: int) -> str:
 
 
 First = Callable[[Sequence[tuple[str, Finding]]], str]
-"""The first release that has any of some families' findings."""
+"""(family, finding) pairs -> the first recorded release with any of them."""
 
 
 @dataclass
 class _Told:
-    """Facts that say the same, while they are gathered."""
+    """Facts that say the same, while they are being collected."""
 
     fact: Fact
     families: dict[str, None] = field(default_factory=dict)
@@ -153,7 +154,7 @@ class _Told:
 
 
 def changes(found: Iterable[Fact], families: Sequence[str], first: First) -> list[Change]:
-    """Everything, each once, the gravest first and by topic."""
+    """Every change once, the gravest first, then by topic."""
     alike = _methods(_alike(found))
     for told in alike:
         told.first = first(told.evidence)
@@ -173,7 +174,7 @@ def changes(found: Iterable[Fact], families: Sequence[str], first: First) -> lis
 
 
 def _alike(found: Iterable[Fact]) -> list[_Told]:
-    """Facts that say the same, whichever class they name in it."""
+    """Group facts that say the same; class names within an exception's text do not count."""
     groups: dict[tuple[str, ...], _Told] = {}
     for fact in found:
         shared = "shared" if fact.family == SHARED else ""
@@ -184,12 +185,12 @@ def _alike(found: Iterable[Fact]) -> list[_Told]:
 
 
 def _said(fact: Fact) -> str:
-    """What is said, whichever class an exception names."""
+    """A fact's text; in the text of an exception, class names are replaced by …."""
     return _CLASS.sub("…", fact.what) if " raise" in fact.what else fact.what
 
 
 def _methods(alike: Sequence[_Told]) -> list[_Told]:
-    """Parameters of one method, that came and went in the same classes, as one."""
+    """Merge the parameters that one method gained or lost in the same classes."""
     groups: dict[tuple[Any, ...], list[_Told]] = defaultdict(list)
     kept = []
     for told in alike:
@@ -225,7 +226,7 @@ def _by_verbs(words: Iterable[str]) -> str:
 
 
 def _together(alike: Iterable[_Told]) -> list[_Told]:
-    """What came, went or moved in one release, as one with all names."""
+    """Merge what appeared, disappeared or moved in one release into one entry with all names."""
     groups: dict[tuple[Any, ...], list[_Told]] = defaultdict(list)
     for told in alike:
         who = () if told.fact.topic in UNION else tuple(told.families)
@@ -248,7 +249,7 @@ def _together(alike: Iterable[_Told]) -> list[_Told]:
 
 
 def _places(where: Iterable[str]) -> tuple[str, ...]:
-    """Without the folder forms of what fresh folders show as well."""
+    """The places, without folder forms that behave as fresh folders do."""
     found = list(where)
     return tuple(
         place
@@ -272,7 +273,7 @@ def _change(told: _Told, families: Sequence[str]) -> Change:
 
 
 def _beside(found: Sequence[Change]) -> list[Change]:
-    """Numbers that moved in a release, under what the same families' records tell of it."""
+    """Attach each change of numbers to the change that explains it, if there is one."""
     rest = [change for change in found if change.topic != NUMBERS]
     for numbers in (change for change in found if change.topic == NUMBERS):
         places = [

@@ -1,7 +1,7 @@
-"""What differs between two records, finding by finding: pure, records in, facts out.
+"""What differs between two records, finding by finding; a pure function of the records.
 
-A fact is what one differing finding means to a user: how grave, about what, of which class and
-folder form. Nothing is grouped here; causes puts together what is one change.
+A fact says what one differing finding means to a user: how grave it is, its topic, the class and
+the folder form. Nothing is grouped here; `causes` groups facts into changes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Family = Mapping[str, Any]
 SHARED = "all families"
 NUMBERS = "numbers"
 FOLDERS = ("of ", " folders")
-"""Around a folder form's name, where a change is not one of fresh folders."""
+"""Words around the name of a folder form other than fresh."""
 INNER = "inner classes"
 _DEPRECATES = re.compile(
     r"deprecat|will be (?:removed|dropped|an error)|is removed in|FutureWarning", re.IGNORECASE
@@ -45,7 +45,7 @@ _MEASURE = re.compile(r" by [\d.e+-]+$")
 
 @dataclass(frozen=True)
 class Finding:
-    """One id whose value differs. path: the id's steps; inner: the way into its value."""
+    """One id whose value differs. path: the id's steps; inner: keys that lead into its value."""
 
     path: tuple[str, ...]
     left: Any
@@ -66,7 +66,7 @@ class Finding:
 
     @property
     def moves(self) -> bool:
-        """Whether something works on one side and is not on the other."""
+        """Whether one side has it, working, and the other does not have it."""
         return (self.came and not raises(self.right)) or (self.went and not raises(self.left))
 
 
@@ -74,9 +74,9 @@ class Finding:
 class Fact:
     """What one finding says.
 
-    topic: under which heading people look for it. name: of what came, went or moved, where many
-    may do so together; `what` then says only that. where: class, form or method. size: by how much
-    numbers moved. todo: what to do, where the records themselves say it.
+    topic: the heading it belongs under. name: what appeared, disappeared or moved, if several may
+    do so together; `what` then leaves the name out. where: class, form or method. size: by how
+    much numbers moved. todo: what to do, if the records themselves show it.
     """
 
     level: Level
@@ -92,7 +92,7 @@ class Fact:
 
 
 def facts(left: Record, right: Record) -> list[Fact]:
-    """Every difference, family by family, then what all families share."""
+    """Every difference: of each family, then of the classes that families share."""
     found: list[Fact] = []
     for family in sorted(left.families.keys() | right.families.keys()):
         sides = (left.families.get(family), right.families.get(family))
@@ -106,7 +106,7 @@ def facts(left: Record, right: Record) -> list[Fact]:
 
 
 def _shared(left: Record, right: Record) -> tuple[Family, Family]:
-    """Common classes; where families are not the same, only those that both sides met."""
+    """Shared classes; if the families differ, only the classes that both records reached."""
     ours, theirs = left.shared, right.shared
     if left.families.keys() != right.families.keys():
         met = {key.split("|")[1] for key in ours} & {key.split("|")[1] for key in theirs}
@@ -118,7 +118,7 @@ def _shared(left: Record, right: Record) -> tuple[Family, Family]:
 
 
 def of_family(family: str, left: Family, right: Family) -> list[Fact]:
-    """One family's facts, or those of the common classes."""
+    """The facts of one family, or of the shared classes."""
     sides = Sides(left, right)
     found = [
         Fact("changed", "record", f"{part}: recorded on one side only") for part in sides.unasked
@@ -133,12 +133,15 @@ def of_family(family: str, left: Family, right: Family) -> list[Fact]:
 
 
 class Sides:
-    """Two families' findings, and what came or went as a whole: its parts are not told."""
+    """One family in two records, and the classes that only one of them has.
+
+    Such a class is reported as a whole, without its parts.
+    """
 
     def __init__(self, left: Family, right: Family) -> None:
         self.left, self.right = left, right
         parts = [{key.split("|", 1)[0] for key in side} for side in (left, right)]
-        # a part that a record has none of was not asked for; one of its findings may be all
+        # a record without any finding of a part was made before the recorder asked for it
         self.unasked = sorted(p for p in _WHOLE_PARTS if (p in parts[0]) != (p in parts[1]))
         owners = [_owners(side) for side in (left, right)]
         self.came, self.went = owners[1] - owners[0], owners[0] - owners[1]
@@ -150,14 +153,14 @@ class Sides:
         self.forms = {key.split("|")[1] for side in (left, right) for key in side
                       if key.startswith("config|")}  # fmt: skip
         self.holders = {n for side in (left, right) for n in _reached(side, ("class default",))}
-        # what is called without its name is no method of a record, only its parameters are there
+        # __init__ and __call__ have no id of their own in a record, only their parameters have
         self.made = [
             {tuple(key.split("|")[1:3]) for key in side if "|__" in key} for side in (left, right)
         ]
         self.calls = [{key for name in side for key in _prefixes(name)} for side in (left, right)]
 
     def findings(self) -> Iterator[Finding]:
-        """What differs, without what belongs to something that came or went as a whole."""
+        """What differs, without the parts of classes that only one record has."""
         for key in sorted(self.left.keys() | self.right.keys()):
             one, other = self.left.get(key, ABSENT), self.right.get(key, ABSENT)
             if one is other:
@@ -184,7 +187,7 @@ class Sides:
         return path[0] in _OF_MODELS and len(path) > 2 and path[2] in self.loads
 
     def whole(self, path: tuple[str, ...]) -> tuple[str, ...]:
-        """The shortest beginning of a field's path that one side has nothing of."""
+        """The shortest beginning of a field's path that only one side has findings below."""
         for length in range(6, len(path)):
             beginning = "|".join(path[:length])
             if (beginning in self.calls[0]) != (beginning in self.calls[1]):
@@ -192,7 +195,7 @@ class Sides:
         return path
 
     def plain_fields(self, side: int, place: tuple[str, ...]) -> set[str]:
-        """Fields that a form and class answer with when called plainly."""
+        """Output fields of a class loaded from a form, when called with nothing but its inputs."""
         prefix = "|".join(("output", *place, "default", "plain")) + "|"
         found = (self.left, self.right)[side]
         return {key.removeprefix(prefix) for key in found if key.startswith(prefix)}
@@ -206,7 +209,7 @@ class Sides:
         return "|".join(path) in (self.left, self.right)[side] or self.has(side, path)
 
     def raised(self, side: int, path: tuple[str, ...]) -> bool:
-        """Whether what a finding lies in raises: that says it all."""
+        """Whether something above a finding raises, which is then the whole report."""
         found = (self.left, self.right)[side]
         above = ("|".join(path[:length]) for length in range(2, len(path)))
         return any(bool(raises(found.get(key))) for key in above)
@@ -223,7 +226,7 @@ _LOOSE = {"gradient"}
 
 
 def _owners(side: Family) -> set[str]:
-    """Classes that a side has anything of."""
+    """Classes that one record has any finding of."""
     classes = {key.split("|")[1] for key in side if key.startswith("class|")}
     return classes or {key.split("|")[1] for key in side if key.startswith("signature|")}
 
@@ -252,7 +255,7 @@ ANSWERED = "an answer"
 
 
 def _taken_apart(finding: Finding) -> Iterator[Finding]:
-    """An object that differs in some of its fields, as those fields."""
+    """A finding for each field that differs, if the value is an object."""
     left, right = finding.left, finding.right
     plain = finding.path[0] in _TAKEN_APART and all(
         isinstance(side, dict) and side and not raises(side) and not is_tensor(side)
@@ -272,7 +275,7 @@ _TAKEN_APART = {"config", "written", "image processor", "tokenizer", "processor"
 
 
 def value_in(family: Family, finding: Finding) -> Any:
-    """What another record has in the place of a finding."""
+    """The value that another record has for the same finding."""
     steps = len(finding.inner)
     last = finding.path[-1]
     if steps:
@@ -284,7 +287,7 @@ def value_in(family: Family, finding: Finding) -> Any:
 
 
 def _placed(fact: Fact, sides: Sides) -> Fact:
-    """Classes that no folder leads to, and private names, are told apart from what users hold."""
+    """Move facts about private names, and about classes that no folder loads, to a topic apart."""
     if fact.topic not in ("parameters", "methods", "config") or fact.finding is None:
         return fact
     part, owner = fact.finding.path[0], fact.finding.path[1]
@@ -302,7 +305,7 @@ Facts = Iterator[Fact]
 
 
 def _changed(topic: str, label: str, finding: Finding, where: str) -> Facts:
-    """A thing that raises, works, or has another value."""
+    """A fact about something that raises now, works now, or has another value."""
     left, right = finding.left, finding.right
     if raises(right):
         if left is not ABSENT and not raises(left):
@@ -318,19 +321,19 @@ def _changed(topic: str, label: str, finding: Finding, where: str) -> Facts:
 
 
 def _moving(topic: str, plural: str, finding: Finding, name: str, where: str) -> Facts:
-    """Something that came or went, told together with what did so beside it."""
+    """A fact about something that appeared or disappeared; `causes` joins it with its like."""
     verb, level = ("came", "new") if finding.came else ("went", "changed")
     yield Fact(level, topic, f"{plural} that {verb}", name=name, where=where)  # type: ignore[arg-type]
 
 
 def _at(form: str, *place: str) -> str:
-    """Where something is met: `Model`, `Model of half folders`; nothing for fresh ones alone."""
+    """Where it shows: `Model`, `Model of half folders`; fresh folders go unmentioned."""
     folders = "" if form == "fresh" else f"{FOLDERS[0]}{form}{FOLDERS[1]}"
     return " ".join(filter(None, [*place, folders]))
 
 
 def _plain(finding: Finding, sides: Sides) -> Facts:
-    """A field of a config, a processor, or of a part that is not known here."""
+    """A field of a config, of a processor, or of a part that this module does not know."""
     part, *rest = finding.path
     topic, plural = _FIELDS.get(part, (part, f"{part}: entries"))
     if not rest:
@@ -373,7 +376,7 @@ def _auto(finding: Finding, sides: Sides) -> Facts:
 
 
 def _classes(sides: Sides) -> Facts:
-    """Classes that came, went, or can be loaded by themselves on one side only."""
+    """Classes that only one record has, or that only one of them can load from a folder."""
     for verb, level, names in (("came", "new", sides.came), ("went", "changed", sides.went)):
         for name in sorted(names):
             there = sides.right if verb == "came" else sides.left
@@ -419,7 +422,7 @@ def _unpacked(value: Any) -> Any:
 
 
 def _parameter(finding: Finding, sides: Sides) -> Facts:
-    """parameter|class|method()|name: what a method takes; causes joins a method's."""
+    """parameter|class|method()|name: what a method accepts; `causes` joins those of one method."""
     _, owner, method, name = finding.path[:4]
     whole = f"signature|{owner}|{method}"
     both = whole in sides.left and whole in sides.right
@@ -457,7 +460,7 @@ def _output(finding: Finding, sides: Sides) -> Facts:
     if _only_values(finding):
         yield _number(finding, _bare(field), owner)
     elif field.startswith("["):
-        return  # what stands where in a tuple is told by position
+        return  # the part `position` covers tuples
     elif raises(finding.right) and not raises(finding.left):
         if finding.left is not ABSENT or sides.has(0, finding.path):
             what = f"output {field} {shown(finding.right)}"
@@ -475,7 +478,7 @@ def _output(finding: Finding, sides: Sides) -> Facts:
 
 
 def _new_call(finding: Finding, sides: Sides, call: str, attention: str, owner: str) -> Facts:
-    """A way of calling that one side alone has; with another attention, that says it."""
+    """A way of calling that only one side has; left out if its attention is new as a whole."""
     beside = ("|".join((*finding.path[:3], attention)), "|".join(finding.path[:3]))
     if all(beside[0] in side for side in sides.calls):
         yield from _moving("outputs", "ways of calling", finding, call, owner)
@@ -487,7 +490,7 @@ def _bare(field: str) -> str:
 
 
 def _shape(value: Any) -> Any:
-    """A tensor's shape beside something that is none: the same in every dtype is one change."""
+    """A tensor's shape, so that one change in every dtype is one fact; other values as they are."""
     return f"[{value['tensor'].partition('[')[2]}" if is_tensor(value) else value
 
 
@@ -502,7 +505,7 @@ def _number(finding: Finding, name: str, owner: str) -> Fact:
 
 
 def _instead(finding: Finding, sides: Sides) -> str:
-    """The field of the same answer that holds now what this one held."""
+    """What to do: the field of the same output that now holds what the lost one held."""
     prefix = "|".join(finding.path[:5]) + "|"
     wanted = _below(sides.left, "|".join(sides.whole(finding.path)))
     if not any(is_tensor(value) for value in wanted.values()):
@@ -531,7 +534,7 @@ def _below(side: Family, prefix: str) -> dict[str, Any]:
 
 
 def _position(finding: Finding, sides: Sides) -> Facts:
-    """position|form|class|attention|call|number…: what stands where in a tuple."""
+    """position|form|class|attention|call|number…: the element at a place of the tuple."""
     if not all(sides.has(side, ("output", *finding.path[1:5])) for side in (0, 1)):
         return
     place = ".".join(finding.path[5:])
@@ -546,7 +549,7 @@ def _position(finding: Finding, sides: Sides) -> Facts:
 
 
 def _order(finding: Finding, sides: Sides) -> Facts:
-    """order|form|class|attention|call: only another order of what both have is news."""
+    """order|form|class|attention|call: a fact only if fields that both have changed places."""
     left, right = finding.left, finding.right
     if not isinstance(left, list) or not isinstance(right, list):
         return
@@ -556,7 +559,7 @@ def _order(finding: Finding, sides: Sides) -> Facts:
 
 
 def _attention(finding: Finding, sides: Sides) -> Facts:
-    """attention|form|class|name: there only where asking for it raises."""
+    """attention|form|class|name: recorded only if asking for it raises."""
     name = finding.path[-1]
     if finding.came and finding.path[2] in sides.loads_now:
         what = f"attention {name} {shown(finding.right)}"
@@ -566,7 +569,7 @@ def _attention(finding: Finding, sides: Sides) -> Facts:
 
 
 def _loads(finding: Finding, sides: Sides) -> Facts:
-    """loads|form|class|report: weights at random are broken; names collapse to a rule."""
+    """loads|form|class|report: weights left at random are broken; names collapse to a rule."""
     form, owner = finding.path[1:3]
     where = _at(form, owner)
     if len(finding.path) == 3:
@@ -650,7 +653,7 @@ def _tensors(side: Family) -> dict[str, dict[str, Any]]:
 
 
 def _truth(finding: Finding, sides: Sides) -> Facts:
-    """truth|form|attention|output: as the original, or not any more."""
+    """truth|form|attention|output: whether it agrees with the original."""
     _, form, attention, *rest = (*finding.path, "")
     name, right = rest[0] or "every output", finding.right
     where = _at(form)
@@ -690,7 +693,7 @@ _METHOD_OF = re.compile(r"`([A-Z]\w+)\.\w+`")
 
 
 def _gradient(finding: Finding, sides: Sides) -> Facts:
-    """gradient|form|class|leaf: which parameters there are is told by names."""
+    """gradient|form|class|leaf: other numbers; the part `names` covers which parameters exist."""
     owner = finding.path[2]
     if raises(finding.right) and not finding.came and not raises(finding.left):
         yield Fact("broken", "outputs", f"backward() {shown(finding.right)}", where=owner)
@@ -710,7 +713,7 @@ def _generate(finding: Finding, sides: Sides) -> Facts:
 
 
 def _argument(finding: Finding, sides: Sides) -> Facts:
-    """argument|form|class|parameter: the fields that giving it changes; parameters say the rest."""
+    """argument|form|class|parameter: the output fields that it changes when it is given."""
     owner, name = finding.path[2], " ".join(finding.path[3:])
     left, right = finding.left, finding.right
     if finding.came or finding.went:
@@ -718,7 +721,7 @@ def _argument(finding: Finding, sides: Sides) -> Facts:
     if raises(left) or raises(right):
         yield from _changed("outputs", f"forward({name})", finding, owner)
         return
-    # fields that one release alone answers with are told as outputs
+    # the part `output` covers fields that only one release has
     both = sides.plain_fields(0, finding.path[1:3]) & sides.plain_fields(1, finding.path[1:3])
     left, right = ({f: v for f, v in side.items() if f in both} for side in (left, right))
     if left.keys() == right.keys():
@@ -732,9 +735,9 @@ def _argument(finding: Finding, sides: Sides) -> Facts:
 
 
 def _module_alone(finding: Finding, sides: Sides) -> Facts:
-    """module alone|form|class|kind|scale: only another value of what both have is news.
+    """module alone|form|class|kind|scale: a kind of module called by itself.
 
-    Beside that, a kind that answered by itself and raises now.
+    A fact only if both answer with other numbers, or if it answered before and raises now.
     """
     left, right, owner = finding.left, finding.right, finding.path[2]
     if raises(right) and f"{'|'.join(finding.path)}|as met" in sides.left:
@@ -750,7 +753,7 @@ def _module_alone(finding: Finding, sides: Sides) -> Facts:
 
 
 def _alike(left: Family, right: Family) -> bool:
-    """Sizes by their own ratio, however small; what is relative to them as it is."""
+    """Whether two answers agree: their sizes by ratio, however small, and the values over them."""
     numbers = [*left["relative"], *right["relative"], left["size"], right["size"]]
     if any(isinstance(one, str) for one in numbers):
         return bool(left == right)
@@ -789,7 +792,7 @@ def _property(finding: Finding, sides: Sides) -> Facts:
 
 
 def _layer(finding: Finding, sides: Sides) -> Facts:
-    """layer|form|class|name: value -> in how many modules."""
+    """layer|form|class|name: value -> how many modules have it."""
     owner, name = finding.path[2], " ".join(finding.path[3:])
     yield from _changed("layers", f"layers' {name}", finding, owner)
 
@@ -799,7 +802,7 @@ def _texts(finding: Finding, sides: Sides) -> Facts:
     part, form, *rest = (*finding.path, "")
     label, name = _READS.get(part, part), " ".join(filter(None, rest))[:60]
     if finding.moves:
-        return  # another set of pictures or texts is the recorder's
+        return  # the recorder asked about other pictures or texts
     if raises(finding.left) or raises(finding.right):
         for fact in _changed("processing", f"{label} of some", finding, _at(form)):
             yield replace(fact, name=repr(name))

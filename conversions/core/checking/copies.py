@@ -1,8 +1,8 @@
 """Compares the weights of a folder with those that the rules make of the source.
 
-A tensor is the source's bit for bit, or its rounding to a smaller dtype (perhaps widened again), or
-it differs, and then the place is named. Rows that a recorded release sets to zero, and rows that
-no source holds, are judged separately.
+A tensor equals the source bit for bit, or is its rounding to a smaller dtype (perhaps widened
+again), or differs; then the first place is named. Rows that some release is recorded to set to
+zero, and rows that are in no source, are judged separately.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Rounding:
-    """How one tensor came from its source: through which dtype, and how far that moved it."""
+    """How a tensor was rounded from its source: to which dtype, and by how much at most."""
 
     dtype: str = ""
     largest: float = 0.0
@@ -37,7 +37,7 @@ class Rounding:
 
 
 def rounding(source: Tensor, written: Tensor) -> Rounding | None:
-    """How `written` came from `source`; None if no rounding of `source` gives it."""
+    """The rounding that turns `source` into `written`; None if no rounding does."""
     if source.shape != written.shape:
         return None
     if not source.is_floating_point() or not written.is_floating_point():
@@ -73,11 +73,11 @@ def _measured(source: Tensor, dtype: torch.dtype) -> Rounding:
 
 @dataclass
 class Judgement:
-    """What became of every target tensor.
+    """How every target tensor compares with its source.
 
-    copies: target -> how it came from the source. wrong: target -> where it differs.
-    zeroed: target -> rows that are zero only in the folder. drawn: target -> how many rows at its
-    end come from no source and differ from those that this seed draws.
+    copies: target -> how it was rounded. wrong: target -> where it differs. zeroed: target -> rows
+    that are zero in the folder alone. drawn: target -> number of rows at its end that are in no
+    source and differ from those that this seed draws.
     """
 
     copies: dict[str, Rounding] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Judgement:
         return sorted({copy.dtype for copy in self.copies.values() if not copy.exact})
 
     def largest(self) -> tuple[str, Rounding]:
-        """The target that rounding moved most, and how it was rounded."""
+        """The target with the largest rounding, and that rounding."""
         return max(self.copies.items(), key=lambda entry: entry[1].largest)
 
 
@@ -128,8 +128,8 @@ def _judge(
 ) -> None:
     drawn = move.drawn(state)
     kept = len(tensor) - drawn if tensor.dim() else 0
-    told = [_as_one(part) for part in _parts(blocks, tensor, kept, drawn)]
-    for source, part, random in told:
+    pairs = [_as_one(part) for part in _parts(blocks, tensor, kept, drawn)]
+    for source, part, random in pairs:
         copy = rounding(source, part)
         if copy is None and random and not _some_rows_kept(source, part):
             if not bool(torch.isfinite(part).all()):
@@ -170,7 +170,7 @@ def _as_one(part: tuple[tuple[Tensor, ...], Tensor, bool]) -> tuple[Tensor, Tens
 
 
 def _some_rows_kept(source: Tensor, part: Tensor) -> bool:
-    """Whether some rows are those that this seed draws: the others were then changed singly."""
+    """Whether some rows equal those that this seed draws; the others were then edited."""
     return source.shape == part.shape and any(map(tensors.same_cast, source, part))
 
 
@@ -186,7 +186,7 @@ def _zero_rows(source: Tensor, part: Tensor, zeroable: Sequence[int]) -> list[in
 
 
 def exact_values(found: Judgement, count: int, further: Iterable[str] = ()) -> Check:
-    """Every tensor is the source's, or its rounding; the largest rounding is the figure.
+    """The check that every tensor is the source's or its rounding; its figure is the largest one.
 
     further: keys of the folder that no rule writes.
     """

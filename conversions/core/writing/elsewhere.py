@@ -1,8 +1,8 @@
-"""Tensor files that go to another place than the folder, in parts, while they are written.
+"""Tensor files that are uploaded in parts while they are written, instead of lying in the folder.
 
-A part goes when all of its bytes are there. The pass over the source gives bytes in the source's
-order and the target has its own, so parts wait, half full, in memory. How many at the worst is
-known before anything is read.
+A part is sent once all of its bytes are there. Bytes arrive in the order of the source, which is
+not that of the target, so incomplete parts wait in memory. The largest number that will wait at
+once is computed before anything is read.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .target import Target
 
 
 class Elsewhere(Protocol):
-    """A place that takes files in parts.
+    """A destination that accepts files in parts.
 
-    part: bytes of one. room: how many may wait in memory for the rest of their bytes.
+    part: size of a part in bytes. room: how many incomplete parts may wait in memory.
     """
 
     part: int
@@ -30,9 +30,9 @@ class Elsewhere(Protocol):
 
 
 def most_open(order: Iterable[tuple[Target, int, int]], part: int) -> int:
-    """How many parts at once have some of their bytes and not all, at the worst.
+    """The largest number of parts that are incomplete at the same time.
 
-    order: target, offset behind its beginning, and size of whatever is written, one by one.
+    order: the writes in sequence, each as target, offset after the target's beginning, and size.
     """
     left: dict[tuple[int, int], int] = {}
     written: Counter[tuple[int, int]] = Counter()
