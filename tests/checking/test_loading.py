@@ -8,7 +8,7 @@ import pytest
 from transformers import FlavaPreTrainedModel
 
 from conversions.core import judging, planning
-from conversions.core.checking import classes, loading
+from conversions.core.checking import classes, loading, parity, pixels
 from tests import tiny
 
 
@@ -71,3 +71,43 @@ def test_an_edited_config_is_another_folder(tmp_path: Any) -> None:
     assert classes.Folder.read(copy, converted.written, True) == first
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     assert classes.Folder.read(copy, converted.written, True) != first
+
+
+def golden_of(converted: tiny.Converted) -> parity.Golden:
+    with planning.open_source(converted.request()) as source:
+        return parity.find_golden(converted.family.name, source.manifest, source.hints)
+
+
+def test_pictures_are_prepared_once_for_one_processor(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders with one processor share a survey and get its very findings; an edited processor, or
+    another reference, is surveyed for itself, and what it makes of the pictures is told."""
+    converted = tiny.converted("flava")
+    found, made = golden_of(converted), list[Any]()
+    survey = pixels.survey
+
+    def counted(*asked: Any) -> pixels.Survey:
+        made.append(asked)
+        return survey(*asked)
+
+    monkeypatch.setattr(pixels, "survey", counted)
+    copy = converted.copy(tmp_path / "model")
+    first = pixels.check(found, copy)
+    before = len(made)
+    assert pixels.check(found, converted.folder) == first and len(made) == before
+    file = copy / "preprocessor_config.json"
+    file.write_text(file.read_text().replace('"do_normalize": true', '"do_normalize": false'))
+    edited = pixels.check(found, copy)
+    assert len(made) == before + 1 and edited.status == "failed"
+    assert edited.details != first.details
+
+    class Other:
+        image_edge = staticmethod(found.reference.image_edge)
+
+        @staticmethod
+        def pixels(image: Any, arch: Any) -> Any:
+            return {k: v + 1 for k, v in found.reference.pixels(image, arch).items()}
+
+    other = parity.Golden(found.family, Other, found.architecture)
+    assert pixels.check(other, converted.folder).status == "failed" and len(made) == before + 2

@@ -8,9 +8,11 @@ path differs on plain RGB, or if anything differs that golden/ does not record f
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping as MappingABC
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +77,87 @@ class Survey:
         made = path.made[difference.kind]
         if difference.error or isinstance(made, Exception):
             return {}
-        right, other = forward(self.expected[difference.kind]), forward(made)
-        floating = [name for name, value in right.items() if value.is_floating_point()]
-        return {name: float((right[name] - other[name]).abs().max()) for name in floating}
+        return _moved_by(self.expected[difference.kind], made, forward)
+
+
+def _moved_by(
+    right: MappingABC[str, Tensor], made: MappingABC[str, Tensor], forward: Forward
+) -> dict[str, float]:
+    """How far other pixels move each floating output."""
+    wanted, other = forward(right), forward(made)
+    floating = [name for name, value in wanted.items() if value.is_floating_point()]
+    return {name: float((wanted[name] - other[name]).abs().max()) for name in floating}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What remains of a survey when its pictures are let go.
+
+    kinds, paths: their names. processor: the class that the default path takes. beyond: each
+    difference, and what remains of it beyond the nearest that any processor of transformers comes:
+    None if that is not accepted for its kind, () if nothing remains. worst: the original's and the
+    default path's arrays of the picture that differs most on the default path.
+    """
+
+    kinds: tuple[str, ...]
+    paths: MappingABC[str, bool]
+    processor: str
+    beyond: MappingABC[Difference, tuple[Difference, ...] | None]
+    worst: tuple[MappingABC[str, Tensor], MappingABC[str, Tensor]] | None
+
+
+_READ_BY_PROCESSORS = ("config.json", "preprocessor_config.json", "processor_config.json")
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that decides what a survey finds in one process.
+
+    documents: what image processors read of the folder. architecture: as JSON. functions: what is
+    asked, the reference's and the release's.
+    """
+
+    documents: tuple[tuple[str, bytes], ...]
+    architecture: str
+    functions: tuple[Any, ...]
+    found: Golden = field(compare=False)
+    folder: Path = field(compare=False)
+
+    @classmethod
+    def about(cls, found: Golden, folder: Path) -> Question:
+        there = [folder / name for name in _READ_BY_PROCESSORS if (folder / name).is_file()]
+        names = ("pixels", "image_edge", "accepted_pixels")
+        return cls(
+            tuple((file.name, file.read_bytes()) for file in there),
+            json.dumps(found.architecture, sort_keys=True, default=str),
+            (load, *(getattr(found.reference, name, None) for name in names)),
+            found,
+            folder,
+        )
+
+
+@lru_cache(16)
+def _findings(question: Question) -> Findings:
+    """A survey without its pictures: of many jobs in a process, those of one processor share one.
+
+    Raises:
+        Exception: as survey.
+    """
+    seen = survey(question.found, question.folder)
+    accepted = _accepted(question.found, seen.kinds, seen.paths)
+    here = [d for d in seen.differences if d.path == "default" and not d.error]
+    worst = max(here, key=lambda difference: difference.pixels, default=None)
+    made = seen.paths[0].made[worst.kind] if worst else None
+    shown = None
+    if worst is not None and made is not None and not isinstance(made, Exception):
+        shown = (seen.expected[worst.kind], made)
+    return Findings(
+        tuple(seen.kinds),
+        {path.path: path.faithful for path in seen.paths},
+        type(seen.paths[0].processor).__name__,
+        {difference: _beyond(difference, accepted, seen.paths) for difference in seen.differences},
+        shown,
+    )
 
 
 def check(found: Golden, folder: Path, forward: Forward | None = None) -> Check:
@@ -101,7 +181,7 @@ def check(found: Golden, folder: Path, forward: Forward | None = None) -> Check:
             advice="image_edge(arch) says the edge in pixels of the square that the model sees",
         )
     try:
-        seen = survey(found, folder)
+        seen = _findings(Question.about(found, folder))
     except Exception as error:
         # whatever the release raises is a finding about the processor's files
         return _unusable(found, error)
@@ -218,27 +298,28 @@ def _levels(processor: Any, name: str, difference: Tensor) -> float:
     return float((difference * scale).abs().max() * 255)
 
 
-def _judged(found: Golden, seen: Survey, forward: Forward | None) -> Check:
-    kinds, paths, differences = seen.kinds, seen.paths, seen.differences
-    accepted = _accepted(found, kinds, paths)
+def _judged(found: Golden, seen: Findings, forward: Forward | None) -> Check:
+    differences = [*seen.beyond]
     records = known_defects.recorded(found.family, "pixels")
     explained = {
-        difference: _explained(difference, records, accepted, paths) for difference in differences
+        difference: _explained(difference, beyond, records)
+        for difference, beyond in seen.beyond.items()
     }
     unexplained = [difference for difference, record in explained.items() if record is None]
     table = {
-        path.path: {d.kind: round(d.levels, 3) for d in differences if d.path == path.path}
-        for path in paths
+        path: {d.kind: round(d.levels, 3) for d in differences if d.path == path}
+        for path in seen.paths
     }
     moved = _moved(seen, forward)
+    nearest = {d: record is NEAREST for d, record in explained.items()}
     made = Check(
         "pixels",
         "failed" if unexplained else "known-defect" if differences else "passed",
-        _figure(kinds, paths, {d: record is NEAREST for d, record in explained.items()}, moved),
+        _figure(seen.kinds, seen.paths, nearest, moved),
         worst=max((d.pixels for d in differences), default=0.0),
         details=tuple(map(str, unexplained or differences)),
         advice=checks.DISAGREE["pixels"] if unexplained else _ways_round(explained.values()),
-        values={"levels": table, "default_processor": type(paths[0].processor).__name__, **moved},
+        values={"levels": table, "default_processor": seen.processor, **moved},
     )
     return made if differences else replace(made, details=(), advice="")
 
@@ -265,23 +346,30 @@ NEAREST: Json = {
 }
 
 
-def _explained(
+def _beyond(
     difference: Difference,
-    records: list[Json],
     accepted: MappingABC[str, MappingABC[str, Tensor]],
     paths: list[Prepared],
+) -> tuple[Difference, ...] | None:
+    """What remains of a difference where its kind's nearest pixels are accepted; None if not."""
+    if difference.kind not in accepted:
+        return None
+    path = next(path for path in paths if path.path == difference.path)
+    if path.faithful:
+        return ()
+    return tuple(_differences(path, {difference.kind: accepted[difference.kind]}))
+
+
+def _explained(
+    difference: Difference, beyond: tuple[Difference, ...] | None, records: list[Json]
 ) -> Json | None:
     """The record that explains a difference: golden/'s, or that no processor comes nearer.
 
     On paths other than the faithful one, a difference beyond the nearest must be recorded.
     """
-    path = next(path for path in paths if path.path == difference.path)
-    if difference.kind in accepted:
-        if path.faithful:
-            return NEAREST
-        left = [*_differences(path, {difference.kind: accepted[difference.kind]})]
-        return _record(left[0], records) if left else NEAREST
-    return _record(difference, records)
+    if beyond is None:
+        return _record(difference, records)
+    return _record(beyond[0], records) if beyond else NEAREST
 
 
 def _record(difference: Difference, records: list[Json]) -> Json | None:
@@ -308,22 +396,20 @@ def _torchvision_as(record: Json) -> bool:
     return wanted is None or wanted == (find_spec("torchvision") is not None)
 
 
-def _moved(seen: Survey, forward: Forward | None) -> dict[str, float]:
+def _moved(seen: Findings, forward: Forward | None) -> dict[str, float]:
     """How far the default path's worst picture moves the model's outputs."""
-    here = [d for d in seen.differences if d.path == "default" and not d.error]
-    if forward is None or not here:
+    if forward is None or seen.worst is None:
         return {}
-    worst = max(here, key=lambda difference: difference.pixels)
     try:
-        return {"outputs_move": max(seen.moves(worst, forward).values())}
+        return {"outputs_move": max(_moved_by(*seen.worst, forward).values())}
     except Exception:
         # tensors that do not fit together give no outputs, which the check logits reports
         return {}
 
 
 def _figure(
-    kinds: MappingABC[str, Any],
-    paths: list[Prepared],
+    kinds: Iterable[str],
+    paths: Iterable[str],
     differences: MappingABC[Difference, bool],
     moved: MappingABC[str, float],
 ) -> str:
@@ -334,12 +420,12 @@ def _figure(
     others = [kind for kind in kinds if kind not in PLAIN]
     parts = []
     for path in paths:
-        here = {d: nearest for d, nearest in differences.items() if d.path == path.path}
+        here = {d: nearest for d, nearest in differences.items() if d.path == path}
         own = {d.kind: d for d, nearest in here.items() if not nearest}
         near = [d.kind for d, nearest in here.items() if nearest]
         plain = _worst([own[kind] for kind in PLAIN if kind in own], "equal", "differ: ")
         other = [own[kind] for kind in others if kind in own]
-        text = f"{path.path} path: RGB pictures {plain}"
+        text = f"{path} path: RGB pictures {plain}"
         if near:
             text += f" ({', '.join(near)}: as near as a processor comes)"
         if other:
