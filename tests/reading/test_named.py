@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import io
+import lzma
 import pickle
+import subprocess
+import sys
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +87,36 @@ FILES: dict[str, tuple[bytes | Callable[[], bytes], str, str]] = {
     "__0_0.distcp": (lambda: saved(weights()), "distributed checkpoint", "dcp_to_torch"),
     "zero.pt": (b"\0" * 4096, "never written", "again"),
     "old.pkl": (pickle.dumps({"a": 1}, 0), "pickle of protocol 0", "state_dict"),
+    "m.lzma": (lzma.compress(b"x", lzma.FORMAT_ALONE), "lzma archive", "unpack it"),
+    "m.Z": (b"\x1f\x9d\x90" + bytes(20), "compress", "unpack it"),
+    "joblib.pkl": (zlib.compress(pickle.dumps({"a": 1})), "compressed by zlib", "state_dict"),
+    "m.ckpt.meta": (b"\x0a\x04" + bytes(20), "graph of a TensorFlow", "original torch"),
+    "m.ckpt.data-00000-of-00001": (b"\0\0\x80\x3f" * 9, "part of a TensorFlow", "original torch"),
+    "group1-shard1of2.bin": (b"\0\0\x80\x3f" * 9, "TensorFlow.js", "original torch"),
+    "model.onnx_data": (b"\0\0\x80\x3f" * 9, "part of an ONNX", "original torch"),
+    "model.bin": (b"\6\0\0\0\x0e\0WhisperSpec\0" + bytes(9), "CTranslate2", "original torch"),
+    "xet.bin": (b"# xet version 0\nfilesize = 3\n", "xet pointer", "git xet pull"),
+    "m.pt.dvc": (b"outs:\n- md5: 3\n  path: m.pt\n", "DVC pointer", "dvc pull"),
+    "m.pt.aria2": (b"\0\1" + bytes(30), "unfinished download", "again"),
+    "short.pt": (b"404", "text file", "error message"),
+    "answer.pt": (b'{"error": "not found"}', "JSON file", "error message"),
+    "header.safetensors": (
+        lambda: safetensors.torch.save({}, {"format": "pt", "note": "x"}),
+        "no tensors",
+        "holds the weights",
+    ),
+    "mp_rank_00_model_states.pt": (
+        lambda: saved({"module": weights(), "mp_world_size": 2, "ds_version": "0.16"}),
+        "one of 2 parts",
+        "one device",
+    ),
+    "model_optim_rng.pt": (
+        lambda: saved(
+            {"model": weights(), "args": argparse.Namespace(tensor_model_parallel_size=4)}
+        ),
+        "one of 4 parts",
+        "tools/checkpoint/convert.py",
+    ),
     "plain.pkl": (pickle.dumps({"a": 1}, 4), "pickle", "torch.save"),
     "optimizer.pt": (
         lambda: saved({"state": {0: {"step": 1}}, "param_groups": [{"lr": 0.1}]}),
@@ -204,6 +239,46 @@ FOLDERS: dict[str, tuple[dict[str, bytes], str, str]] = {
         "adapter_model.safetensors   an adapter (peft)",
         "name one",
     ),
+    "flat parameters of FSDP": (
+        {"pytorch_model_fsdp_rank0.bin": b"x", "pytorch_model_fsdp_rank1.bin": b"x"},
+        "parts of as many processes",
+        "FULL_STATE_DICT",
+    ),
+    "distributed, in the hub's form": (
+        {f"shard-0000{n}-model-00001-of-00001.safetensors": b"x" for n in (1, 2)},
+        "parts of as many processes",
+        "enable_consolidation=True",
+    ),
+    "deepspeed, universal": (
+        {
+            "zero/a.weight/fp32.pt": b"x",
+            "zero/a.weight/exp_avg.pt": b"x",
+            "mp_rank_00_model_states.pt": b"x",
+        },
+        "universal checkpoint of DeepSpeed",
+        "glob('*/fp32.pt')",
+    ),
+    "deepspeed, universal, above": (
+        {"global_step5_universal/zero/a.weight/fp32.pt": b"x", "latest_universal": b"x"},
+        "global_step5_universal/   parts of several processes",
+        "name one of them",
+    ),
+    "megatron, distributed": (
+        {"common.pt": b"x", "metadata.json": b"{}", "model.a.weight/.zarray": b"{}"},
+        "distributed checkpoint of Megatron",
+        "tools/checkpoint/convert.py",
+    ),
+    "core ml": ({"m.mlpackage/Manifest.json": b"{}"}, "Core ML model", "original torch"),
+    "openvino": (
+        {"openvino_model.bin": bytes(4) + b"x" * 9, "openvino_model.xml": b"<net/>"},
+        "part of an OpenVINO model",
+        "original torch",
+    ),
+    "an index that git-lfs holds": (
+        {"model.safetensors.index.json": b"version https://git-lfs.github.com/spec/v1\n"},
+        "git-lfs pointer",
+        "git lfs pull",
+    ),
     "nothing": ({}, "it is empty", "name the checkpoint"),
     "no model": ({"README.md": b"x"}, "README.md", "name the checkpoint file"),
 }
@@ -224,7 +299,8 @@ def test_a_folder_that_is_something_else_is_named(name: str, tmp_path: Path) -> 
 
 def test_a_step_of_a_trainer_is_its_model(tmp_path: Path) -> None:
     """What the Trainer saves beside the model does not make a second candidate."""
-    for name in ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state_0.pth", "rng_state.pth"):
+    others = ("scheduler.pt", "scaler.pt", "rng_state_0.pth", "rng_state.pth", "recipe_state.pt")
+    for name in ("optimizer.pt", *others):
         torch.save({}, tmp_path / name)
     torch.save({}, tmp_path / "training_args.bin")
     (tmp_path / "global_step500").mkdir()
@@ -278,6 +354,8 @@ QUANTISED: dict[str, tuple[Any, str]] = {
     ),
     "awq": ({"a__qweight": integers, "a__qzeros": integers, "a__scales": numbers}, "AWQ"),
     "hqq": ({"a__W_q": integers}, "HQQ"),
+    "exl2": ({"a__q_weight": integers, "a__q_scale": integers}, "ExLlamaV2"),
+    "mlx": ({"a__scales": numbers, "a__biases": numbers}, "MLX"),
     "packed": ({"a__weight_packed": integers, "a__weight_scale": numbers}, "compressed-tensors"),
     "fp8": (eighths, "8 bit"),
     "mxfp4": (mxfp4, "MXFP4"),
@@ -323,3 +401,25 @@ def test_tensors_on_the_meta_device_are_named(tmp_path: Path) -> None:
     """A state dict without values is told from a damaged one."""
     torch.save({f"a.{n}": torch.empty(2, device="meta") for n in range(3)}, tmp_path / "m.pt")
     assert "without their values" in refusal(tmp_path / "m.pt")
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    """What git-annex leaves, and a cache whose blobs were removed, are no misspelt names."""
+    (tmp_path / "annex.pt").symlink_to(".git/annex/objects/x/SHA256E-s3--a.pt")
+    (tmp_path / "cached.pt").symlink_to("../blobs/0123")
+    assert "annex get" in (told := refusal(tmp_path / "annex.pt")) and "not there" in told
+    assert "not there" in (told := refusal(tmp_path / "cached.pt")) and "../blobs/0123" in told
+
+
+def test_a_universal_checkpoints_way_out_works(tmp_path: Path) -> None:
+    """The line of the message, run in the folder, gives a file that is read."""
+    for key, tensor in weights().items():
+        place = tmp_path / "zero" / key
+        place.mkdir(parents=True)
+        torch.save({"param": tensor}, place / "fp32.pt")
+        torch.save({"param": tensor * 0}, place / "exp_avg.pt")
+    line = refusal(tmp_path).partition("join its parts: ")[2]
+    code = f"import pathlib, torch; {line}"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        assert torch.equal(checkpoint.trees[""]["layer.bias"], weights()["layer.bias"])

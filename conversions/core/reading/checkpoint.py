@@ -22,7 +22,7 @@ from .containers import read_file
 from .contents import Contents, Record, describe
 from .download import fetch
 from .dtypes import READABLE
-from .foreign import nameless, saved_beside
+from .foreign import cut_among_devices, nameless, saved_beside
 from .integrity import Integrity, Progress, SourceFile, Tap
 from .objects import TensorRecord
 from .shards import ShardIndex, find_shards
@@ -141,6 +141,12 @@ class Checkpoint:
                 f"{self.location}: holds weights as {layout} lays them out",
                 hint="give the original torch checkpoint",
             )
+        if (cut := cut_among_devices(self.root)) is not None:
+            raise WrongCheckpointError(
+                f"{self.location}: is one of {cut[0]} parts: several devices held slices of its "
+                "tensors",
+                hint=cut[1],
+            )
         if quantised.partitioned(records):
             empty = [key for key, record in records.items() if record.shape == (0,)]
             raise WrongCheckpointError(
@@ -248,6 +254,12 @@ def _open_single(location: str, path: Path, progress: Progress | None) -> Checkp
         checkpoint.add(name, leaves, contents)
     checkpoint.other.update(finder.other)
     if not finder.trees:
+        if contents.container == "safetensors":
+            raise CheckpointError(
+                f"{path}: holds no tensors, only what its header says of them",
+                list(contents.notes)[:8],
+                "give the file that holds the weights",
+            )
         if (beside := saved_beside(contents.root)) is not None:
             raise CheckpointError(f"{path}: is {beside[0]}, not a model", hint=beside[1])
         held = [f"{name or 'the file'}: {what}" for name, what in list(finder.other.items())[:8]]

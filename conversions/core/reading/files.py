@@ -10,6 +10,8 @@ from pathlib import Path
 from ..errors import CheckpointError, ConversionError, DamagedFileError
 
 AGAIN = "download or copy the file again"
+POINTER, PULL = b"version https://git-lfs", "fetch the file: git lfs pull"
+"""How what git-lfs leaves in the place of a file begins, and the way to the file."""
 SHOWN = 120
 """Characters of a name from a file that messages show."""
 _NEIGHBOURS = 10_000
@@ -64,6 +66,12 @@ def regular_size(path: Path) -> int:
     except NotRegular as error:
         raise CheckpointError(f"{path}: is a {error.kind}, not a checkpoint file") from None
     except FileNotFoundError:
+        if (target := _leads_nowhere(path)) is not None:
+            raise CheckpointError(
+                f"{path}: is a link to a file that is not there",
+                [shown(target)],
+                "fetch it: git annex get" if ".git/annex" in target else AGAIN,
+            ) from None
         raise CheckpointError(f"{path}: no such file", hint=_similar(path)) from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
@@ -102,6 +110,14 @@ def read_whole(
     except OSError as found:
         raise error(f"{called}: cannot be read: {found.strerror}") from None
     raise error(f"{called}: has {size} bytes, at most {longest} are read of such a file")
+
+
+def _leads_nowhere(path: Path) -> str | None:
+    """Where a link points to; None for anything else."""
+    try:
+        return os.readlink(path)
+    except (OSError, ValueError):
+        return None
 
 
 def _similar(path: Path) -> str | None:

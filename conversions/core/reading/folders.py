@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .foreign import DCP, ORIGINAL, describe_name
+from .foreign import CONSOLIDATE, DCP, MEGATRON, ORIGINAL, SHARD, describe_name
 
 SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors"}
 """Suffixes of files that may be checkpoints."""
@@ -17,10 +17,15 @@ MAX_ENTRIES = 20_000
 """Most names of a folder that are read."""
 _LISTED = 20
 _BESIDE = re.compile(
-    r"training_args|optimizer|scheduler|scaler|rng_state|random_states_\d|sampler(?:_\d+)?\.bin|dl_state_dict|custom_checkpoint_\d|_optim_states\.pt$"
+    r"training_args|optimizer|scheduler|scaler|rng_state|random_states_\d|sampler(?:_\d+)?\.bin|dl_state_dict|custom_checkpoint_\d|recipe_state|_optim_states\.pt$"
 )
 """What trainers save beside a model."""
 _STEP = re.compile(r"(?:checkpoint|global_step|step|epoch|iter)[-_=]?\d+\S*", re.IGNORECASE)
+_UNIVERSAL = (
+    "join its parts: torch.save({p.parent.name: torch.load(p)['param'] for p in "
+    "pathlib.Path('zero').glob('*/fp32.pt')}, 'model.pt')"
+)
+_FLAT = re.compile(r"pytorch_model_fsdp(?:_\d+)?_rank\d+\.bin")
 _MEGATRON = re.compile(r"mp_rank_\d+(?:_\d+)*|iter_\d{7}")
 _DEEPSPEED = re.compile(
     r"(?:zero_pp_rank_\d+_)?mp_rank_(\d+)_(?:model|optim)_states\.pt|.*_optim_states\.pt"
@@ -93,7 +98,7 @@ def _kind(name: str) -> str:
 
 def in_parts(entries: Entries) -> CheckpointError | None:
     """The error for a checkpoint that several processes wrote in parts; None for other folders."""
-    for judge in (_distributed, _deepspeed, _megatron):
+    for judge in (_distributed, _shards_of_processes, _universal, _deepspeed, _megatron):
         if (error := judge(entries)) is not None:
             return error
     return None
@@ -166,6 +171,34 @@ def _distributed(entries: Entries) -> CheckpointError | None:
     )
 
 
+def _shards_of_processes(entries: Entries) -> CheckpointError | None:
+    """FSDP's flat parameters, or slices of every tensor, in a file for each process."""
+    for pattern, hint in (
+        (SHARD, CONSOLIDATE),
+        (_FLAT, "save with StateDictType.FULL_STATE_DICT, where it was trained"),
+    ):
+        parts = [name for name in entries.files if pattern.fullmatch(name)]
+        if len(parts) > 1:
+            return CheckpointError(
+                f"{entries.path}: holds parts of as many processes", parts[:_LISTED], hint
+            )
+    return None
+
+
+def _universal(entries: Entries) -> CheckpointError | None:
+    """DeepSpeed's universal form: below `zero`, a folder for each parameter."""
+    inner = entries.path / "zero"
+    if "zero" not in entries.folders or not any(
+        (inner / name / "fp32.pt").is_file() for name in Entries.of(inner).folders[:_LISTED]
+    ):
+        return None
+    return CheckpointError(
+        f"{entries.path}: is a universal checkpoint of DeepSpeed, a folder for each parameter",
+        [f"zero/{name}/fp32.pt" for name in Entries.of(inner).folders[:3]],
+        f"in this folder, {_UNIVERSAL}",
+    )
+
+
 def _deepspeed(entries: Entries) -> CheckpointError | None:
     steps = [name for name in entries.folders if re.fullmatch(r"global_step\d+", name)]
     parts = [name for name in entries.files if _DEEPSPEED.fullmatch(name)]
@@ -189,10 +222,16 @@ def _deepspeed(entries: Entries) -> CheckpointError | None:
 
 
 def _megatron(entries: Entries) -> CheckpointError | None:
+    if {"common.pt", "metadata.json"} <= {*entries.files}:
+        return CheckpointError(
+            f"{entries.path}: is a distributed checkpoint of Megatron",
+            [f"{name}/" for name in entries.folders[:_LISTED]],
+            MEGATRON,
+        )
     parts = [name for name in entries.folders if _MEGATRON.fullmatch(name)]
     if not parts or any(is_candidate(name) for name in entries.files):
         return None
-    hint = "merge it with Megatron's tools/checkpoint/convert.py, to one tensor and pipeline rank"
+    hint = MEGATRON
     if len(parts) == 1 and parts[0].startswith("mp_rank"):
         hint = f"name its only part: {entries.path / parts[0] / 'model_optim_rng.pt'}"
     return CheckpointError(
@@ -214,6 +253,8 @@ def _other_framework(entries: Entries) -> str | None:
         return "a Flax checkpoint"
     if "weights.npz" in files:
         return "an MLX model"
+    if any(name.endswith((".mlpackage", ".mlmodelc")) for name in entries.folders):
+        return "a Core ML model"
     return None
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from ..errors import CheckpointError, DamagedFileError
-from .files import AGAIN, shown
+from .files import AGAIN, POINTER, PULL, shown
 from .mapped import MappedFile
 from .objects import ARRAY, Placeholder, TensorRecord, Unreadable
 
@@ -27,6 +28,8 @@ _FORMATS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xfd7zXZ\x00", "an xz archive", "unpack it first (tar -xJf or unxz)"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first (zstd -d)"),
     (0, b"\x04\x22\x4d\x18", "an lz4 archive", "unpack it first (lz4 -d)"),
+    (0, b"]\0\0", "an lzma archive", "unpack it first (unlzma)"),
+    (0, b"\x1f\x9d", "a file of compress (.Z)", "unpack it first (uncompress)"),
     (0, b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
     (0, b"Rar!", "a rar archive", "unpack it first"),
     (0, b"\x89HDF", "an HDF5 file (Keras or TensorFlow)", ORIGINAL),
@@ -42,12 +45,8 @@ _FORMATS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x7fELF", "a program", "give the checkpoint file"),
     (4, b"TFL3", "a TensorFlow Lite model", ORIGINAL),
     (4, b"ET12", "an ExecuTorch program", ORIGINAL),
-    (
-        0,
-        b"version https://git-lfs",
-        "a git-lfs pointer, not the file itself",
-        "fetch the file: git lfs pull",
-    ),
+    (0, POINTER, "a git-lfs pointer, not the file itself", PULL),
+    (0, b"# xet version", "a xet pointer, not the file itself", "fetch the file: git xet pull"),
 )
 _NAMES: tuple[tuple[str, str, str], ...] = (
     (".distcp", "one process's part of a distributed checkpoint", DCP),
@@ -60,6 +59,10 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
     (".pb", "a TensorFlow graph", ORIGINAL),
     (".gguf", "a GGUF file (llama.cpp)", ORIGINAL),
     (".mlmodel", "a Core ML model", ORIGINAL),
+    (".meta", "the graph of a TensorFlow checkpoint", ORIGINAL),
+    (".onnx_data", "a part of an ONNX model", ORIGINAL),
+    (".dvc", "a DVC pointer, not the file itself", "fetch the file: dvc pull"),
+    (".aria2", "the record of an unfinished download (aria2)", AGAIN),
 )
 
 
@@ -146,9 +149,29 @@ def not_a_checkpoint(file: MappedFile) -> CheckpointError:
     for suffix, what, hint in _NAMES:
         if file.path.name.endswith(suffix):
             return CheckpointError(f"{file.path}: is {what}", hint=hint)
+    if (part := _headless(file, head)) is not None:
+        return CheckpointError(f"{file.path}: is {part}", hint=ORIGINAL)
     if not head.strip(b"\0"):
         return DamagedFileError(f"{file.path}: begins with zeros; it was never written", hint=AGAIN)
     return _old_pickle(file, head) or _text(file, head) or _binary(file, head)
+
+
+_TENSORFLOW = re.compile(r".+\.data-\d{5}-of-\d{5}")
+_TENSORFLOW_JS = re.compile(r"group\d+-shard\d+of\d+\.bin")
+_PAIRS = ((".xml", "a part of an OpenVINO model"), (".param", "a part of an ncnn model"))
+"""Suffix of the file beside it that says what a file of bare numbers is."""
+
+
+def _headless(file: MappedFile, head: bytes) -> str | None:
+    """What a file of bare numbers is, by its name, its beginning or the file that it belongs to."""
+    if _TENSORFLOW.fullmatch(file.path.name):
+        return "a part of a TensorFlow checkpoint"
+    if _TENSORFLOW_JS.fullmatch(file.path.name):
+        return "a part of a TensorFlow.js model"
+    # a version, then the name of the model's specification with its length
+    if head[1:4] == b"\0\0\0" and b"Spec\0" in head[6:48]:
+        return "a CTranslate2 model"
+    return next((what for end, what in _PAIRS if file.path.with_suffix(end).is_file()), None)
 
 
 def _old_pickle(file: MappedFile, head: bytes) -> CheckpointError | None:
@@ -171,7 +194,8 @@ def _text(file: MappedFile, head: bytes) -> CheckpointError | None:
     if text.startswith((b"{", b"[")):
         return CheckpointError(
             f"{file.path}: is a JSON file",
-            hint="the index of a sharded checkpoint must be named *.index.json",
+            hint="the index of a sharded checkpoint must be named *.index.json; a server's error "
+            "message may bear a checkpoint's name",
         )
     if not _is_text(head):
         return None
@@ -184,15 +208,22 @@ def _text(file: MappedFile, head: bytes) -> CheckpointError | None:
 
 
 def _is_text(head: bytes) -> bool:
+    if len(head) <= 8:  # a few bytes are text only if a keyboard has them all
+        return all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
     # the last character may be cut in two
     try:
         text = head[:-4].decode("utf-8") if len(head) == 1024 else head.decode("utf-8")
     except UnicodeDecodeError:
         return False
-    return len(head) > 8 and all(c.isprintable() or c in "\t\r\n" for c in text)
+    return all(c.isprintable() or c in "\t\r\n" for c in text)
 
 
 def _binary(file: MappedFile, head: bytes) -> CheckpointError:
+    # zlib: eight and a window size, then flags that make both a multiple of 31
+    if head[:1] == b"\x78" and len(head) > 1 and int.from_bytes(head[:2], "big") % 31 == 0:
+        return CheckpointError(
+            f"{file.path}: is compressed by zlib, as joblib saves objects", hint=RESAVE
+        )
     if head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] in b"\x12\x1a\x22\x3a":
         return CheckpointError(f"{file.path}: is an ONNX model", hint=ORIGINAL)
     if head[:1] == b"\x0a" and b"<unk>" in head[:64]:
@@ -234,6 +265,35 @@ def _tar_names(file: MappedFile) -> Iterator[str]:
             return
         position += 512 + (int(digits, 8) + 511) // 512 * 512
 
+
+# what several processes saved
+
+SHARD = re.compile(r"shard-\d{5}-.+\.safetensors")
+"""A part of a distributed checkpoint in the hub's form, one for each process."""
+CONSOLIDATE = (
+    "save it with HuggingFaceStorageWriter(…, enable_consolidation=True), which writes whole "
+    "tensors as well"
+)
+
+
+def cut_among_devices(root: Any) -> tuple[int, str] | None:
+    """How many devices hold parts of every matrix, and the way out; None for a whole model."""
+    if not isinstance(root, dict):
+        return None
+    settings = root.get("args")
+    named = settings.attributes if isinstance(settings, Placeholder) else {}
+    for holder, name, hint in (
+        (root, "mp_world_size", "merge them where they were saved, or save with one device"),
+        (named, "tensor_model_parallel_size", MEGATRON),
+        (named, "pipeline_model_parallel_size", MEGATRON),
+    ):
+        number = holder.get(name)
+        if isinstance(number, int) and 1 < number < 1 << 20:
+            return number, hint
+    return None
+
+
+MEGATRON = "merge it with Megatron's tools/checkpoint/convert.py, to one tensor and pipeline rank"
 
 # what was saved beside a model
 

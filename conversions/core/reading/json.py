@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConversionError
-from .files import read_whole, shown
+from .files import POINTER, PULL, read_whole, shown
 
 LONGEST = 64 << 20
 """Bytes of a document that is read whole (the index of 90 000 tensors has 9 MB)."""
@@ -105,6 +105,8 @@ def read(
         if reason.doubled:
             summary = f"{called}: names occur more than once"
             raise error(summary, reason.doubled[:50], hint) from None
+        if content.startswith(POINTER):
+            raise error(f"{called}: is a git-lfs pointer, not the file itself", (), PULL) from None
         raise error(f"{called}: not readable as JSON", [str(reason)], hint) from None
 
 
