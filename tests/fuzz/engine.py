@@ -23,6 +23,8 @@ from tests.fuzz.cases import Case
 
 SILENT_SECONDS = 90
 """A worker that says nothing for so long hangs."""
+STARTING_SECONDS = 900.0
+"""How long a process may take to import and warm up, on a machine that has other things to do."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def _work(pipe: Connection, seed: int, numbers: range, kinds: tuple[str, ...]) -
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(BrokenPipeError, EOFError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         trier = Trier(Path(folder))
+        pipe.send(None)  # from here on, silence is a case's
         for number in numbers:
             pipe.send(trier.attempt(number, corpus.make(seed, number, kinds)))
             if number % 200 == numbers[0] % 200:
@@ -173,6 +176,7 @@ class _Worker:
     pipe: Connection
     next: int
     heard: float
+    patience: float
 
 
 def run(
@@ -201,7 +205,7 @@ def run(
         process = context.Process(target=_work, args=(theirs, seed, numbers, kinds), daemon=True)
         process.start()
         theirs.close()
-        return _Worker(process, mine, first, time.monotonic())
+        return _Worker(process, mine, first, time.monotonic(), STARTING_SECONDS)
 
     running = [start(first) for first in range(min(workers, count))]
     while running and time.monotonic() < until:
@@ -229,9 +233,11 @@ def run(
 _ENDED = "the process ended"
 
 
-def _heard(worker: _Worker, seed: int, kinds: tuple[str, ...]) -> Try:
+def _heard(worker: _Worker, seed: int, kinds: tuple[str, ...]) -> Try | None:
     try:
-        tried: Try = worker.pipe.recv()
+        tried: Try | None = worker.pipe.recv()
+        if tried is None:
+            worker.heard, worker.patience = time.monotonic(), SILENT_SECONDS
         return tried
     except (EOFError, OSError):
         worker.process.join(5)
@@ -241,9 +247,9 @@ def _heard(worker: _Worker, seed: int, kinds: tuple[str, ...]) -> Try:
 
 
 def _silence(worker: _Worker, kinds: tuple[str, ...]) -> Try | None:
-    if time.monotonic() - worker.heard < SILENT_SECONDS:
+    if time.monotonic() - worker.heard < worker.patience:
         return None
-    return Try(worker.next, "unknown", "WRONG: hangs", SILENT_SECONDS, 0, 0, _ENDED)
+    return Try(worker.next, "unknown", "WRONG: hangs", worker.patience, 0, 0, _ENDED)
 
 
 def _stop(worker: _Worker) -> None:
