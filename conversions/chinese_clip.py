@@ -150,10 +150,12 @@ def config(source: Source) -> Config:
     if vision["hidden_size"] % wide and "vision_head_width" in source.given:
         line = f"vision_head_width: {wide} does not divide the width {vision['hidden_size']}"
         raise ConfigError("chinese_clip: the width must divide into equal heads", [line])
-    if vision["hidden_size"] % wide == 0:
-        told = "vision_head_width" in source.given or "num_attention_heads" not in heads
-        heads |= {"num_attention_heads": vision["hidden_size"] // wide} if told else {}
-    return Config(read, fixed, assumed, {f"{tower}.num_attention_heads": UNTOLD for tower in HEADS})
+    told = "vision_head_width" in source.given
+    if vision["hidden_size"] % wide == 0 and (told or "num_attention_heads" not in heads):
+        heads["num_attention_heads"] = vision["hidden_size"] // wide
+    untold = [tower for tower in HEADS if not (tower == "vision_config" and told)]
+    required = {f"{tower}.num_attention_heads": UNTOLD for tower in untold}
+    return Config(read, fixed, assumed, required)
 
 
 def finish(config: Json, source: Source) -> Json:

@@ -140,12 +140,12 @@ def config(source: Source) -> Config:
         "num_blocks_per_group": len(blocks),
         "vocab_size": size("codebook.blocks.output.conv.w"),
     }
-    width = read["hidden_size"] = read["multimodal_config"]["hidden_size"]
+    read["hidden_size"] = read["multimodal_config"]["hidden_size"]
     read["projection_dim"] = size("text_projection.weight")
-    required = {f"{part}_config.num_attention_heads": "no tensor shows it" for part in TOWERS}
+    parts = [f"{tower}_config" for tower in TOWERS]
+    required = {f"{part}.num_attention_heads": "no tensor shows it" for part in parts}
     eps = {"layer_norm_eps": 1e-12}  # the default of the original's builder
     common = {"hidden_act": "gelu", "qkv_bias": True}
-    heads = {"num_attention_heads": 12} if width == 768 else {}  # the published size
     # the codebook damps its branches by the number of blocks in its four groups
     fixed = {
         "model_type": "flava",
@@ -156,10 +156,10 @@ def config(source: Source) -> Config:
         "multimodal_config": {"qkv_bias": True, "use_cls_token": True},
         "image_codebook_config": {"num_groups": 4},
     }
-    assumed: Json = {f"{tower}_config": {**heads, **eps} for tower in TOWERS}
-    assumed["multimodal_config"]["hidden_act"] = "gelu"
+    assumed: Json = {p: {**eps, **common, **originals.usual_heads(read[p])} for p in parts}
     checked = {"use_image_masking": True, "codebook_image_size": 8 * grid}
-    return Config(read, fixed, assumed, required, checked, because=originals.SHARED_BY_HEADS)
+    notes = originals.heads_share(source.given)
+    return Config(read, fixed, assumed, required, checked, notes, originals.SHARED_BY_HEADS)
 
 
 def processor(config: Json, source: Source) -> Processor:

@@ -16,6 +16,7 @@ from .kit import (
     Published,
     Refusal,
     Rename,
+    Shared,
     Source,
     layouts,
     originals,
@@ -46,7 +47,7 @@ MAPPING = KeyMapping(
             f"{_TEXT}.layers.{{layer}}.{{part}}.weight",
         ),
         Rename("model.norm.weight", f"{_TEXT}.norm.weight"),
-        Expand(_HEAD, "language_model.lm_head.weight", like=_EMBED, added=2, multiple_of=64),
+        Expand(_HEAD, "language_model.lm_head.weight", _EMBED, 2, 64, _EXPAND.target),
         *layouts.clip_tower(_TOWER, _VISION),
         Rename(
             f"{_PROJECTOR}.clip_layernorm.{{leaf:weight|bias}}",
@@ -69,13 +70,6 @@ MAPPING = KeyMapping(
     )
 )
 
-# Vicuna 1.5 and CLIP ViT-L by hidden_size, intermediate_size, num_hidden_layers
-_VICUNA = {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
-_KNOWN: dict[tuple[int, ...], Json] = {
-    (4096, 11008, 32): {"num_attention_heads": 32, **_VICUNA},
-    (5120, 13824, 40): {"num_attention_heads": 40, **_VICUNA},
-    (1024, 4096, 24): {"num_attention_heads": 16},
-}
 _UNTOLD = "not in the tensors, and their sizes are not those of the published 7B and 13B"
 _LAYERS = ("vision_feature_layers", "vision_feature_layer")
 
@@ -88,10 +82,13 @@ def config(source: Source) -> Config:
         "num_hidden_layers": tensors.count("model.layers."),
     }
     vision = layouts.clip_tower_sizes(tensors, _TOWER)
-    known_text, known_vision = (_KNOWN.get(tuple(part.values()), {}) for part in (text, vision))
+    known_text, known_vision = (
+        originals.LLAVA_SIZES.get(tuple(part.values()), {}) for part in (text, vision)
+    )
     layers = source.given.get(_LAYERS[0], [-2, -5, -8, -11, 6])
     heads = given.get("num_attention_heads", known_text.get("num_attention_heads"))
     _refuse_misfits(source, layers, heads)
+    tied = {"tie_word_embeddings": _HEAD in source.shared}
     rows, keys = tensors.size(_EMBED), tensors.size("model.layers.0.self_attn.k_proj.weight")
     if heads and (head := text["hidden_size"] // heads):
         text |= {"head_dim": head, "num_key_value_heads": keys // head}
@@ -108,14 +105,14 @@ def config(source: Source) -> Config:
         },
         fixed={
             "model_type": "vipllava",
-            "tie_word_embeddings": False,
+            **tied,
             "projector_hidden_act": "gelu",
             "projector_layernorm_eps": 1e-5,
             "text_config": {
                 "model_type": "llama",
                 "mlp_bias": False,
                 "attention_bias": False,
-                "tie_word_embeddings": False,
+                **tied,
             },
             "vision_config": {"model_type": "clip_vision_model", "num_channels": 3},
         },
@@ -131,6 +128,7 @@ def config(source: Source) -> Config:
         },
         required={f"{part}_config.num_attention_heads": _UNTOLD for part in ("text", "vision")},
         checked={"mm_hidden_size": vision["hidden_size"] * len(layers), **originals.LLAVA_FIXED},
+        because=originals.LLAVA_TIES,
     )
 
 
@@ -252,6 +250,7 @@ FAMILY = Family(
     containers=("state_dict", "model"),
     published=PUBLISHED,
     refusals=REFUSALS,
+    shared=(Shared(_HEAD, _EMBED, tuple(originals.LLAVA_TIES)),),
     fields=originals.LLAVA,
     config_files=originals.LLAVA_FILES,
     options=(*tokenizers.folder.OPTIONS, vocabulary.SEED),

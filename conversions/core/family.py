@@ -65,6 +65,19 @@ class Companion:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """A tensor that is another one where the config says so, and need not be saved then.
+
+    key: its source key. like: the other's. fields: flags, under the target's names, of which one is
+    true and none false where the tensors are one.
+    """
+
+    key: str
+    like: str
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Layout:
     """Another code base's names for the same model; few, and each verified.
 
@@ -95,13 +108,15 @@ class Refusal:
 class Source:
     """All that a family may see when it describes the target: shapes, never data.
 
-    given: the values of configs, typed, under the target's names (see Family.fields).
+    given: the values of configs, typed, under the target's names (see Family.fields). shared: keys
+    of Family.shared that are another tensor here.
     """
 
     manifest: Manifest
     options: MappingABC[str, Any] = field(default_factory=dict)
     given: Json = field(default_factory=dict)
     published: Published | None = None
+    shared: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,7 @@ class Family:
     containers: names under which the state dict may lie, in order of preference; a flat
         file is always tried last. Prefixes are found, whatever their names.
     layouts: other code bases' names that are converted as well.
+    shared: tensors that are another one where a config says so.
     fields: the fields configs may have; see core/reading/fields.py. config_files: the original's
         own config files beside checkpoints. settings: where training keeps its own inside one.
     config(source) -> Config. finish(config, source) -> the config as written (expanded
@@ -195,6 +211,7 @@ class Family:
     published: tuple[Published, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     layouts: tuple[Layout, ...] = ()
+    shared: tuple[Shared, ...] = ()
     options: tuple[Option, ...] = ()
     fields: Fields = field(default_factory=Fields)
     config_files: tuple[ConfigFile, ...] = ()

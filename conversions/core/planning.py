@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping as MappingABC, Sequence
+from collections.abc import Callable, Iterator, Mapping as MappingABC, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -129,13 +129,15 @@ def open_source(request: Request) -> Iterator[PlannedSource]:
         chosen, checkpoints = _chosen(request, location, stack)
         main = checkpoints[0]
         chosen, apart = _with_parts(request, chosen, stack)
+        documents = cache(partial(_documents, request, around, checkpoints[-1], published))
+        chosen, shared = _with_shared(family, chosen, documents)
         selection.refuse_wrong(family, chosen, request.families)
         state, companions = _with_companions(request, selection.translated(family, chosen), stack)
         manifest = selection.manifest_of(state)
         selection.refuse_known(family, manifest)
         plan = _plan(family, state, manifest, main.other)
-        source = Source(manifest, request.options, {}, published)
-        given = _given(request, around, checkpoints[-1], source)
+        source = Source(manifest, request.options, {}, published, shared)
+        given = _given(family, documents(), source)
         source = replace(source, given=given.values)
         described = family.config(source)
         parts = configs.build(family.name, described, given, family.fields)
@@ -162,7 +164,7 @@ def open_source(request: Request) -> Iterator[PlannedSource]:
                 *chosen.notes,
                 *note,
                 *(f"{Path(path).name} beside it is its --{name}" for name, path in found.items()),
-                *configs.notes(given, described, family.fields),
+                *configs.notes(given, described, family.fields, known=published is not None),
                 *processor.notes,
                 *processor.missing,
             ),
@@ -227,9 +229,44 @@ def _with_parts(
     return chosen, opened
 
 
-def _given(request: Request, location: str, main: Checkpoint, source: Source) -> Given:
-    """The values of all configs: those that came with the checkpoint, and the user's."""
-    family = request.family
+def _documents(
+    request: Request, location: str, main: Checkpoint, published: Published | None
+) -> list[Document]:
+    """All configs: those that came with the checkpoint, and the user's."""
+    known = published is not None
+    found = neighbours.configs_of(request.family, location, main, request.options, known)
+    return [*found, *configs.as_documents(request.config)]
+
+
+def _with_shared(
+    family: Family, chosen: selection.Selected[Tensor], documents: Callable[[], list[Document]]
+) -> tuple[selection.Selected[Tensor], frozenset[str]]:
+    """The state dict with tensors that are another one, by the word of a config; their keys.
+
+    A tensor of that name may be in the file: it counts if it has the same values.
+    """
+    found, notes = {}, []
+    for one in family.shared:
+        if (like := chosen.state.get(one.like)) is None:
+            continue
+        said = configs.flatten(family.fields.read(documents()).values)
+        held = chosen.state.get(one.key, like)
+        flags = {name: said[name] for name in one.fields if name in said}
+        if flags and all(flags.values()) and (held is like or _same(held, like)):
+            found[one.key] = like
+            notes.append(f"{one.key} is {one.like}, as {min(flags, key=len)} in the config says")
+    if not found:
+        return chosen, frozenset()
+    state = {**chosen.state, **found}
+    return replace(chosen, state=state, notes=(*chosen.notes, *notes)), frozenset(found)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _given(family: Family, documents: Sequence[Document], source: Source) -> Given:
+    """The values of all configs, those that contradict the checkpoint left out of a choice."""
 
     def contradictions(document: Document) -> list[str]:
         given = family.fields.read([document])
@@ -239,10 +276,7 @@ def _given(request: Request, location: str, main: Checkpoint, source: Source) ->
             return [error.summary, *error.details]
         return [*given.problems, *configs.contradictions(parts, given)]
 
-    known = source.published is not None
-    found = neighbours.configs_of(family, location, main, request.options, known)
-    every = [*found, *configs.as_documents(request.config)]
-    return family.fields.read(neighbours.chosen(every, contradictions))
+    return family.fields.read(neighbours.chosen(documents, contradictions))
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from ..core.family import (
     Processor,
     Published,
     Refusal,
+    Shared,
     Source,
 )
 from ..core.manifest import Json, Manifest, Spec
@@ -83,6 +84,7 @@ __all__ = [
     "Rename",
     "Reshape",
     "Rule",
+    "Shared",
     "Source",
     "Spec",
     "Specimen",

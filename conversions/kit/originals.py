@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..core.manifest import Json
 from ..core.reading.documents import ConfigFile
 from ..core.reading.fields import Field, Fields, Ignored
 from ..core.reading.kinds import Flag, Kind, Listing, Number, Table, Text, Whole
@@ -27,6 +28,7 @@ LLAVA = Fields(
             ("vision_feature_layer",),
         ),
         Field("tie_word_embeddings", Flag(), ("llava:tie_word_embeddings",)),
+        Field("text_config.tie_word_embeddings", Flag()),
         Field(
             "image_aspect_ratio",
             Text(("square", "pad"), why="the target's images have one size"),
@@ -211,6 +213,23 @@ SHARED_BY_HEADS = {
 }
 """Field -> why FlavaForPreTraining allows no choice where flava_model() does."""
 
+
+def usual_heads(tower: Json) -> Json:
+    """Heads of a tower that has the published width; {} for another, which no default fits."""
+    return {"num_attention_heads": 12} if tower["hidden_size"] == 768 else {}
+
+
+def heads_share(given: Json) -> tuple[str, ...]:
+    """Notes on epsilons that the target's prediction heads share with their tower."""
+    towers = {tower: given.get(f"{tower}_config", {}) for tower in ("image", "text")}
+    return tuple(
+        f"{tower}_config.layer_norm_eps: {said['layer_norm_eps']} also in the heads for {tower}s, "
+        "as transformers has it; torchmultimodal's heads keep their own, 1e-05"
+        for tower, said in towers.items()
+        if said.get("layer_norm_eps", 1e-12) != 1e-12
+    )
+
+
 MAIN_FINETUNE = Fields(
     (
         Field("image_size", Whole(1, 2048), ("args:input_size",)),
@@ -254,6 +273,13 @@ CLIP_DEFAULTS: dict[str, str | float] = {
     "projection_dim": 768,
 }
 """Defaults of CLIP ViT-L's image tower for fields that its config leaves out."""
+_VICUNA: Json = {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
+LLAVA_SIZES: dict[tuple[int, ...], Json] = {
+    (4096, 11008, 32): {"num_attention_heads": 32, **_VICUNA},
+    (5120, 13824, 40): {"num_attention_heads": 40, **_VICUNA},
+    (1024, 4096, 24): {"num_attention_heads": 16},
+}
+"""Vicuna 1.5 and CLIP ViT-L by hidden_size, intermediate_size, num_hidden_layers."""
 LLAVA_FIXED = {
     "mm_projector_type": "mlp2x_gelu",
     "mm_vision_tower": "clip_4layers_336",
@@ -261,9 +287,14 @@ LLAVA_FIXED = {
 }
 """Settings with which the original builds a projector over five hidden states."""
 LLAVA_HEADLESS = (
-    "no lm_head.weight in the file; where the LLaMA's matrices are tied, add it: "
-    "state['lm_head.weight'] = state['model.embed_tokens.weight']"
+    "no lm_head.weight in the file; where the LLaMA's matrices are tied, its config says so: give "
+    'it with --config, or a JSON file that holds {"tie_word_embeddings": true}'
 )
+LLAVA_TIES = dict.fromkeys(
+    ("tie_word_embeddings", "text_config.tie_word_embeddings"),
+    "the file holds both matrices, and they differ",
+)
+"""Fields by which a LLaMA's head is its embedding -> why they may not be true."""
 LLAVA_FILES = (
     config_json("llava_llama", "llava", "vipllava"),
     ConfigFile(

@@ -1247,7 +1247,8 @@ OTHERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "npz": (npz, "numpy archive"),
     "hdf5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
     "zeros": (lambda: bytes(5000), "zeros"),
-    "text": (lambda: b"hello", "b'hello'"),
+    "text": (lambda: b"hello", "'hello'"),
+    "bytes": (lambda: b"\x01\x02\xff", "it begins with b'"),
     "pickle": (lambda: pickle.dumps({"w": [1.0]}), "dict of 1"),
     "numpy pickle": (lambda: pickle.dumps({"w": np.ones(3)}, 2), "torch.save"),
     "tensor pickle": (lambda: pickle.dumps({"w": torch.ones(3)}), "not written by torch.save"),
@@ -1264,7 +1265,7 @@ def test_files_that_are_something_else_are_named(tmp_path: Path, kind: str, suff
     make, words = OTHERS[kind]
     path = tmp_path / f"model{suffix}"
     path.write_bytes(make())
-    refusal(path, *([words] if kind != "text" or suffix == ".pt" else []))
+    refusal(path, *([words] if kind not in ("text", "bytes") or suffix == ".pt" else []))
 
 
 def test_torchscript_programs_are_named(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ class Expand(Rule):
     """A vocabulary matrix [n, d] grows to [N, d]: `added` tokens, then up to a multiple.
 
     The first n rows stay bit-equal. New rows are drawn by `new_rows` from the distribution of
-    the rows of `like` (a source key), seeded by options["seed"].
+    the rows of `like` (a source key), seeded by options["seed"]. Where the matrix is `like` itself,
+    its new rows are those of `shared`, the target that `like` becomes.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Expand(Rule):
     like: str
     added: int = 0
     multiple_of: int = 1
+    shared: str = ""
 
     @property
     def witnesses(self) -> tuple[str, ...]:
@@ -100,7 +102,8 @@ class Expand(Rule):
         count = self.rows(len(tensor)) - len(tensor)
         if not count:
             return [(tensor,)]
-        return [(tensor, new_rows(like, count, int(options["seed"]), self.target))]
+        name = self.shared if tensor.data_ptr() == like.data_ptr() else ""
+        return [(tensor, new_rows(like, count, int(options["seed"]), name or self.target))]
 
     def backward(self, tensors: Sequence[Tensor], shapes: Sequence[Shape]) -> list[Tensor]:
         return [tensors[0][: shapes[0][0]]]

@@ -104,6 +104,12 @@ def read_given(
 
 def _given_at(given: Path, files: Sequence[ConfigFile]) -> Iterable[Document]:
     called = str(given) if len(str(given)) < 200 else f"{str(given)[:100]}…"
+    if given.suffix.lower() in (".yaml", ".yml"):
+        raise ConfigError(
+            f"--config {called}: is YAML, and JSON is read",
+            hint="python -c 'import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))' "
+            "<FILE.yaml >FILE.json",
+        )
     # a name too long for the system is not a folder
     with contextlib.suppress(OSError):
         if given.is_dir():
@@ -181,9 +187,25 @@ def contradictions(parts: Config, given: Given) -> list[str]:
     return list(_contradictions(flatten(given.values), parts.read, "the tensors say", {}, {}))
 
 
-def notes(given: Given, parts: Config, fields: Fields) -> tuple[str, ...]:
-    """One line for each document and reason: the fields without effect."""
-    return (*given.notes, *parts.notes, *_settled(given, parts, fields)[2])
+def notes(given: Given, parts: Config, fields: Fields, *, known: bool = False) -> tuple[str, ...]:
+    """One line for each document and reason: the fields without effect; and what nobody told.
+
+    known: the checkpoint is a published one, about which the family knows all.
+    """
+    settled, _, lines = _settled(given, parts, fields)
+    untold = () if known else _untold(flatten(settled), parts)
+    return (*given.notes, *parts.notes, *lines, *untold)
+
+
+def _untold(told: Json, parts: Config) -> Iterable[str]:
+    """Fields that no tensor shows and no config says, and that have the original's usual value."""
+    assumed = flatten(parts.assumed)
+    for field in parts.required:
+        if field in assumed and field not in told:
+            yield (
+                f"{field}: {short(assumed[field])}, as the original has it at this size; no tensor "
+                "shows it and no config says it: --config does where it is another"
+            )
 
 
 def _settled(given: Given, parts: Config, fields: Fields) -> tuple[Json, list[str], list[str]]:
