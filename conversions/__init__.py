@@ -22,6 +22,7 @@ from .core.plugins import broken_families, families, family
 
 if TYPE_CHECKING:
     from .conformance import Result
+    from .core.checking.arithmetic import Arithmetic
     from .core.inspection import Inspection
     from .core.planning import Request
     from .core.reading.checkpoint import Progress
@@ -55,6 +56,7 @@ def _request(
     checks: str,
     progress: Progress | None,
     leave_out: Sequence[str],
+    asked: Arithmetic | None,
     options: dict[str, Any],
 ) -> Request:
     from .core.planning import Request
@@ -80,10 +82,11 @@ def _request(
         weights,
         None if base is None else str(base),
         parse_size(max_shard_size),
-        checks,
+        "all" if asked else checks,
         tuple(families().values()),
         progress,
         (leave_out,) if isinstance(leave_out, str) else tuple(leave_out),
+        asked,
     )
 
 
@@ -100,6 +103,8 @@ def convert(
     leave_out: Sequence[str] = (),
     max_shard_size: str | int = "5GB",
     checks: str = "auto",
+    device: str | None = None,
+    checks_dtype: str | None = None,
     push_to_hub: str | None = None,
     progress: Progress | None = None,
     elsewhere: Elsewhere | None = None,
@@ -113,12 +118,15 @@ def convert(
     weights: which entry of a training checkpoint. base: the checkpoint that a LoRA adapter was
     trained on, given like `checkpoint`; the two are merged. leave_out: keys in the file that are
     not the model's, shell-style. checks: "auto" builds the model up to 512 MiB of weights, "all"
-    always, "files" never. elsewhere: takes the tensors' files instead of the folder
-    (core.writing.elsewhere); with checks "files" only. options: the family's own, such as
+    always, "files" never. device, checks_dtype: what the model computes in for its checks, cpu or
+    cuda:N and float32, tf32, bfloat16 or float16 (core.checking.arithmetic); either builds the
+    model, neither changes what is written. elsewhere: takes the tensors' files instead of the
+    folder (core.writing.elsewhere); with checks "files" only. options: the family's own, such as
     codebook=FILE.
 
     Raises:
         CheckFailed: a check failed; its `report` holds every figure; no folder is left.
+        DeviceError: the device is not here, or does not compute so.
         ConversionError: refused; no folder is left.
     """
     from dataclasses import replace
@@ -127,10 +135,13 @@ def convert(
 
     target = Path(output) if output is not None else None
     with contextlib.ExitStack() as stack:
-        worker = start_early(family, checkpoint, checks)  # before torch is imported here
+        asked = device is not None or checks_dtype is not None
+        # before torch is imported here
+        worker = start_early(family, checkpoint, "all" if asked else checks)
         if worker is not None:
             stack.enter_context(contextlib.closing(worker))
         from .core import pipeline
+        from .core.checking import arithmetic
 
         request = _request(
             family,
@@ -143,6 +154,7 @@ def convert(
             checks,
             progress,
             leave_out,
+            arithmetic.chosen(device, checks_dtype, checks),
             options,
         )
         if push_to_hub is None:
@@ -170,6 +182,8 @@ def verify(
     base: str | Path | None = None,
     leave_out: Sequence[str] = (),
     checks: str = "all",
+    device: str | None = None,
+    checks_dtype: str | None = None,
     strict: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -179,17 +193,22 @@ def verify(
     The folder is judged by what it computes, whoever saved it: differences without effect are
     notes. family: None reads it off config.json. checkpoint: None checks everything but whether
     the weights are the original's. model: a folder, or ORG/NAME[@REVISION] or hf://ORG/NAME on
-    the hub. strict: the folder must be, bit for bit, what a conversion writes.
+    the hub. device, checks_dtype: what the model computes in for its checks, as for convert; dtype
+    is the one that a conversion would write. strict: the folder must be, bit for bit, what a
+    conversion writes.
 
     Returns:
         The report; failed checks are in it, not raised.
 
     Raises:
+        DeviceError: the device is not here, or does not compute so.
         ConversionError: checkpoint or folder cannot be read.
     """
     from .core import pipeline, verification
+    from .core.checking import arithmetic
     from .core.reading.repository import fetch_folder
 
+    asked = arithmetic.chosen(device, checks_dtype, checks)
     folder = fetch_folder(model)
     if family is None:
         family = verification.recognised(folder, tuple(families().values())).name
@@ -204,6 +223,7 @@ def verify(
         checks,
         progress,
         leave_out,
+        asked,
         options,
     )
     if checkpoint is None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__, broken_families
-from ..core.errors import ConversionError
+from ..core.errors import ConversionError, DeviceError
 from . import terminal, verify
 
 COMMANDS = (
@@ -89,7 +89,7 @@ def _refused(args: argparse.Namespace, error: ConversionError) -> int:
         elif report is not None:
             terminal.checks(terminal.console(), report)
     terminal.complain(str(error))
-    return 1
+    return 2 if isinstance(error, DeviceError) else 1
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import families
+from ..core.checking.formats import FORMATS
 from ..core.family import Family
 
 
@@ -80,6 +81,17 @@ def _add_source(command: argparse.ArgumentParser, family: Family, needed: bool) 
         "--checks",
         choices=["auto", "all", "files"],
         help="build the model to check it: auto up to 512 MiB, all always, files never",
+    )
+    command.add_argument(
+        "--device",
+        metavar="cpu|cuda[:N]",
+        help="where the model runs for its checks (default: cpu); builds the model",
+    )
+    command.add_argument(
+        "--checks-dtype",
+        choices=[*FORMATS],
+        help="what the model computes in for its checks (default: float32, without TF32), with "
+        "the bound derived for it; --dtype is about what is written",
     )
     for option in family.options:
         command.add_argument(

@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         leave_out=args.leave_out,
         max_shard_size=args.max_shard_size,
         checks=args.checks,
+        device=args.device,
+        checks_dtype=args.checks_dtype,
         push_to_hub=_repository(args),
         progress=terminal.progress(),
         **arguments.family_options(args),

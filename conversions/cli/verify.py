@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         base=args.base,
         leave_out=args.leave_out,
         checks=args.checks,
+        device=args.device,
+        checks_dtype=args.checks_dtype,
         strict=args.strict,
         progress=terminal.progress(),
         **arguments.family_options(args),

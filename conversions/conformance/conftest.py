@@ -13,6 +13,7 @@ from conversions.conformance.requirements import lacking
 from conversions.conformance.running import name_of
 from conversions.core import plugins
 from conversions.core.checking import golden, known_defects
+from conversions.core.checking.formats import FORMATS
 from conversions.core.checking.names import NAMES
 from conversions.core.errors import ConversionError
 
@@ -33,8 +34,10 @@ def chosen(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Once for each family, and for each check, size or kind of fault of it; ids start with it."""
-    names = [name for name in ("check", "size", "kind") if name in metafunc.fixturenames]
+    """Once for each family, and for each check, size, kind of fault or arithmetic of it; ids start
+    with it."""
+    known = ("check", "size", "kind", "arithmetic")
+    names = [name for name in known if name in metafunc.fixturenames]
     pairs = []
     for family in chosen(metafunc.config):
         values = _values(names[0], family) if names else [""]
@@ -51,6 +54,8 @@ def _values(what: str, family: str) -> list[str]:
         return [name for name in NAMES if name != NOT_HERE]
     if what == "kind":
         return list(KINDS)
+    if what == "arithmetic":  # float32 on the CPU is the check logits itself
+        return [f"{kind}-{device}" for device in ("cpu", "cuda") for kind in FORMATS][1:]
     return list(golden.load_golden(family).get("manifests", {})) or ["none"]
 
 

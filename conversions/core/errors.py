@@ -76,6 +76,10 @@ class ProcessorError(ConversionError):
     """Tokenizer, vocabulary or image processor input cannot be used."""
 
 
+class DeviceError(ConversionError):
+    """A device, or an arithmetic on it, is asked for that is not here: usage, like a wrong flag."""
+
+
 class OutputError(ConversionError):
     """The output folder cannot be written, or exists already."""
 

@@ -156,7 +156,15 @@ def _model_checks(source: PlannedSource, folder: Path, written: dict[str, Tensor
     return [
         checks.strict_load(loaded.missing, loaded.unexpected, [*loaded.mismatched, *kinds], how),
         _reload(source, layout, memory, written),
-        parity.logits(family, found, source.plan, source.as_written, folder, loaded=loaded.model),
+        parity.logits(
+            family,
+            found,
+            source.plan,
+            source.as_written,
+            folder,
+            loaded=loaded.model,
+            arithmetic=source.request.arithmetic,
+        ),
     ]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import adapted, neighbours, selection
 from .checking import checks, parity
+from .checking.arithmetic import Arithmetic
 from .checking.worker import BUILD_LIMIT
 from .errors import ConfigError, ConversionError, CoverageError, WrongCheckpointError, counted
 from .family import Family, Processor, Published, Source
@@ -46,6 +47,7 @@ class Request:
     families: tuple[Family, ...] = ()
     progress: Progress | None = None
     leave_out: tuple[str, ...] = ()
+    arithmetic: Arithmetic | None = None
 
 
 @dataclass(frozen=True)

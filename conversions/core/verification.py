@@ -579,6 +579,7 @@ def _model_checks(subject: Subject, settings: Reading) -> list[Check]:
             subject.folder,
             further=(*further, *misread),
             loaded=loaded.model,
+            arithmetic=source.request.arithmetic,
         ),
     ]
 

@@ -124,6 +124,8 @@ def _weightless(job: Job) -> bool:
     """
     if "base" in job.settings or storage.scheme(job.checkpoint) in ("http", "https", "hf"):
         return False
+    if "device" in job.settings or "checks_dtype" in job.settings:
+        return False  # either builds the model
     checks = job.settings.get("checks", "auto")
     try:
         found = storage.files(job.checkpoint)

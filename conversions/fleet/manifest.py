@@ -16,6 +16,7 @@
 | release | transformers' release to do it with; default: the worker's. A list is a job for each |
 | base | the checkpoint that a LoRA adapter was trained on |
 | config, dtype, weights, max_shard_size, checks | as the command line's options |
+| device, checks_dtype | likewise; the device is the worker's |
 | leave_out | keys beside the model, of an adapter's base where there is one: a list, or one text |
 | options | the family's own options by name; in CSV any further column is one |
 """
@@ -31,6 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..core.checking.formats import DEVICE, FORMATS
 from ..core.errors import ConversionError
 from ..core.family import Family
 from ..core.reading import json
@@ -39,7 +41,11 @@ from .extra import needed
 
 AUTO = "auto"
 KINDS = ("convert", "verify", "restore", "record")
-_PLAIN = ("base", "config", "dtype", "weights", "leave_out", "max_shard_size", "checks")
+_ARITHMETIC = ("device", "checks_dtype")
+_PLAIN = (
+    *("base", "config", "dtype", "weights", "leave_out", "max_shard_size", "checks"),
+    *_ARITHMETIC,
+)
 _FIELDS = ("family", "checkpoint", "name", "kind", "model", "release", "options", *_PLAIN)
 _NEEDED = {"convert": ("checkpoint",), "verify": ("model",), "restore": ("model",), "record": ()}
 _UNUSED: dict[str, tuple[str, ...]] = {
@@ -324,6 +330,13 @@ def _wrong_settings(settings: Mapping[str, Any]) -> Iterator[str]:
     keys = settings.get("leave_out", [])
     if not isinstance(keys, list) or not all(isinstance(key, str) and key for key in keys):
         yield f"leave_out {keys!r:.80}: a list of keys is needed"
+    if not DEVICE.fullmatch(str(settings.get("device", "cpu"))):
+        yield f"device {settings['device']!r}: not cpu, cuda or cuda:N"
+    if settings.get("checks_dtype", "float32") not in tuple(FORMATS):
+        yield f"checks_dtype {settings['checks_dtype']!r}: not one of {', '.join(FORMATS)}"
+    asked = [name for name in _ARITHMETIC if name in settings]
+    if asked and settings.get("checks") == "files":
+        yield f"{asked[0]}: no effect, since checks 'files' run no model"
     if "max_shard_size" in settings:
         try:
             parse_size(settings["max_shard_size"])

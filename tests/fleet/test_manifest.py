@@ -101,6 +101,12 @@ def test_columns_of_csv_beyond_the_fields_are_the_familys_options(tmp_path: Path
         ({"family": FAMILY, "checkpoint": "tiny", "dtype": "int3"}, "dtype 'int3'"),
         ({"family": FAMILY, "checkpoint": "tiny", "max_shard_size": "big"}, "max_shard_size"),
         ({"family": FAMILY, "checkpoint": "tiny", "checks": "some"}, "checks 'some'"),
+        ({"family": FAMILY, "checkpoint": "tiny", "device": "gpu"}, "device 'gpu': not cpu, cuda"),
+        ({"family": FAMILY, "checkpoint": "tiny", "checks_dtype": ["x"]}, "checks_dtype ['x']"),
+        (
+            {"family": FAMILY, "checkpoint": "tiny", "device": "cpu", "checks": "files"},
+            "device: no effect",
+        ),
         ({"family": FAMILY, "checkpoint": "tiny", "chekpoint": "x"}, "did you mean checkpoint"),
         ({"family": FAMILY, "checkpoint": "tiny", "name": "../up"}, "name '../up'"),
         ({"family": FAMILY, "checkpoint": ["tiny"]}, "checkpoint: a text is needed"),

@@ -15,6 +15,7 @@ from ..mapping.key_mapping import KeyMapping, Plan
 from ..mapping.moves import Move
 from ..reading import ranged, tensors
 from .names import NAMES as NAMES
+from .rounding import Bound
 
 TOLERANCE = 1e-5
 """Largest difference between reference and converted outputs, per unit of the output's scale."""
@@ -400,38 +401,64 @@ def outputs(
     where: str = "",
     tolerance: float = TOLERANCE,
     divergence: Callable[[], str] | None = None,
+    bounds: MappingABC[str, Bound] | None = None,
 ) -> Check:
     """Two sets of outputs agree: integers exactly, floats within tolerance * max(1, scale).
 
+    bounds: what each output may differ by instead, for an arithmetic other than float32.
     divergence: called on failure only; names the module in which the two forwards first differ.
     """
     unlike = [key for key in expected if key not in actual]
     offenders, worst = [f"{key}: the model has no such output" for key in unlike], 0.0
+    shares = {"": 0.0}
     for key in (key for key in expected if key in actual):
         left, right = expected[key], actual[key]
         if left.shape != right.shape:
             offenders.append(f"{key}: shape {list(right.shape)}, reference {list(left.shape)}")
             unlike.append(key)
             continue
+        scale = _scale(left)
+        bound = bounds[key] if bounds else Bound(tolerance * scale if _floats(left) else 0.0)
+        right = bound.compared(left, right)
         difference = tensors.largest_difference(left, right)
-        floating = left.is_floating_point()
-        scale = max(1.0, float(left.abs().max())) if floating and left.numel() else 1.0
         worst = max(worst, difference / scale)
-        if difference > (tolerance * scale if floating else 0):
+        shares[key] = bound.share(left, right)
+        if shares[key] > 1:
             offenders.append(f"{key}: {worst_place(left, right, difference)}")
+            offenders += [f"{key}: {bound.told(left, right)}"] if bounds else []
     if offenders and divergence is not None:
         offenders.append(divergence())
     suffix = f" ({where})" if where else ""
-    figure = f"largest difference {worst:.2g}{suffix}"
+    figure = f"largest difference {worst:.2g}"
+    if bounds:
+        figure = f"{figure}, {max(shares.values()):.0%} of its bound{_close(bounds)}"
     if unlike:
-        figure = f"of {len(expected)} outputs {len(unlike)} absent or of another shape{suffix}"
+        figure = f"of {len(expected)} outputs {len(unlike)} absent or of another shape"
     return judge(
         name,
         offenders,
-        figure,
+        f"{figure}{suffix}",
         f"{DISAGREE.get(name, DISAGREE['logits'])}{suffix}",
         worst=None if unlike else worst,
+        values={"share_of_bound": max(shares.values())} if bounds else {},
     )
+
+
+def _floats(output: Tensor) -> bool:
+    return output.is_floating_point()
+
+
+def _scale(output: Tensor) -> float:
+    """The largest number of an output of floats, at least 1."""
+    return max(1.0, float(output.abs().max())) if _floats(output) and output.numel() else 1.0
+
+
+def _close(bounds: MappingABC[str, Bound]) -> str:
+    """How many choices are not compared because rounding decides them."""
+    close = [bound.close for bound in bounds.values() if bound.close is not None]
+    left_out = sum(int(places.sum()) for places in close)
+    total = sum(places.numel() for places in close)
+    return f"; {left_out} of {total} choices too close to compare" if left_out else ""
 
 
 def worst_place(left: Tensor, right: Tensor, difference: float) -> str:

@@ -83,8 +83,10 @@ def model_class(name: str) -> Any:
         ) from None
 
 
-def load_model(folder: Path, class_name: str, attention: str | None = None) -> Loaded:
-    """Load with from_pretrained, in float32 and evaluation mode, with its loading report.
+def load_model(
+    folder: Path, class_name: str, attention: str | None = None, dtype: torch.dtype = torch.float32
+) -> Loaded:
+    """Load with from_pretrained, in evaluation mode, with its loading report.
 
     attention: "eager" or "sdpa"; None leaves the release's default.
 
@@ -92,7 +94,7 @@ def load_model(folder: Path, class_name: str, attention: str | None = None) -> L
         ConversionError: transformers cannot load the folder at all; the message says why.
     """
     kwargs: dict[str, Any] = {"attn_implementation": attention} if attention else {}
-    kwargs["dtype" if release() >= (4, 56) else "torch_dtype"] = torch.float32
+    kwargs["dtype" if release() >= (4, 56) else "torch_dtype"] = dtype
     try:
         with quiet():
             model, report = model_class(class_name).from_pretrained(

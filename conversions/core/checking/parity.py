@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os.path
 import tempfile
@@ -19,9 +20,12 @@ from ..family import Family
 from ..manifest import Json, Manifest
 from ..mapping.key_mapping import Plan
 from ..reading import tensors
-from . import checks, golden, known_defects, loading
+from . import checks, golden, known_defects, loading, rounding
+from .arithmetic import Arithmetic, products, returned
 from .checks import Check
+from .rounding import Bound, Rounding
 from .texts import TEXTS
+from .trace import Trace, no_trace
 
 NO_REFERENCE = "the family brings no reference to say what the original computes"
 
@@ -76,6 +80,81 @@ def masked(outputs: MappingABC[str, Tensor], inputs: MappingABC[str, Tensor]) ->
     return result
 
 
+@dataclass(frozen=True)
+class Question:
+    """What the reference computes of a checkpoint, and in which arithmetic a model should agree.
+
+    state: source tensors as the arithmetic holds them, in float32 or wider. inputs: likewise.
+    expected: the outputs. bounds: what each may differ by; None for the bound of float32.
+    asked: whether the arithmetic was chosen, and is therefore reported.
+    """
+
+    family: Family
+    found: Golden
+    plan: Plan
+    state: MappingABC[str, Tensor]
+    inputs: MappingABC[str, Tensor]
+    arithmetic: Arithmetic
+    asked: bool
+    expected: MappingABC[str, Tensor]
+    bounds: MappingABC[str, Bound] | None = None
+
+    def outputs(self, under: Rounding | None = None, trace: Trace = no_trace) -> dict[str, Tensor]:
+        """The reference's masked outputs; with numbers rounded at random `under` an arithmetic."""
+        state, inputs = as_float32(self.state), dict(self.inputs)
+        if under is not None:
+            state, inputs = under.marked(state), under.marked(inputs)
+        with torch.no_grad(), under or contextlib.nullcontext():
+            made = self.found.reference.forward(
+                state,
+                self.found.architecture,
+                inputs,
+                **({} if trace is no_trace else {"trace": trace}),
+            )
+        return masked({name: _numbers(value) for name, value in made.items()}, self.inputs)
+
+    def traced(self, under: Rounding | None = None) -> list[tuple[str, Tensor]]:
+        """Path and output of each module of the reference, in the order of its forward pass."""
+        trace: list[tuple[str, Tensor]] = []
+        self.outputs(under, lambda path, value: trace.append((path, value)))
+        return [(path, _numbers(value)) for path, value in trace]
+
+    def model(self, folder: Path, attention: str, loaded: Any = None) -> Any:
+        """The folder's model in the arithmetic's dtype; `loaded`, in float32, where it serves."""
+        dtype = self.arithmetic.dtype
+        if dtype == torch.float32 and loading.attention_of(loaded) == attention:
+            return loaded
+        return loading.load_model(folder, self.family.model_class, attention, dtype).model
+
+    def answer(self, model: Any) -> dict[str, Tensor]:
+        """The model's masked outputs on the device, brought back to be compared."""
+        with torch.no_grad(), loading.quiet(), self.arithmetic.running():
+            model.to(self.arithmetic.device)
+            made = self.family.outputs(model, self.arithmetic.placed(self.inputs))
+            return masked(returned(made), self.inputs)
+
+    def where(self, attention: str) -> str:
+        """`eager`, or `eager, bfloat16 on cuda:0`."""
+        return f"{attention}, {self.arithmetic}" if self.asked else attention
+
+    def stated(self, check: Check) -> Check:
+        """The check, with what it ran in, for machines."""
+        if not self.asked:
+            return check
+        bounds = {
+            name: {"largest": bound.largest, "rms": bound.rms}
+            for name, bound in (self.bounds or {}).items()
+            if bound.close is None
+        }
+        values = {**check.values, **self.arithmetic.to_json()}
+        return replace(check, values={**values, "bounds": bounds} if bounds else values)
+
+
+def _numbers(value: Tensor) -> Tensor:
+    """The numbers alone, whatever marked them."""
+    return value.detach().as_subclass(Tensor)
+
+
 def logits(
     family: Family,
     found: Golden,
@@ -85,21 +164,23 @@ def logits(
     inputs: MappingABC[str, Tensor] | None = None,
     further: Iterable[Json] = (),
     loaded: Any = None,
+    arithmetic: Arithmetic | None = None,
 ) -> Check:
     """Every output of the converted model against the reference forward over the source.
 
     Runs eager and, where the release has it, sdpa attention. A failure that golden/ records as a
     known defect of this release, or that one of the `further` records explains, is reported as
     a known defect. loaded: the folder's model, which serves for the attention that it runs.
+    arithmetic: what the model runs in; None is float32 on the CPU. The reference always computes
+    in float32 on the CPU, of the weights and inputs that the arithmetic holds.
     """
     if found.reference is None:
         return checks.skipped("logits", NO_REFERENCE)
-    inputs = inputs or found.reference.inputs(found.architecture)
     try:
-        with torch.no_grad():
-            expected = masked(
-                found.reference.forward(as_float32(state), found.architecture, inputs), inputs
-            )
+        question = posed(family, found, plan, state, inputs, arithmetic)
+    except ConversionError as error:
+        lines = (error.summary, *error.details)
+        return Check("logits", "failed", "no bound", details=lines, advice=error.hint or "")
     except Exception as error:
         # tensors that do not fit together fail in whichever operation meets them first
         return Check(
@@ -109,15 +190,38 @@ def logits(
             details=(f"reference: {type(error).__name__}: {error}",),
             advice="the original's forward pass cannot be computed from these tensors",
         )
-    results = []
-    for attention in loading.attentions(family.model_class):
-        model = loaded
-        if loading.attention_of(model) != attention:
-            model = loading.load_model(folder, family.model_class, attention).model
-        results.append(
-            _one_attention(family, found, plan, state, model, inputs, expected, attention, further)
-        )
-    return _combined(results)
+    results = [
+        judged(question, folder, attention, further, loaded)
+        for attention in loading.attentions(family.model_class)
+    ]
+    return question.stated(_combined(results))
+
+
+def posed(
+    family: Family,
+    found: Golden,
+    plan: Plan,
+    state: MappingABC[str, Tensor],
+    inputs: MappingABC[str, Tensor] | None = None,
+    arithmetic: Arithmetic | None = None,
+) -> Question:
+    """The reference's outputs for an arithmetic, and the bounds derived for it.
+
+    Raises:
+        ConversionError: no bound can be derived, because the reference overflows.
+    """
+    inputs = inputs or found.reference.inputs(found.architecture)
+    chosen = arithmetic or Arithmetic()
+    if not chosen.exact:
+        state, inputs = chosen.held(state), chosen.held(inputs)
+    asked = arithmetic is not None
+    question = Question(family, found, plan, state, inputs, chosen, asked, {})
+    with products(tf32=False):
+        question = replace(question, expected=question.outputs())
+        if chosen.exact:
+            return question
+        bounds = rounding.bounds(question.outputs, question.expected, chosen.name, checks.TOLERANCE)
+    return replace(question, bounds=bounds)
 
 
 def of_pixels(
@@ -137,72 +241,79 @@ def of_pixels(
     return forward
 
 
-def _one_attention(
-    family: Family,
-    found: Golden,
-    plan: Plan,
-    state: MappingABC[str, Tensor],
-    model: Any,
-    inputs: MappingABC[str, Tensor],
-    expected: MappingABC[str, Tensor],
+def judged(
+    question: Question,
+    folder: Path,
     attention: str,
     further: Iterable[Json] = (),
+    loaded: Any = None,
 ) -> Check:
+    """The model of a folder, with one attention implementation, against a question's outputs."""
+    name, expected, where = question.family.name, question.expected, question.where(attention)
+    model = question.model(folder, attention, loaded)
     try:
-        with torch.no_grad(), loading.quiet():
-            actual = masked(family.outputs(model, inputs), inputs)
+        actual = question.answer(model)
     except Exception as error:
         # whatever the model's own code raises is a finding about the release or the config
         failed = Check(
             "logits",
             "failed",
-            f"no outputs ({attention})",
-            details=(f"{attention}: {type(error).__name__}: {error}",),
+            f"no outputs ({where})",
+            details=(f"{where}: {type(error).__name__}: {error}",),
             advice="the model cannot run",
         )
-        named = known_defects.of_error(family.name, failed, further)
+        named = known_defects.of_error(name, failed, further)
         if named.passed:
             return named
-        every = known_defects.Mismatch(attention, state, lambda columns: expected)
-        return known_defects.of_outputs(family.name, failed, every, further)
-
-    def divergence() -> str:
-        return first_divergence(family, found, plan, state, inputs, model)
-
-    check = checks.outputs("logits", expected, actual, where=attention, divergence=divergence)
+        every = known_defects.Mismatch(attention, question.state, lambda columns: expected)
+        return known_defects.of_outputs(name, failed, every, further)
+    check = checks.outputs(
+        "logits",
+        expected,
+        actual,
+        where=where,
+        divergence=lambda: first_divergence(question, model),
+        bounds=question.bounds,
+    )
 
     def wrong(columns: MappingABC[str, list[int]]) -> tuple[str, ...]:
+        bounds = question.bounds or {}
         return tuple(
-            name
-            for name in expected
-            if _differs(expected[name], actual.get(name), columns.get(name, []))
+            key
+            for key in expected
+            if _differs(expected[key], actual.get(key), columns.get(key, []), bounds.get(key))
         )
 
     if check.passed:
         return check
     return known_defects.of_outputs(
-        family.name, check, known_defects.Mismatch(attention, state, wrong), further
+        name, check, known_defects.Mismatch(attention, question.state, wrong), further
     )
 
 
-def _differs(left: Tensor, right: Tensor | None, without: list[int]) -> bool:
+def _differs(left: Tensor, right: Tensor | None, without: list[int], bound: Bound | None) -> bool:
     """Whether two outputs differ beyond these columns of the last dimension."""
     if right is None or left.shape != right.shape:
         return True
     keep = [i for i in range(left.shape[-1] if without else 0) if i not in without]
+    if without and bound is not None and bound.close is not None:
+        bound = replace(bound, close=bound.close[..., keep])
     left, right = (x[..., keep] if without else x for x in (left, right))
-    return not checks.outputs("", {"": left}, {"": right}).passed
+    bounds = {"": bound} if bound else None
+    return not checks.outputs("", {"": left}, {"": right}, bounds=bounds).passed
 
 
 def _combined(results: list[Check]) -> Check:
     order = ("failed", "known-defect", "passed")
     worst = min(results, key=lambda check: order.index(check.status))
     details = [line for check in results for line in check.details]
+    shares = [c.values["share_of_bound"] for c in results if "share_of_bound" in c.values]
     return replace(
         worst,
         details=tuple(details),
         figure="; ".join(check.figure for check in results),
         worst=max((check.worst for check in results if check.worst is not None), default=None),
+        values={**worst.values, "share_of_bound": max(shares)} if shares else worst.values,
     )
 
 
@@ -248,48 +359,46 @@ def _holds(
     return holds
 
 
-def first_divergence(
-    family: Family,
-    found: Golden,
-    plan: Plan,
-    state: MappingABC[str, Tensor],
-    inputs: MappingABC[str, Tensor],
-    model: Any,
-) -> str:
-    """One line on the first module, in the original's order, that differs, with both values."""
-    trace: list[tuple[str, Tensor]] = []
-    memory = loading.memory_names(model)
+def first_divergence(question: Question, model: Any) -> str:
+    """One line on the first module, in the original's order, that differs, with both values.
+
+    A module may differ by what the arithmetic's draws show of it, as outputs may.
+    """
+    plan, state = question.plan, question.state
+    memory = {name: tensor.detach().cpu() for name, tensor in loading.memory_names(model).items()}
     written = plan.target_shapes({key: tuple(tensor.shape) for key, tensor in state.items()})
     layout = loading.match_layout(
         written, {name: tuple(t.shape) for name, t in memory.items()}, _holds(plan, state, memory)
     )
-    with torch.no_grad():
-        found.reference.forward(
-            as_float32(state),
-            found.architecture,
-            inputs,
-            trace=lambda path, value: trace.append((path, value.detach())),
-        )
-        modules = module_paths(plan, layout, [path for path, _ in trace])
-        recorder = loading.Recorder(model, modules)
-        try:
-            with loading.quiet():
-                family.outputs(model, inputs)
-        except Exception as error:
-            return f"the model raised {type(error).__name__} before its outputs could be compared"
-        finally:
-            recorder.close()
-    return _describe_divergence(trace, modules, recorder.values, inputs)
+    trace = question.traced()
+    modules = module_paths(plan, layout, [path for path, _ in trace])
+    recorder = loading.Recorder(model, modules)
+    try:
+        question.answer(model)
+    except Exception as error:
+        return f"the model raised {type(error).__name__} before its outputs could be compared"
+    finally:
+        recorder.close()
+    values = {path: _brought_back(found) for path, found in recorder.values.items()}
+    kind = question.arithmetic.format
+    seeds = range(0 if question.arithmetic.exact else rounding.DRAWS)
+    draws = [question.traced(Rounding(kind, seed)) for seed in seeds]
+    return _describe_divergence(trace, draws, modules, values, question.inputs)
+
+
+def _brought_back(values: Iterable[Tensor]) -> list[Tensor]:
+    return [*returned({str(index): value for index, value in enumerate(values)}).values()]
 
 
 def _describe_divergence(
-    trace: list[tuple[str, Tensor]],
+    trace: Sequence[tuple[str, Tensor]],
+    draws: Sequence[Sequence[tuple[str, Tensor]]],
     modules: MappingABC[str, str],
     values: MappingABC[str, list[Tensor]],
     inputs: MappingABC[str, Tensor],
 ) -> str:
     agreed = ""
-    for path, expected in trace:
+    for index, (path, expected) in enumerate(trace):
         fitting = [_like(value, expected) for value in values.get(path, [])]
         pairs = [
             (masked({"": expected}, inputs)[""], masked({"": value}, inputs)[""])
@@ -299,9 +408,11 @@ def _describe_divergence(
         if not pairs:
             continue
         left, right = min(pairs, key=lambda pair: tensors.largest_difference(*pair))
-        difference = tensors.largest_difference(left, right)
-        if difference > checks.TOLERANCE * max(1.0, float(left.abs().max())):
+        moved = [masked({"": draw[index][1]}, inputs)[""] for draw in draws if len(draw) > index]
+        alike = [value for value in moved if value.shape == left.shape]
+        if rounding.of_draws(left, alike, checks.TOLERANCE).share(left, right) > 1:
             before = f"; {agreed} still agrees" if agreed else ""
+            difference = tensors.largest_difference(left, right)
             return (
                 f"first divergence in {path} -> {modules[path]}: "
                 f"{checks.worst_place(left, right, difference)}{before}"
