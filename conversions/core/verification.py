@@ -355,7 +355,8 @@ def _sums(subject: Subject, summed: Callable[[dict[str, Tensor]], Check]) -> Che
 
 def _exact_values(subject: Subject) -> Check:
     found = subject.found
-    check = copies.exact_values(found, len(subject.named), subject.unexpected)
+    count = len({*subject.named, *found.wrong})
+    check = copies.exact_values(found, count, subject.unexpected)
     for record in subject.zeroing if check.passed else ():
         where = ", ".join(f"row {r} of {t}" for t, rows in found.zeroed.items() for r in rows)
         fact = f"{where} is zero, as some releases make it in memory and save it"
@@ -388,6 +389,9 @@ def _release_checks(subject: Subject) -> list[Check]:
     built: list[Check]
     if not fits.passed:
         why = "the model is not built: names, shapes and config do not fit each other"
+        if others := ", ".join(subject.saved.unread):
+            told = f"{subject.saved.file} is read, and not {others}"
+            fits = replace(fits, advice=f"{told}: take away what is not the model")
         built = [fits, *(checks.skipped(name, why) for name in ("reload", "logits"))]
     elif not subject.source.builds_model:
         size = f"{subject.source.written_bytes / 1e9:.1f} GB"
@@ -605,7 +609,8 @@ def _strict_load(
     unread = [k for k in subject.extra if k not in memory and k not in loaded.unexpected]
     if unread:
         which = f"such as {unread[0]}" if len(unread) > 1 else unread[0]
-        subject.notes.append(f"{len(unread)} tensors that this release passes over: {which}")
+        count = counted(len(unread), "tensor")
+        subject.notes.append(f"{count} that this release passes over: {which}")
     check = checks.strict_load(
         loaded.missing,
         [*loaded.unexpected, *untied],

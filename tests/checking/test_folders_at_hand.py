@@ -230,3 +230,16 @@ def test_sums_of_weights_cut_to_whole_numbers_are_compared() -> None:
         plan, {"a": torch.full((3,), 0.6)}, {"b": torch.ones(3, dtype=torch.int8)}
     )
     assert not found.passed and "a: 1.8" in found.details[0]
+
+
+def test_another_model_in_the_file_that_is_read_first_is_named(tmp_path: Path) -> None:
+    """A part of the model in model.safetensors, all of it in shards: the first is taken."""
+    folder = tiny.converted("convnextv2").copy(tmp_path / "model")
+    state = load_file(folder / "model.safetensors")
+    in_shards_without_metadata(folder)
+    part = dict(list(state.items())[:40])
+    save_file(part, folder / "model.safetensors", metadata={"format": "pt"})
+    outcome = command.run("verify", "convnextv2", "--checkpoint", "tiny", "--model", folder)
+    assert outcome.code == 1
+    assert "model.safetensors is read, and not model.safetensors.index.json" in outcome.err
+    assert "90 of 130 tensors differ from the source" in outcome.err
