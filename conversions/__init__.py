@@ -131,6 +131,7 @@ def convert(
     """
     from dataclasses import replace
 
+    from .core.checking.imports import uncollected
     from .core.checking.worker import start_early
 
     target = Path(output) if output is not None else None
@@ -140,8 +141,9 @@ def convert(
         worker = start_early(family, checkpoint, "all" if asked else checks)
         if worker is not None:
             stack.enter_context(contextlib.closing(worker))
-        from .core import pipeline
-        from .core.checking import arithmetic
+        with uncollected():
+            from .core import pipeline
+            from .core.checking import arithmetic
 
         request = _request(
             family,
@@ -204,8 +206,11 @@ def verify(
         DeviceError: the device is not here, or does not compute so.
         ConversionError: checkpoint or folder cannot be read.
     """
-    from .core import pipeline, verification
-    from .core.checking import arithmetic
+    from .core.checking.imports import uncollected
+
+    with uncollected():
+        from .core import pipeline, verification
+        from .core.checking import arithmetic
     from .core.reading.repository import fetch_folder
 
     asked = arithmetic.chosen(device, checks_dtype, checks)

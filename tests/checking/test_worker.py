@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ from typing import Any
 import pytest
 
 import conversions
-from conversions.core.checking import release, worker
+from conversions.core.checking import forked, release, worker
 from conversions.core.checking.worker import Worker
 from conversions.core.errors import ConversionError
 from tests import command
@@ -30,18 +35,25 @@ sys.exit(code)
 """
 
 
+@pytest.fixture(params=["Worker", "Copied"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which of the two ways to have another process."""
+    return str(request.param)
+
+
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
+def started(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
     """Every Worker that is started, in a process that counts as one without transformers."""
     instances: list[Worker] = []
 
-    class Recorded(Worker):
+    class Recorded(getattr(worker, kind)):  # type: ignore[misc]
         def __init__(self, family: str) -> None:
             super().__init__(family)
             instances.append(self)
 
-    monkeypatch.setattr(worker, "Worker", Recorded)
+    monkeypatch.setattr(worker, kind, Recorded)
     monkeypatch.setattr(worker, "imported_here", lambda: False)
+    monkeypatch.setattr(forked, "possible", lambda: kind == "Copied")
     yield instances
     for one in instances:
         one.close()
@@ -100,18 +112,18 @@ def test_a_refused_file_leaves_no_process(tmp_path: Path, started: list[Worker])
     assert one._process.poll() is not None
 
 
-def test_what_it_died_of_is_told(started: list[Worker]) -> None:
+def test_what_it_died_of_is_told(kind: str, started: list[Worker]) -> None:
     """A process that ends without an answer is an error with its last words, not a traceback."""
-    with contextlib.closing(worker.Worker(FAMILY)) as other:
+    with contextlib.closing(getattr(worker, kind)(FAMILY)) as other:
         other.ask({"no": "subject"})
         with pytest.raises(ConversionError, match="could not run") as caught:
             other.answer()
     assert "no" in caught.value.details[-1]
 
 
-def test_it_may_be_dead_before_it_is_asked(started: list[Worker]) -> None:
+def test_it_may_be_dead_before_it_is_asked(kind: str, started: list[Worker]) -> None:
     """Killed from outside: told when the answer is wanted, however long the question is."""
-    with contextlib.closing(worker.Worker(FAMILY)) as other:
+    with contextlib.closing(getattr(worker, kind)(FAMILY)) as other:
         other._process.kill()
         other._process.wait()
         other.ask({"padding": "x" * (1 << 20)})
@@ -120,7 +132,7 @@ def test_it_may_be_dead_before_it_is_asked(started: list[Worker]) -> None:
 
 
 def test_it_imports_nothing_from_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[Worker]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files named like modules, where the command happens to be run, are not executed."""
     marker = tmp_path / "executed"
@@ -138,8 +150,46 @@ def test_it_ends_quietly_when_nothing_is_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The conversion was killed meanwhile: standard input ends, and so does the process."""
-    monkeypatch.setattr(sys, "argv", ["release", "no-such-family"])
     with open("/dev/null") as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
-        release.main()
+        release.main(["no-such-family"])
     assert capsys.readouterr().out == ""
+
+
+def test_a_copy_keeps_no_file_open(tmp_path: Path) -> None:
+    """What was locked when the copy was made is free as soon as this process lets it go."""
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        other = worker.Copied("no-such-family")
+    with contextlib.closing(other), (tmp_path / "lock").open("w") as again:
+        for _ in range(200):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("still locked")
+        assert other._process.poll() is None, "it ended before it was asked"
+
+
+def test_a_process_with_threads_is_not_copied() -> None:
+    """A second thread may hold a lock, which would stay locked in the copy."""
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    try:
+        assert not forked.possible()
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("asked", [1 << 10, 1 << 20])
+def test_a_long_question_is_not_waited_for(asked: int) -> None:
+    """More than a pipe holds: handing it over does not wait until the other process reads it."""
+    with contextlib.closing(worker.Copied("no-such-family")) as other:
+        os.kill(other._process.pid, signal.SIGSTOP)  # importing for ever
+        other.ask({"no": "x" * asked})
+        os.kill(other._process.pid, signal.SIGCONT)
+        with pytest.raises(ConversionError, match="'no'"):
+            other.answer()

@@ -21,6 +21,7 @@ from ..errors import ConversionError
 from ..manifest import Json
 from ..mapping.keys import template
 from ..reading import tensors
+from .imports import uncollected
 
 
 def release() -> tuple[int, ...]:
@@ -75,7 +76,8 @@ def model_class(name: str) -> Any:
     import transformers
 
     try:
-        return getattr(transformers, name)
+        with uncollected():
+            return getattr(transformers, name)
     except AttributeError:
         raise ConversionError(
             f"transformers {transformers.__version__} has no {name}",

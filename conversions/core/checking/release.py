@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Mapping as MappingABC
+from collections.abc import Mapping as MappingABC, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,9 +114,12 @@ def weightless(subject: Subject) -> list[Check]:
     return [strict_load(subject), config_read_back(subject), *processor(subject)]
 
 
-def main() -> None:
-    """Run as the other process: Subject on standard input, checks as a JSON line on the output."""
-    _import_models(sys.argv[1:])
+def main(names: Sequence[str]) -> None:
+    """Run as the other process: Subject on standard input, checks as a JSON line on the output.
+
+    names: the families whose model classes are imported before the question comes.
+    """
+    _import_models(names)
     question = sys.stdin.read()
     if not question:  # the conversion was refused or killed before it asked
         return
@@ -124,7 +127,7 @@ def main() -> None:
     sys.stdout.write("\n" + json.dumps([check.to_json() for check in results]) + "\n")
 
 
-def _import_models(names: list[str]) -> None:
+def _import_models(names: Sequence[str]) -> None:
     """Import the families' model classes, which is most of the work, before being asked."""
     from .. import plugins
     from . import loading
