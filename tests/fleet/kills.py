@@ -2,10 +2,14 @@
 
     python -m tests.fleet.kills                          20 workers and 5 clients
     python -m tests.fleet.kills --workers 4 --clients 2 --seed 7
+    python -m tests.fleet.kills --workers 0 --clients 0 --streamed 20
 
 In turns in a directory and in S3. While a run goes on, somebody else looks at its output all the
 time: a folder with a config.json must have every file of an undisturbed one, in its size. In the
 end every byte is compared, and nothing else may lie there: no hidden folder, no unfinished upload.
+
+--streamed: kills of a process that converts from S3 to S3 without the checkpoint on a disk, a file
+of several parts. Between the kill and the next run every unfinished upload must be told.
 """
 
 from __future__ import annotations
@@ -163,6 +167,87 @@ def client_killed(listed: Path, output: str, after: float) -> list[str]:
     return [*said, f"resumed with {counts}"]
 
 
+STREAMS = """
+import json, sys
+from conversions.fleet import jobs, kinds
+kinds.SMALL = 0  # any size goes the way of large ones
+kinds.warm_up()
+print("warm", flush=True)
+print(json.dumps(jobs.run(json.loads(sys.argv[1]), sys.argv[2])), flush=True)
+"""
+
+
+def streaming(source: str, output: str) -> subprocess.Popen[str]:
+    """A process that converts one checkpoint from store to store; it is about to begin."""
+    job = fleet.Job("convert", "auto", source, "made", settings={"checks": "files"})
+    command = [sys.executable, "-c", STREAMS, json.dumps(job.to_json()), output]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "warm\n"
+    return child
+
+
+def streamed(source: str, output: str) -> list[str]:
+    """What is wrong with a run that nobody disturbs."""
+    printed, _ = streaming(source, output).communicate()
+    made = json.loads(printed or '{"status": "ended"}')
+    return [] if made["status"] in ("done", "done before") else [f"failed: {made}"]
+
+
+def streamed_killed(source: str, output: str, after: float) -> list[str]:
+    """Killed `after` seconds; what it left must be told, and goes when the job runs again."""
+    child = streaming(source, output)
+    time.sleep(after)
+    said = [] if child.poll() is None else ["ended before the kill"]
+    child.kill()
+    child.communicate()
+    there = storage.unfinished_uploads(output)
+    told = engine.unfinished(output)
+    if there:
+        said.append(f"{len(there)} uploads unfinished")
+        if f"{len(there)} uploads below {output} are unfinished" not in "".join(told):
+            said.append(f"failed: not told: {there}")
+    return [*said, *streamed(source, output)]
+
+
+def _streams(home: Path, bucket: str, kills: int) -> int:
+    """Kill streams; returns how many ended otherwise than an undisturbed one."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    from convert import CASES, Case, generate
+
+    family = next(iter(CASES))  # one file, of which the smallest published size has three parts
+    path = generate(family, Case(conversions.family(family).published[0].variant), home)[
+        "checkpoint"
+    ]
+    source = f"{bucket}/source/{path.name}"
+    fs, there = storage.filesystem(source)
+    fs.put_file(str(path), there)
+    first = f"{bucket}/undisturbed"
+    child = streaming(source, first)
+    begun = time.monotonic()
+    child.communicate()
+    lasts = time.monotonic() - begun
+    expected = tree(first)
+    if not any(name.endswith("config.json") for name in expected):
+        raise SystemExit("an undisturbed run fails")
+    wrong = 0
+    for number in range(kills):
+        output, after = f"{bucket}/streamed-{number}", random.uniform(0, lasts)
+        watch = Watch(output, expected)
+        with watch.looking():
+            said = streamed_killed(source, output, after)
+        problems = [f"differs: {name}" for name in differing(tree(output), expected)]
+        problems += watch.halves + list(engine.unfinished(output))
+        problems += [line for line in said if line.startswith("failed")]
+        wrong += bool(problems)
+        verdict = "; ".join(problems) or "the same bytes"
+        print(
+            f"{number + 1:2} stream killed after {after:.1f} of {lasts:.1f} s, looked at "
+            f"{watch.looks} times: {'; '.join([*said, verdict])}",
+            flush=True,
+        )
+    return wrong
+
+
 def differing(found: Tree, expected: Tree) -> list[str]:
     return sorted(
         name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)
@@ -173,6 +258,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Plain)
     parser.add_argument("--workers", type=int, default=20)
     parser.add_argument("--clients", type=int, default=5)
+    parser.add_argument("--streamed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     arguments = parser.parse_args()
@@ -183,6 +269,10 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bucket = stack.enter_context(servers.s3())
+        wrong += _streams(home, bucket, arguments.streamed) if arguments.streamed else 0
+        if arguments.workers + arguments.clients == 0:
+            print(f"{arguments.streamed} kills, {wrong} ended otherwise than an undisturbed run")
+            return 1 if wrong else 0
         address = stack.enter_context(cluster(home))
         listed = manifest(home / "m.jsonl", arguments.jobs)
         expected, lasts = _undisturbed(listed, str(home / "undisturbed"), address)

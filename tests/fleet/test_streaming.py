@@ -19,6 +19,8 @@ from conversions.fleet import Job, jobs, kinds, objects, storage
 from tests.fleet import servers
 
 FAMILIES = sorted(conversions.families())
+PLAIN = next(name for name in FAMILIES if not conversions.family(name).needs)
+"""For what every family shares: one without further files, whose conversion costs the least."""
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_parts_that_would_wait_are_written_in_the_targets_order(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With room for no part to wait, the pass only digests, and the folder is the same."""
-    family = FAMILIES[0]
+    family = PLAIN
     source, options, config = tiny(family, tmp_path / "in")
     location = put(source, f"{bucket}/order/{source.name}")
     monkeypatch.setattr(objects.Uploads, "room", 0)
@@ -105,7 +107,7 @@ def test_parts_that_would_wait_are_written_in_the_targets_order(
 
 def test_a_rounded_folder_is_streamed_too(bucket: str, tmp_path: Path) -> None:
     """Tensors of another dtype are brought in range by range, made, and compared with the store."""
-    family = FAMILIES[0]
+    family = PLAIN
     source, options, config = tiny(family, tmp_path / "in")
     location = put(source, f"{bucket}/half/{source.name}")
     job = job_of(family, location, options, config, dtype="bfloat16")
@@ -120,7 +122,7 @@ def test_a_byte_that_the_store_changed_is_found(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the store gives back is held against what was read; what is wrong does not stay."""
-    family = FAMILIES[0]
+    family = PLAIN
     source, options, config = tiny(family, tmp_path / "in")
     location = put(source, f"{bucket}/flip/{source.name}")
     call = objects.Uploads.call
@@ -176,7 +178,7 @@ def test_a_slow_store_is_asked_once(bucket: str) -> None:
 
 def test_a_damaged_source_leaves_what_was_there(bucket: str, tmp_path: Path) -> None:
     """A record without its CRC-32 is told by the store's name; an earlier folder stays whole."""
-    family = FAMILIES[0]
+    family = PLAIN
     source, options, config = tiny(family, tmp_path / "in")
     location, output = f"{bucket}/bad/{source.name}", f"{bucket}/bad-out"
     put(source, location)
@@ -197,7 +199,7 @@ def test_a_container_that_ranges_cannot_plan_is_fetched(bucket: str, tmp_path: P
     """A file of torch before 1.6 says between its tensors where they lie: it is fetched whole."""
     import torch
 
-    family = FAMILIES[0]
+    family = PLAIN
     source, options, config = tiny(family, tmp_path / "in")
     held = torch.load(source, weights_only=False)
     torch.save(held, source, _use_new_zipfile_serialization=False)
