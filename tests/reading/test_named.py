@@ -241,12 +241,12 @@ FOLDERS: dict[str, tuple[dict[str, bytes], str, str]] = {
     ),
     "flat parameters of FSDP": (
         {"pytorch_model_fsdp_rank0.bin": b"x", "pytorch_model_fsdp_rank1.bin": b"x"},
-        "parts of as many processes",
+        "2 parts of as many processes",
         "FULL_STATE_DICT",
     ),
     "distributed, in the hub's form": (
         {f"shard-0000{n}-model-00001-of-00001.safetensors": b"x" for n in (1, 2)},
-        "parts of as many processes",
+        "2 parts of as many processes",
         "enable_consolidation=True",
     ),
     "deepspeed, universal": (

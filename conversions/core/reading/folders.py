@@ -180,7 +180,9 @@ def _shards_of_processes(entries: Entries) -> CheckpointError | None:
         parts = [name for name in entries.files if pattern.fullmatch(name)]
         if len(parts) > 1:
             return CheckpointError(
-                f"{entries.path}: holds parts of as many processes", parts[:_LISTED], hint
+                f"{entries.path}: holds {len(parts)} parts of as many processes",
+                parts[:_LISTED],
+                hint,
             )
     return None
 
