@@ -131,7 +131,7 @@ def open_source(request: Request) -> Iterator[PlannedSource]:
         chosen, checkpoints = _chosen(request, location, stack)
         main = checkpoints[0]
         chosen, apart = _with_parts(request, chosen, stack)
-        documents = cache(partial(_documents, request, around, checkpoints[-1], published))
+        documents = cache(partial(_documents, request, around, tuple(checkpoints), published))
         chosen, shared = _with_shared(family, chosen, documents)
         selection.refuse_wrong(family, chosen, request.families)
         state, companions = _with_companions(request, selection.translated(family, chosen), stack)
@@ -232,11 +232,17 @@ def _with_parts(
 
 
 def _documents(
-    request: Request, location: str, main: Checkpoint, published: Published | None
+    request: Request, location: str, checkpoints: Sequence[Checkpoint], published: Published | None
 ) -> list[Document]:
-    """All configs: those that came with the checkpoint, and the user's."""
-    known = published is not None
-    found = neighbours.configs_of(request.family, location, main, request.options, known)
+    """All configs: those that came with the checkpoint, and the user's.
+
+    An adapter's own folder comes first where modules were trained beside it, then its base's.
+    """
+    known, found = published is not None, list[Document]()
+    for one in reversed(checkpoints[1:] or checkpoints):
+        found = found or list(
+            neighbours.configs_of(request.family, location, one, request.options, known)
+        )
     return [*found, *configs.as_documents(request.config)]
 
 

@@ -120,6 +120,22 @@ def test_keys_of_a_base_that_are_not_the_models_are_left_out(base: Path, tmp_pat
     assert held.code == 0, held.err
 
 
+@pytest.mark.parametrize("place", ["base", "lora"])
+def test_a_config_beside_the_base_or_the_adapter_is_read(place: str, tmp_path: Path) -> None:
+    """Modules trained beside the adapter do not hide the config in the base's folder."""
+    state = main_state(HOST)
+    (tmp_path / "base").mkdir()
+    torch.save(state, tmp_path / "base" / "m.pt")
+    folder = saved(tmp_path / "lora", adapted(state))
+    norm = "model.norm.weight"
+    torch.save({f"base_model.model.{norm}": state[norm] * 2}, folder / "non_lora_trainables.bin")
+    told = {"model_type": HOST, **tiny.converted(HOST).config}
+    (tmp_path / place / "config.json").write_text(json.dumps(told))
+    where = ("--checkpoint", folder, "--base", tmp_path / "base", "--checks", "files")
+    found = command.run("convert", HOST, *where)
+    assert found.code == 0, found.err
+
+
 def test_an_adapter_without_its_base_is_named(tmp_path: Path) -> None:
     """What it is, and the option that merges it."""
     found = command.convert(HOST, saved(tmp_path / "lora", adapted(main_state(HOST))), None)
