@@ -123,7 +123,10 @@ def main(names: Sequence[str]) -> None:
     question = sys.stdin.read()
     if not question:  # the conversion was refused or killed before it asked
         return
-    results = weightless(Subject(**untrusted_json.loads(question, finite=False)))
+    from ..reading import tensors
+
+    with tensors.one_thread():  # pictures are small, and the other process needs the cores
+        results = weightless(Subject(**untrusted_json.loads(question, finite=False)))
     sys.stdout.write("\n" + json.dumps([check.to_json() for check in results]) + "\n")
 
 
