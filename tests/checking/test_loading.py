@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from transformers import FlavaPreTrainedModel
 
 from conversions.core import judging, planning
@@ -111,3 +112,16 @@ def test_pictures_are_prepared_once_for_one_processor(
 
     other = parity.Golden(found.family, Other, found.architecture)
     assert pixels.check(other, converted.folder).status == "failed" and len(made) == before + 2
+
+
+@pytest.mark.parametrize("traced", [1, 2])
+def test_what_the_original_does_not_trace_is_not_waited_for(traced: int) -> None:
+    """A divergence is sought in as many passes as the original traces; further ones end at once."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    recorder = loading.Recorder(model, {"first": "0"})
+    model.register_forward_pre_hook(parity._ended({"first": traced}, recorder))
+    for _ in range(traced):
+        model(torch.ones(1, 2))
+    with pytest.raises(parity._EnoughError):
+        model(torch.ones(1, 2))
+    assert len(recorder.values["first"]) == traced

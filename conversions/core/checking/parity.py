@@ -373,17 +373,38 @@ def first_divergence(question: Question, model: Any) -> str:
     trace = question.traced()
     modules = module_paths(plan, layout, [path for path, _ in trace])
     recorder = loading.Recorder(model, modules)
+    wanted = Counter(path for path, _ in trace)
+    ends = model.register_forward_pre_hook(_ended(wanted, recorder))
     try:
         question.answer(model)
+    except _EnoughError:
+        pass
     except Exception as error:
         return f"the model raised {type(error).__name__} before its outputs could be compared"
     finally:
+        ends.remove()
         recorder.close()
     values = {path: _brought_back(found) for path, found in recorder.values.items()}
     kind = question.arithmetic.format
     seeds = range(0 if question.arithmetic.exact else rounding.DRAWS)
     draws = [question.traced(Rounding(kind, seed)) for seed in seeds]
     return _describe_divergence(trace, draws, modules, values, question.inputs)
+
+
+class _EnoughError(Exception):
+    """Every module has been recorded as often as the original traces it."""
+
+
+def _ended(wanted: MappingABC[str, int], recorder: loading.Recorder) -> Callable[..., None]:
+    """A hook that ends a further pass through the model, as in decoding id by id, once all that
+    the original traces has run: nothing that comes after is compared."""
+
+    def ended(*call: Any) -> None:
+        kept = recorder.values
+        if kept and all(len(found) >= wanted[path] for path, found in kept.items()):
+            raise _EnoughError
+
+    return ended
 
 
 def _brought_back(values: Iterable[Tensor]) -> list[Tensor]:
