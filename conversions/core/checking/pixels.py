@@ -64,7 +64,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that was compared: kind -> picture, kind -> name -> the original's pixels, the paths."""
+    """All that was compared: kind -> picture, kind -> name -> the original's pixels, the paths.
+
+    Pixels are kept in the dtype in which they were made; differences are taken in float64.
+    """
 
     kinds: MappingABC[str, Any]
     expected: MappingABC[str, MappingABC[str, Tensor]]
@@ -84,7 +87,7 @@ def _moved_by(
     right: MappingABC[str, Tensor], made: MappingABC[str, Tensor], forward: Forward
 ) -> dict[str, float]:
     """How far other pixels move each floating output."""
-    wanted, other = forward(right), forward(made)
+    wanted, other = forward(_float64(right)), forward(_float64(made))
     floating = [name for name, value in wanted.items() if value.is_floating_point()]
     return {name: float((wanted[name] - other[name]).abs().max()) for name in floating}
 
@@ -196,7 +199,7 @@ def survey(found: Golden, folder: Path) -> Survey:
     """
     kinds = pictures(found.reference.image_edge(found.architecture))
     expected = {
-        kind: _float64(found.reference.pixels(image, found.architecture))
+        kind: _tensors(found.reference.pixels(image, found.architecture))
         for kind, image in kinds.items()
     }
     paths = prepared_by_each_path(folder, kinds, next(iter(expected.values())))
@@ -237,11 +240,17 @@ def knows_backends() -> bool:
 
 def prepare(processor: Any, image: Any, names: Iterable[str]) -> dict[str, Tensor]:
     """What an image processor makes of a picture: name -> float64 array without batch."""
+    return _float64(_as_made(processor, image, names))
+
+
+def _as_made(processor: Any, image: Any, names: Iterable[str]) -> dict[str, Tensor]:
+    """What `prepare` gives, in the processor's own dtype, which takes half the memory."""
+    names = list(names)
     flags = {f"return_{n.removesuffix('_values')}s": True for n in names if n != "pixel_values"}
     with loading.quiet():
         # "np" is not what 5.x's torchvision path returns
         batch = processor(image, return_tensors="pt", **flags)
-    return {name: batch[name][0].double() for name in names if name in batch}
+    return {name: batch[name][0] for name in names if name in batch}
 
 
 def _all_prepared(
@@ -250,15 +259,19 @@ def _all_prepared(
     made: dict[str, MappingABC[str, Tensor] | Exception] = {}
     for kind, image in kinds.items():
         try:
-            made[kind] = prepare(processor, image, names)
+            made[kind] = _as_made(processor, image, names)
         except Exception as error:
             # a kind of picture that the release cannot take becomes a difference of its own
             made[kind] = error
     return made
 
 
-def _float64(arrays: MappingABC[str, Any]) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array).double() for name, array in arrays.items()}
+def _tensors(arrays: MappingABC[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _float64(arrays: MappingABC[str, Tensor]) -> dict[str, Tensor]:
+    return {name: array.double() for name, array in arrays.items()}
 
 
 def _differences(
@@ -273,11 +286,10 @@ def _differences(
         elif error := _unlike(made, expected[kind]):
             yield Difference(path.path, kind, 255.0, 0.0, error)
         else:
-            worst = max(float((made[n] - expected[kind][n]).abs().max()) for n in expected[kind])
+            apart = {n: made[n].double() - expected[kind][n].double() for n in expected[kind]}
+            worst = max(float(difference.abs().max()) for difference in apart.values())
             if worst > TOLERANCE:
-                levels = max(
-                    _levels(path.processor, n, made[n] - expected[kind][n]) for n in expected[kind]
-                )
+                levels = max(_levels(path.processor, n, apart[n]) for n in apart)
                 yield Difference(path.path, kind, levels, worst)
 
 
@@ -334,7 +346,7 @@ def _accepted(
         return good
     faithful = next(path for path in paths if path.faithful)
     for kind, image in kinds.items():
-        wanted = _float64(nearest(image, found.architecture))
+        wanted = _tensors(nearest(image, found.architecture))
         if not [*_differences(faithful, {kind: wanted})]:
             good[kind] = wanted
     return good
