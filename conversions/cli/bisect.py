@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     search = bisect.Search(args.select, args.good, args.bad, args.check)
     known = None if args.run_suite else _known(search)
     if known is not None and not known.unknown:
-        _print(known, args.json)
+        with terminal.whatever_can_be_printed():
+            _print(known, args.json)
         return 0
     if known is not None:
         print(f"from the records: {known.sentence}", file=sys.stderr)
@@ -58,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     page = work / search.name / "evidence.md"
     page.write_text(finding.to_markdown(), encoding="utf-8")
     page.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
-    print(text if args.json else f"{finding.sentence}\nevidence: {page} (and .json)")
+    with terminal.whatever_can_be_printed():
+        print(text if args.json else f"{finding.sentence}\nevidence: {page} (and .json)")
     return 0
 
 

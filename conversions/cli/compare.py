@@ -47,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
     for file, render in ((args.markdown, markdown.to_markdown), (args.html, comparison.to_html)):
         if file:
             Path(file).write_text(render(found), encoding="utf-8")
-    if args.json:
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
-    else:
-        terminal.comparison(terminal.console(), found, args.all)
+    with terminal.whatever_can_be_printed():
+        if args.json:
+            print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        else:
+            terminal.comparison(terminal.console(), found, args.all)
     return 0 if found.level == "same" else 1

@@ -78,11 +78,13 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         _write_page(history, Path(args.html))
     chosen = [args.family] if args.family else list(history.families)
-    if args.json:
-        print(json.dumps(_document(history, chosen, args.attention), indent=2, ensure_ascii=False))
-    else:
-        for family in chosen:
-            _print(history, family, args.attention or "")
+    with terminal.whatever_can_be_printed():
+        if args.json:
+            document = _document(history, chosen, args.attention)
+            print(json.dumps(document, indent=2, ensure_ascii=False))
+        else:
+            for family in chosen:
+                _print(history, family, args.attention or "")
     return 1 if failed else 0
 
 

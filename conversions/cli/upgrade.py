@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from . import arguments, terminal
 
 if TYPE_CHECKING:
     from ..upgrading.environments import Environments
-    from ..upgrading.records import Record
     from ..upgrading.upgrade import Upgrade, Verdict
 
 STYLES = {"safe": "green", "changed": "yellow", "broken": "bold red"}
@@ -62,10 +60,11 @@ def run(args: argparse.Namespace) -> int:
     for file, render in ((args.markdown, page.to_markdown), (args.html, page.to_html)):
         if file:
             Path(file).write_text(render(found), encoding="utf-8")
-    if args.json:
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
-    else:
-        _print(found)
+    with terminal.whatever_can_be_printed():
+        if args.json:
+            print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        else:
+            _print(found)
     bad = ("broken", "changed") if args.fail_on == "changed" else ("broken",)
     return 1 if found.grade in bad else 0
 
@@ -87,16 +86,10 @@ def _judged(args: argparse.Namespace, left: str, right: str) -> Upgrade:
             report,
         )
         made = move.make(left, right, names)
-    before, after = (_only(records.read(path), names) for path in (made.left, made.right))
+    before, after = (records.read(path) for path in (made.left, made.right))
     known = releases.of_defects(arguments.known_defects(), (left, right))
     events = compare.compare(before, after).changes
     return upgrade.judge((left, right), names, events, known, made.judgements)
-
-
-def _only(record: Record, names: Sequence[str]) -> Record:
-    """The families that are judged."""
-    kept = {name: found for name, found in record.families.items() if name in names}
-    return replace(record, families=kept)
 
 
 def _ends(args: argparse.Namespace) -> tuple[str, str] | None:

@@ -180,13 +180,17 @@ def _alike(found: Iterable[Fact]) -> list[_Told]:
         shared = "shared" if fact.family == SHARED else ""
         said = _said(fact)
         key = (fact.level, fact.topic, said, fact.name, fact.attention, shared)
-        groups.setdefault(key, _Told(fact)).add(fact)
+        told = groups.setdefault(key, _Told(fact))
+        told.add(fact)
+        if told.fact.what != fact.what:
+            told.fact = replace(told.fact, what=said)
     return list(groups.values())
 
 
 def _said(fact: Fact) -> str:
     """A fact's text; in the text of an exception, class names are replaced by …."""
-    return _CLASS.sub("…", fact.what) if " raise" in fact.what else fact.what
+    label, raises, text = fact.what.partition(" raises ")
+    return f"{label}{raises}{_CLASS.sub('…', text)}"
 
 
 def _methods(alike: Sequence[_Told]) -> list[_Told]:

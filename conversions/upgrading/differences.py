@@ -40,6 +40,7 @@ INNER = "inner classes"
 _DEPRECATES = re.compile(
     r"deprecat|will be (?:removed|dropped|an error)|is removed in|FutureWarning", re.IGNORECASE
 )
+_NEEDS = re.compile(r"ModuleNotFoundError: No module named '(?!transformers\b)(\w+)")
 _MEASURE = re.compile(r" by [\d.e+-]+$")
 
 
@@ -121,7 +122,8 @@ def of_family(family: str, left: Family, right: Family) -> list[Fact]:
     """The facts of one family, or of the shared classes."""
     sides = Sides(left, right)
     found = [
-        Fact("changed", "record", f"{part}: recorded on one side only") for part in sides.unasked
+        Fact("changed", "record", "parts that only one of the two records has", name=part)
+        for part in sides.unasked
     ]
     found += _classes(sides)
     for finding in sides.findings():
@@ -142,7 +144,9 @@ class Sides:
         self.left, self.right = left, right
         parts = [{key.split("|", 1)[0] for key in side} for side in (left, right)]
         # a record without any finding of a part was made before the recorder asked for it
-        self.unasked = sorted(p for p in _WHOLE_PARTS if (p in parts[0]) != (p in parts[1]))
+        self.unasked = sorted(
+            part for part in parts[0] ^ parts[1] if part in _WHOLE_PARTS or part not in _KNOWN_PARTS
+        )
         owners = [_owners(side) for side in (left, right)]
         self.came, self.went = owners[1] - owners[0], owners[0] - owners[1]
         loaded = [_second(side, "loads") for side in (left, right)]
@@ -169,6 +173,8 @@ class Sides:
             if path[0] in self.unasked or path[0] == "class" or self._within(path):
                 continue
             if path[0] == "saved" and path[2:3] == ("tensor",):
+                continue
+            if self.raised(1, path) or (path[0] != "truth" and self.raised(0, path)):
                 continue
             coarse = COARSE if {"bfloat16", "float16"} & {*path} or path[0] in _LOOSE else TOLERANCE
             floor = FLOOR if path[0] in _LOOSE else 0.0
@@ -209,9 +215,11 @@ class Sides:
         return "|".join(path) in (self.left, self.right)[side] or self.has(side, path)
 
     def raised(self, side: int, path: tuple[str, ...]) -> bool:
-        """Whether something above a finding raises, which is then the whole report."""
+        """Whether what a finding lies in, or is read from, raises: the whole report then."""
         found = (self.left, self.right)[side]
-        above = ("|".join(path[:length]) for length in range(2, len(path)))
+        above = ["|".join(path[:length]) for length in range(2, len(path))]
+        if path[0] in _MADE_BY:
+            above.append(f"processor|{path[1]}|{_MADE_BY[path[0]]}")
         return any(bool(raises(found.get(key))) for key in above)
 
 
@@ -221,6 +229,8 @@ _WHOLE_PARTS = (
 )  # fmt: skip
 _OF_MODELS = {"loads", "output", "position", "order", "property", "names", "gradient", "generate",
               "attention", "argument", "layer", "dropout", "module alone", "method"}  # fmt: skip
+_MADE_BY = {"tokenizer": "AutoTokenizer", "image processor": "AutoImageProcessor"}
+"""Part -> the class whose object it describes."""
 _LOOSE = {"gradient"}
 """Parts whose numbers are sums over many layers."""
 
@@ -368,8 +378,13 @@ def _auto(finding: Finding, sides: Sides) -> Facts:
     """auto|Auto class, pipeline|task|Auto class, module|name."""
     topic, plural = _FIELDS[finding.path[0]]
     name = " ".join(finding.path[1:])
+    needed = _NEEDS.match(raises(finding.right))
     if finding.moves:
         yield from _moving(topic, plural, finding, name, "")
+    elif needed and not raises(finding.left) and not finding.came:
+        # whoever records may lack what users have: what a family loses by it is told elsewhere
+        yield Fact("changed", topic, f"modules that need {needed[1]}", name=name,
+                   todo=f"pip install {needed[1]}")  # fmt: skip
     else:
         label = f"{finding.path[0].replace('auto', 'Auto class')} {name}"
         yield from _changed(topic, label, finding, "")
@@ -657,11 +672,15 @@ def _truth(finding: Finding, sides: Sides) -> Facts:
     _, form, attention, *rest = (*finding.path, "")
     name, right = rest[0] or "every output", finding.right
     where = _at(form)
-    if right is ABSENT or right == ANSWERED or (right == AGREES and finding.came):
-        return  # what answers where all of it raised is on record output by output
+    if right is ABSENT or (right == AGREES and finding.came):
+        return
     if right == AGREES:
         yield Fact("mended", "truth", f"as the original's again with {attention}", name=name,
                    where=where, attention=attention)  # fmt: skip
+        return
+    if right == ANSWERED:
+        what = f"outputs are computed with {attention} (raised {brief(raises(finding.left))})"
+        yield Fact("mended", "truth", what, where=where, attention=attention)
         return
     told = shown(right) if raises(right) else str(right)
     measured = _MEASURE.search(told)
@@ -825,3 +844,5 @@ _PARTS: Mapping[str, Callable[[Finding, Sides], Facts]] = {
     "module alone": _module_alone, "method": _method,
     "property": _property, "layer": _layer, **dict.fromkeys(_READS, _texts),
 }  # fmt: skip
+_KNOWN_PARTS = {"class", *_PARTS, *_FIELDS} - {"module alone"}
+"""Parts of which a release may have nothing; what another recorder called otherwise is none."""

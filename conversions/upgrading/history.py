@@ -25,7 +25,9 @@ class Trouble:
     """Something wrong over releases. releases: those that have it, oldest first.
 
     breaks: whether it meets everybody, not only who does something rare. attention: as of a
-    change. key: what names it in records; empty for one that was recorded by hand.
+    change. key: what names it in records; empty for one that was recorded by hand, whose covers
+    are patterns of the classes, fields and tensors that it is about, and outputs those that it
+    makes wrong (none given: all).
     """
 
     family: str
@@ -36,6 +38,8 @@ class Trouble:
     attention: str = ""
     check: str = ""
     key: str = ""
+    covers: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

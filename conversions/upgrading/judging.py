@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -16,6 +17,8 @@ AGREES = "as the original"
 ABSENT: Any = object()
 """Stands for no finding."""
 _LONGEST = 70
+_FOLDER = re.compile(r"/… (?:by \d[\d.]*\d|tokenizer)\b")
+"""What is left of the folder of a form whose name has blanks, where its path is left out."""
 
 
 def same(left: Any, right: Any, tolerance: float = TOLERANCE, floor: float = 0.0) -> bool:
@@ -97,6 +100,7 @@ def shown(value: Any) -> str:
 
 def brief(text: str) -> str:
     """An exception's first sentence: advice that follows it is for its own reader."""
+    text = _FOLDER.sub("/…", text)
     first = text.split(". ")[0].split("\n")[0]
     return first if len(first) <= 160 else f"{first[:157]}…"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -51,25 +52,46 @@ def history(places: Sequence[Path], known: Mapping[str, Sequence[Json]]) -> Hist
 
 
 def explained(found: Wrong, known: Sequence[Trouble]) -> bool:
-    """Whether a recorded defect of the same releases says what the records say.
-
-    A defect of outputs explains outputs that are not the original's with its attention; any
-    defect explains what it names.
-    """
+    """Whether a recorded defect of the same releases says all that the records say."""
     trouble = found.trouble
-    for defect in known:
-        if defect.family != trouble.family or not {*defect.releases} & {*trouble.releases}:
-            continue
-        if any(part == "truth" for part, _ in found.signs):
-            if defect.check in OF_OUTPUTS and defect.attention in ("", trouble.attention):
-                return True
-        elif any(leaf and leaf.split("(")[0] in defect.what for _, leaf in found.signs):
-            return True
-    return False
+    return any(
+        bool(found.signs) and all(_says(defect, trouble.attention, sign) for sign in found.signs)
+        for defect in known
+        if defect.family == trouble.family and {*defect.releases} & {*trouble.releases}
+    )
+
+
+def _says(defect: Trouble, attention: str, sign: tuple[str, ...]) -> bool:
+    """Whether a defect is what one id shows.
+
+    A defect of outputs explains those outputs with its attention, one of folders that other
+    releases saved those of such folders; one of a class, or of tensors, what that class, or no
+    others, did not find; any other what it names.
+    """
+    part, form, *steps = (*sign, "", "")
+    if part in ("truth", "output") and defect.check == "portability":
+        return form.startswith(SAVED)
+    if part == "truth" and defect.check in OF_OUTPUTS:
+        output = steps[1]
+        known = not defect.outputs or not output or output in defect.outputs
+        return known and defect.attention in ("", attention)
+    if part == "output" and defect.check in OF_OUTPUTS:
+        return not defect.outputs and defect.attention in ("", attention)
+    covered = [any(re.fullmatch(pattern, step) for pattern in defect.covers) for step in steps]
+    if part == "loads":
+        return covered[0] or (len(steps) > 4 and all(covered[2:-2]))
+    return any(covered) or any(_named(step, defect.what) for step in steps if step)
+
+
+def _named(step: str, text: str) -> bool:
+    name = step.split("(")[0]
+    return bool(name) and bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text))
 
 
 OF_OUTPUTS = ("logits", "reload", "generation")
 """Checks whose defects show in what a model computes."""
+SAVED = "saved by "
+"""How the forms of folders begin that releases saved."""
 
 
 def files(places: Sequence[Path], families: Sequence[str]) -> dict[str, Path]:
@@ -178,4 +200,12 @@ def _trouble(family: str, entry: Json, releases: Iterable[str]) -> Trouble:
         breaks=bool(entry.get("breaks", False)),
         attention=entry.get("attention", ""),
         check=entry["check"],
+        covers=_covers(entry),
+        outputs=tuple(entry.get("outputs", ())),
     )
+
+
+def _covers(entry: Json) -> tuple[str, ...]:
+    """Patterns of the classes, fields and tensors that a recorded defect says are wrong."""
+    plain = [entry["class"]] if "class" in entry else []
+    return (*map(re.escape, [*plain, *entry.get("tensors", ())]), *entry.get("fields", ()))

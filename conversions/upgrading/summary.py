@@ -34,11 +34,12 @@ FILE = "history.json.gz"
 class Wrong:
     """A change that breaks something, and the releases that have it from then on.
 
-    signs: (part, last step of the id), by which a recorded defect says the same.
+    signs: the steps of each id, part first, and the names that its value lists, by which a
+    recorded defect says the same.
     """
 
     trouble: Trouble
-    signs: tuple[tuple[str, str], ...]
+    signs: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,12 @@ def _wrongs(change: Change, later: Sequence[records.Record]) -> list[Wrong]:
         ids = [key for of, key in change.ids if of in (family, differences.SHARED)]
         releases: list[str] = []
         for record in later:
-            side = {**record.shared, **record.families.get(family, {})}
-            if not any(wrong(key, side.get(key)) for key in ids):
+            then = _side(record, family)
+            if not any(wrong(key, then.get(key)) for key in ids):
                 break
             releases.append(record.release)
-        signs = tuple(dict.fromkeys((key.split("|")[0], key.rpartition("|")[2]) for key in ids))
+        side = _side(later[0], family)
+        signs = tuple(dict.fromkeys(_sign(key, side.get(key)) for key in ids))
         trouble = Trouble(
             family,
             change.sentence(),
@@ -139,6 +141,15 @@ def _wrongs(change: Change, later: Sequence[records.Record]) -> list[Wrong]:
         if releases:
             made.append(Wrong(trouble, signs))
     return made
+
+
+def _side(record: records.Record, family: str) -> Mapping[str, Any]:
+    return {**record.shared, **record.families.get(family, {})}
+
+
+def _sign(key: str, value: Any) -> tuple[str, ...]:
+    names = value if isinstance(value, list) else ()
+    return (*key.split("|"), *(name for name in names if isinstance(name, str)))
 
 
 def _offered(found: Sequence[records.Record]) -> dict[str, dict[str, list[str]]]:
@@ -195,7 +206,7 @@ def read(file: Path) -> Summary | None:
             tuple(
                 Wrong(
                     Trouble(**_tuples(entry["trouble"])),
-                    tuple((part, leaf) for part, leaf in entry["signs"]),
+                    tuple(tuple(sign) for sign in entry["signs"]),
                 )
                 for entry in stored["wrong"]
             ),

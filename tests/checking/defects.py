@@ -330,6 +330,19 @@ def rewriting_is_missing(on: Stage, defect: Defect) -> bool:
     return bool(found != on.reference.tokenize(defect["texts"], spelled))
 
 
+def text_alone_is_refused(on: Stage, defect: Defect) -> bool:
+    """The whole processor raises for a text with <image>, and no picture."""
+    from transformers import AutoProcessor
+
+    with loading.quiet():
+        processor = AutoProcessor.from_pretrained(on.folder, local_files_only=True)
+        try:
+            processor(text=defect["texts"])
+        except ValueError as error:
+            return "no images were passed" in str(error)
+    return False
+
+
 # ---- Kosmos-2 ----
 
 
@@ -350,6 +363,16 @@ def tower_output_raises(on: Stage, defect: Defect) -> bool:
         out = on.model("eager")(**inputs)
     try:
         return out.vision_model_output is None
+    except AttributeError:
+        return True
+
+
+def features_raise_without_picture(on: Stage, defect: Defect) -> bool:
+    """ViP-LLaVA: reading the image features of a text alone raises."""
+    with torch.no_grad(), loading.quiet():
+        out = on.model("eager")(input_ids=torch.tensor([[1, 5, 6]]))
+    try:
+        return bool(out.image_hidden_states is not None)
     except AttributeError:
         return True
 
@@ -488,6 +511,8 @@ DEMONSTRATIONS: Mapping[tuple[str, str, str], Callable[[Stage, Defect], bool]] =
     ("vipllava", "tokens", "pad_text"): special_is_read("<pad>"),
     ("vipllava", "tokens", "blanks_without_tokenizer_json"): blanks_are_missing,
     ("vipllava", "tokens", "no_bos_without_tokenizer_json"): bos_is_missing,
+    ("vipllava", "tokens", "text_without_its_image"): text_alone_is_refused,
+    ("vipllava", "outputs", "image_hidden_states"): features_raise_without_picture,
     ("chinese_clip", "pixels", "torchvision_resampling"): pictures_differ,
     ("convnextv2", "pixels", "torchvision_resampling"): pictures_differ,
     ("flava", "pixels", "torchvision_resampling"): pictures_differ,

@@ -14,6 +14,7 @@ import torch
 
 import conversions
 from conversions import cli
+from conversions.upgrading import records
 from tests import tiny
 
 
@@ -265,6 +266,19 @@ def test_a_reader_may_leave_early(asked: str, tmp_path: Path) -> None:
     asked = asked.replace("$FILE", str(tmp_path / "file.pt"))
     run = piped(f"$CONVERSIONS {asked} | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}")
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("asked", ["releases", "releases --json", "compare A B --all"])
+def test_a_reader_of_releases_may_leave_early(asked: str, tmp_path: Path) -> None:
+    """What is found out stays the exit code, and nothing is complained of."""
+    for release in ("1.0", "1.1"):
+        found = {"toy": {f"config|fresh|{release}|{n}": n for n in range(2000)}}
+        document = {"format": records.FORMAT, "versions": {"transformers": release},
+                    "families": found, "shared": {}}  # fmt: skip
+        records.write(tmp_path / f"{release}.json.gz", document)
+    asked = asked.replace("A B", "1.0 1.1") + f" --reports {tmp_path}"
+    run = piped(f"$CONVERSIONS {asked} | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}")
+    assert (run.returncode, run.stderr) == (int("compare" in asked), "")
 
 
 @pytest.mark.parametrize("option", ["checkpoint", "output", "config"])

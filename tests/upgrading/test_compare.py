@@ -11,10 +11,12 @@ import pytest
 from conversions import cli
 from conversions.core.errors import ConversionError
 from conversions.upgrading import compare, records
+from conversions.upgrading.judging import AGREES
 from conversions.upgrading.pages import comparison, markdown
 
 LOGITS = "output|fresh|Model|default|plain|logits"
 TENSOR = {"tensor": "float32[2, 5]", "values": [0.1, 0.5, -0.2]}
+RAISES = {"raises": "AttributeError: no"}
 
 
 def record(release: str, shared: Any = None, **families: dict[str, Any]) -> records.Record:
@@ -63,6 +65,55 @@ def test_a_module_that_cannot_be_imported_any_more_is_broken() -> None:
     right = record("1.1", one={name: {"raises": "ImportError: x"}}, two={name: "imports"})
     ((level, line),) = changes(left, right)
     assert level == "broken" and "raises ImportError: x" in line
+
+
+def test_a_module_that_needs_an_absent_library_breaks_nobody() -> None:
+    """Whoever records may lack what users have; a library to install is what to do."""
+    name = "module|transformers.models.one.image_processing_one"
+    left = record("1.0", one={name: "imports"}, two={name: "imports"})
+    needs = {"raises": "ModuleNotFoundError: No module named 'torchvision'"}
+    right = record("1.1", one={name: needs}, two={name: "imports"})
+    (change,) = compare.compare(left, right).changes
+    assert (change.level, change.todo) == ("changed", "pip install torchvision")
+    ours = {"raises": "ModuleNotFoundError: No module named 'transformers.models.one.x'"}
+    right.families["one"][name] = ours
+    (change,) = compare.compare(left, right).changes
+    assert change.level == "broken"
+
+
+PARTS = ("processor|form|AutoTokenizer", "output|fresh|Model|default|float16", "truth|form|eager")
+
+
+@pytest.mark.parametrize("place", PARTS)
+def test_what_answered_in_parts_and_raises_as_a_whole_is_broken(place: str) -> None:
+    """What only had parts was there all the same; back it is mended, and no more is said."""
+    parts = {f"{place}|{name}": AGREES for name in ("class", "size")}
+    beside = {"tokenizer|form|pad": 1} if "Tokenizer" in place else {}
+    before, after = record("1.0", one={**parts, **beside}), record("1.1", one={place: RAISES})
+    for family in (before.families["one"], after.families["one"]):
+        family |= {f"{part}|other": 1 for part in ("processor", "output", "truth", "tokenizer")}
+    ((level, line),) = changes(before, after)
+    assert level == "broken" and "raises AttributeError: no" in line
+    assert [level for level, _ in changes(after, before)] == ["mended"]
+
+
+def test_a_part_that_one_record_lacks_is_said_once() -> None:
+    """A record that was not asked for parts, or by a recorder with other parts, is one line."""
+    left = record("1.0", one={"what is asked no more|fresh|x": 1, "truth|fresh|eager|x": 1})
+    right = record("1.1", one={"module alone|fresh|Model|Linear|plain": 1})
+    ((level, line),) = changes(left, right)
+    assert level == "changed" and line.endswith(": module alone, truth, what is asked no more")
+
+
+def test_a_forms_folder_is_no_part_of_what_is_said() -> None:
+    """An error that names the folder says the same of every form."""
+    said = "ValueError: nothing in /… by 4.49.0 that"
+    names = {"processor|saved by 4.49.0|AutoProcessor": said, "processor|bin|AutoProcessor":
+             "ValueError: nothing in /… that"}  # fmt: skip
+    left = record("1.0", one={f"{name}|class": "A" for name in names})
+    right = record("1.1", one={name: {"raises": text} for name, text in names.items()})
+    ((_, line),) = changes(left, right)
+    assert line.endswith("nothing in /… that (bin, saved by 4.49.0)")
 
 
 def test_an_output_within_an_output_that_raises_is_broken() -> None:

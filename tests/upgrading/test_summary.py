@@ -53,6 +53,36 @@ def test_recorded_defects_are_not_told_twice() -> None:
     assert len([one for one in made.wrong if not releases.explained(one, named)]) == 1
 
 
+LOADS = "loads|fresh|Model|missing_keys"
+KEYS = [f"heads.{{0…3}}.{name}" for name in ("bias", "weight")]
+SIGNS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "its class": ({LOADS: KEYS}, {"check": "strict-load", "class": "Model"}, True),
+    "another class": ({LOADS: KEYS}, {"check": "strict-load", "class": "Mode"}, False),
+    "its tensors": ({LOADS: KEYS}, {"check": "portability", "fields": ["heads.*"]}, True),
+    "some of its tensors": ({LOADS: KEYS}, {"check": "portability", "fields": [".*bias"]}, False),
+    "its output": ({SDPA: "no"}, {"check": "logits", "outputs": ["logits"]}, True),
+    "another output": ({SDPA: "no"}, {"check": "logits", "outputs": ["pooled"]}, False),
+    "every output": ({SDPA: "no"}, {"check": "logits"}, True),
+    "other folders": ({SDPA: "no"}, {"check": "portability"}, False),
+    "its folders": ({SDPA.replace("fresh", "saved by 0.9"): "no"}, {"check": "portability"}, True),
+    "its name": ({OUT: RAISES}, {"check": "outputs", "what": "out.x raises"}, True),
+    "part of a name": ({OUT: RAISES}, {"check": "outputs", "what": "max raises"}, False),
+    "another release": ({OUT: RAISES}, {"check": "o", "what": "x", "versions": "<2"}, False),
+}
+"""What a record shows, and the fields of a recorded defect that says it, or something else."""
+
+
+@pytest.mark.parametrize("case", SIGNS)
+def test_a_defect_explains_what_it_says_and_no_more(case: str) -> None:
+    """By its class, its tensors, its outputs, its folders or its words; what is left is told."""
+    shown, fields, explained = SIGNS[case]
+    good = {LOADS: [], SDPA.replace("fresh", "saved by 0.9"): GOOD[SDPA]}
+    (wrong,) = found(good, {**good, **shown}).wrong
+    entry = {"versions": ">=2", "what": "it", "workaround": "none", **fields}
+    known = releases.of_defects({"toy": [entry]}, ("1.0", "2.0"))
+    assert releases.explained(wrong, known) is explained
+
+
 def test_summary_is_its_content_on_disk(tmp_path: Path) -> None:
     """Written and read it is the same; the same bytes each time."""
     made = found({}, {OUT: RAISES}, {})
