@@ -90,6 +90,17 @@ def test_roundings_are_the_two_neighbours(kind: str) -> None:
     assert float(mean.abs().max()) < 0.5
 
 
+def test_equal_numbers_round_alike() -> None:
+    """In one draw equal numbers go the same way, since to nearest they do too: what is even adds up
+    its error. Between draws they go either way."""
+    area, found = torch.full((500,), 1 + 2.0**-9), set()
+    for seed in range(64):
+        values = rounding.Rounding(FORMATS["bfloat16"], seed).rounded(area).unique()
+        assert len(values) == 1
+        found.add(float(values))
+    assert found == {1.0, 1 + 2.0**-7}
+
+
 def test_what_is_beyond_a_format_is_infinite_in_it() -> None:
     """Past its largest number float16 overflows, as it does on a device."""
     found = rounding.Rounding(FORMATS["float16"], 0).rounded(torch.tensor([65504.0, 7e4, -1e9]))
@@ -225,7 +236,7 @@ def test_noise_follows_the_unit_roundoff(name: str) -> None:
 
     def noise(mantissa: int) -> dict[str, float]:
         kind = Format("float32", mantissa)
-        draws = [question.outputs(rounding.Rounding(kind, seed)) for seed in range(2)]
+        draws = [question.outputs(rounding.Rounding(kind, seed)) for seed in range(4)]
         return {
             key: rounding.of_draws(value, [draw[key] for draw in draws], 0.0).rms
             for key, value in question.expected.items()
@@ -233,7 +244,8 @@ def test_noise_follows_the_unit_roundoff(name: str) -> None:
 
     coarse, fine = noise(11), noise(15)
     for key, value in question.expected.items():
-        assert 10 < coarse[key] / fine[key] < 25, "four bits are a factor of 16"
+        few = value.numel() < 20  # too few numbers for a root mean square to be steady
+        assert few or 10 < coarse[key] / fine[key] < 25, "four bits are a factor of 16"
         own = fine[key] * 2.0 ** (15 - 23)
         assert own < checks.TOLERANCE * max(1.0, float(value.abs().max()))
 

@@ -5,7 +5,8 @@ those are the expected outputs. Then it is run DRAWS times more with the arithme
 for bfloat16 and float16 every operation's result is rounded to the format, for TF32 the operands of
 every product are. Each number is rounded up or down at random, with odds by its distance from both
 neighbours (stochastic rounding, as in Monte Carlo arithmetic: Parker 1997; Croci et al. 2022,
-"Stochastic rounding: implementation, error analysis and applications"). What moves, and how far,
+"Stochastic rounding: implementation, error analysis and applications"), but equal numbers alike, as
+rounding to nearest does: in a picture of even areas their errors add up. What moves, and how far,
 is thus measured on this model: norms, residuals, temperatures and all.
 
 Two things are allowed of each output: FACTOR times the largest difference that a draw shows, and
@@ -173,9 +174,8 @@ def _refuse_overflow(expected: Outputs, draws: Sequence[Outputs], name: str) -> 
 
 # --- roundings ----------------------------------------------------------------------------
 
-_POOL = 262_139
-"""Random numbers of one draw, each tensor starting elsewhere among them: drawing one for each
-number would take longer than the forward pass. A prime, so that no dimension falls in step."""
+_MIXING = ((0x2C1B3C6D, 17), (0x297A2D39, 15))
+"""Factor and shift of each step of the hash of a number's bits (32-bit, multiply and xor)."""
 
 
 class _Rounded(Tensor):
@@ -193,10 +193,7 @@ class Rounding(TorchFunctionMode):
         """fewer: bits of mantissa less than the format has."""
         super().__init__()
         self._kind, self._dropped = kind, kind.dropped + fewer
-        self._random = torch.Generator().manual_seed(seed)
-        self._pool = torch.randint(
-            0, 1 << self._dropped, (_POOL,), dtype=torch.int32, generator=self._random
-        )
+        self._salt = seed * 0x3C6EF35F + 0x1B873593 & 0x7FFFFFFF
 
     def marked(self, held: MappingABC[str, Tensor]) -> dict[str, Tensor]:
         """Weights or inputs, from which everything computed inside counts as the arithmetic's."""
@@ -243,26 +240,23 @@ class Rounding(TorchFunctionMode):
         A number of the format stays what it is, so that moving numbers about changes none.
         """
         numbers = _unmarked(tensor).float().contiguous()
-        step = 1 << self._dropped
-        bits = self._plus_thresholds(numbers.view(torch.int32))
-        found = bits.bitwise_and_(-step).view(torch.float32)
+        bits, step = numbers.view(torch.int32), 1 << self._dropped
+        found = (bits + self._thresholds(bits, step)).bitwise_and_(-step).view(torch.float32)
         if self._kind.smallest > FORMATS["float32"].smallest:
             self._narrow(numbers, found)
         finite = torch.isfinite(numbers)
         return found if bool(finite.all()) else torch.where(finite, found, numbers)
 
-    def _plus_thresholds(self, bits: Tensor) -> Tensor:
-        """The bits with a number below the step added to each: what carries is rounded up."""
-        start = int(torch.randint(0, _POOL, (), generator=self._random))
-        count, flat = bits.numel(), bits.reshape(-1)
-        whole = count - count % _POOL
-        turned = self._pool.roll(-start) if whole else self._pool[start : start + count]
-        if not whole and len(turned) < count:
-            turned = torch.cat([turned, self._pool[: count - len(turned)]])
-        if not whole:
-            return (flat + turned).view(bits.shape)
-        rows = flat[:whole].view(-1, _POOL) + turned
-        return torch.cat([rows.view(-1), flat[whole:] + turned[: count - whole]]).view(bits.shape)
+    def _thresholds(self, bits: Tensor, limit: int) -> Tensor:
+        """A number in [0, limit) for each number's bits, as a hash of them: what carries goes up.
+
+        limit: a power of two.
+        """
+        mixed = bits + self._salt
+        for factor, shift in _MIXING:
+            mixed ^= mixed >> shift
+            mixed *= factor
+        return (mixed >> 8).bitwise_and_(limit - 1)
 
     def _narrow(self, numbers: Tensor, found: Tensor) -> None:
         """Correct what lies outside a format's range: steps of one size, and infinity."""
@@ -270,7 +264,7 @@ class Rounding(TorchFunctionMode):
         small = (numbers.abs() < least) & (numbers != 0)
         if bool(small.any()):
             step, few = least * 2.0 ** (self._dropped - 23), numbers[small]
-            chance = torch.rand(few.shape, generator=self._random)
+            chance = self._thresholds(few.view(torch.int32), 1 << 20) / (1 << 20)
             found[small] = torch.floor(few / step + chance) * step
         large = found.abs() > torch.finfo(getattr(torch, self._kind.dtype)).max
         if bool(large.any()):
