@@ -95,6 +95,41 @@ def test_an_empty_checkpoint_is_refused(bench: Bench) -> None:
             pipeline.convert(request, work / "out")
 
 
+def test_a_converted_folder_is_no_checkpoint(bench: Bench) -> None:
+    """The tensors of a finished conversion, given as a checkpoint, are called converted already."""
+    with bench.scratch() as work:
+        file = bench.converted.folder / "model.safetensors"
+        request = replace(bench.converted.request, checkpoint=str(file))
+        with pytest.raises((WrongCheckpointError, CoverageError)) as refused:
+            pipeline.convert(request, work / "out")
+        assert "converted" in str(refused.value), refused.value
+        assert not (work / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bool", "complex64"])
+def test_weights_that_are_no_floating_numbers_are_refused(bench: Bench, dtype: str) -> None:
+    """A floating tensor that comes as whole, boolean or complex numbers fails by its name."""
+    main, _ = bench.parts(bench.state)
+    moves = [m for m in bench.source.plan.moves if len(m.targets) == len(m.sources) == 1]
+    move = next(m for m in moves if m.sources[0] in main and main[m.sources[0]].dim() > 1)
+    key = move.sources[0]
+    changed = {**bench.state, key: bench.state[key].to(getattr(torch, dtype))}
+    names, said, left = converted(bench, changed, checks="files")
+    assert names & {"refused", "strict-load"} and not left, said
+    assert key in said or move.targets[0] in said, said
+
+
+def test_values_that_are_no_numbers_are_named(bench: Bench) -> None:
+    """NaN or infinity in a tensor fails by the tensor's name, and nothing is written."""
+    main, _ = bench.parts(bench.state)
+    key = max(main, key=lambda name: main[name].numel() * main[name].is_floating_point())
+    for value in (float("nan"), float("inf")):
+        harmed = bench.state[key].clone()
+        harmed.view(-1)[0] = value
+        names, said, left = converted(bench, {**bench.state, key: harmed}, checks="files")
+        assert names and key in said and not left, said
+
+
 def keys_of(family: Family) -> State:
     """Another family's tiny checkpoint; of one without a reference, the heads of its rules."""
     if golden.has_reference(family.name):

@@ -172,5 +172,6 @@ def largest_difference(left: Tensor, right: Tensor) -> float:
     if not left.numel():
         return 0.0
     with ranged.present(left, right):
-        worst = (left.double() - right.double()).abs().max()
+        wide = torch.complex128 if left.is_complex() or right.is_complex() else torch.float64
+        worst = (left.to(wide) - right.to(wide)).abs().max()
     return float(worst) if torch.isfinite(worst) else float("inf")
