@@ -14,7 +14,7 @@ import pickle
 import struct
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -235,6 +235,15 @@ def look(path: Path) -> None:
     """What `conversions inspect` does, whatever comes of it."""
     with contextlib.suppress(ConversionError):
         conversions.inspect(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_garbage() -> Iterator[None]:
+    """Collections look at what is made here alone, not at all that was imported before."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def seconds(path: Path) -> float:
