@@ -137,8 +137,9 @@ def test_targets_are_where_upstream_places_them(bench: Bench, size: str) -> None
     placed = bench.golden.get("targets", {}).get(size)
     if placed is None:
         pytest.skip("targets: golden data have them for one size of each layout")
-    wanted = expand_targets(placed)
-    assert wanted.keys() == published_manifest(bench, size).keys()
+    wanted, published = expand_targets(placed), published_manifest(bench, size).keys()
+    # upstream also names keys that it leaves out, wherever a file may hold them
+    assert {key for key, target in wanted.items() if target or key in published} == {*published}
     assert not misplaced(bench.family.mapping, wanted)
 
 

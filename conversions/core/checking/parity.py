@@ -129,7 +129,8 @@ class Question:
     def answer(self, model: Any) -> dict[str, Tensor]:
         """The model's masked outputs on the device, brought back to be compared."""
         with torch.no_grad(), loading.quiet(), self.arithmetic.running():
-            model.to(self.arithmetic.device)
+            if self.arithmetic.device != "cpu":  # where from_pretrained has put it
+                model.to(self.arithmetic.device)
             made = self.family.outputs(model, self.arithmetic.placed(self.inputs))
             return masked(returned(made), self.inputs)
 
