@@ -88,7 +88,7 @@ def _merged(notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _file_check(nodeid: str) -> str:
-    """`tests/families/test_exact_values.py::…` -> `exact-values`."""
+    """`tests/families/test_published_logits.py::…` -> `published-logits`."""
     return nodeid.partition("::")[0].rpartition("test_")[2].removesuffix(".py").replace("_", "-")
 
 
