@@ -80,6 +80,8 @@ class Change:
             return ""  # the field no longer exists
         if self.topic == "words" and self.level != "deprecated":
             return ""
+        if self.level == "broken" and not self.advice and self.topic != "truth":
+            return f"stay below {self.first}, or do without it" if self.first else ""
         if self.topic == "parameters":
             return "pass it under its new name" if " came" in self.what else "leave it out"
         return (self.advice or TOPICS.get(self.topic, ("", ""))[1]).format(release=self.first)

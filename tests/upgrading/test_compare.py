@@ -67,6 +67,12 @@ def test_a_module_that_cannot_be_imported_any_more_is_broken() -> None:
     assert level == "broken" and "raises ImportError: x" in line
 
 
+def test_what_broke_is_not_mended_by_general_advice() -> None:
+    """Where nothing is known to do about what raises, the release is what to avoid."""
+    (change,) = compare.compare(record("1.0"), record("1.1", one={LOGITS: RAISES})).changes
+    assert (change.level, change.todo) == ("broken", "stay below 1.1, or do without it")
+
+
 def test_a_module_that_needs_an_absent_library_breaks_nobody() -> None:
     """Whoever records may lack what users have; a library to install is what to do."""
     name = "module|transformers.models.one.image_processing_one"
