@@ -100,6 +100,26 @@ def test_a_record_excuses_what_it_explains(case: str, monkeypatch: pytest.Monkey
     assert ("W; D" in found.advice) == (status == "known-defect" or "excuses" in fields)
 
 
+@pytest.mark.parametrize(
+    ("record", "status"),
+    [
+        ({"raises": "Tokenizer class"}, "failed"),
+        ({"fields": ["rope_theta"]}, "failed"),
+        ({"outputs": ["pooled"]}, "failed"),
+        ({"outputs": ["logits"]}, "known-defect"),
+    ],
+)
+def test_records_of_other_checks_excuse_outputs_that_they_name(
+    record: dict[str, Any], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer that cannot be loaded is no reason for wrong logits."""
+    with_record({"check": "tokens"}, monkeypatch)
+    wrong = known_defects.Mismatch("sdpa", {}, lambda columns: ["logits"])
+    failed = Check("logits", "failed", "", details=(DIVERGES,))
+    further = [{"check": "portability", "what": "W", "workaround": "D", **record}]
+    assert known_defects.of_outputs("toy", failed, wrong, further).status == status
+
+
 @pytest.mark.parametrize(("said", "status"), [("no processor", "known-defect"), ("no", "failed")])
 def test_an_error_is_excused_by_its_text(
     said: str, status: str, monkeypatch: pytest.MonkeyPatch

@@ -144,9 +144,10 @@ def of_outputs(
 ) -> Check:
     """Excuse a check that failed on outputs, if one record explains every wrong one.
 
-    further: more records to consult beside those of the installed release.
+    further: records of other checks that may explain outputs; those that name outputs do.
     """
-    for defect in (*recorded(family, check.name), *further):
+    named = (defect for defect in further if "outputs" in defect)
+    for defect in (*recorded(family, check.name), *named):
         if (
             defect.get("attention") in (None, mismatch.attention)
             and _begins_in(defect, check)
