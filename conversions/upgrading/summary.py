@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ from . import causes, differences, judging, records, renamings
 from .causes import Change
 from .differences import facts
 from .history import Trouble
-from .judging import wrong
+from .judging import raises, shown, wrong
 
 FILE = "history.json.gz"
 """In releases/, which a wheel has inside of this package."""
@@ -117,30 +117,60 @@ def build(found: Sequence[records.Record], of: str) -> Summary:
 
 
 def _wrongs(change: Change, later: Sequence[records.Record]) -> list[Wrong]:
-    """A broken change as a trouble of each of its families, as long as any of it is wrong."""
+    """A broken change as a trouble of each of its families, as long as any of it is wrong.
+
+    What goes on raising, but another kind of exception, is another trouble from then on.
+    """
     made = []
     for family in change.families:
         ids = [key for of, key in change.ids if of in (family, differences.SHARED)]
-        releases: list[str] = []
-        for record in later:
-            then = _side(record, family)
-            if not any(wrong(key, then.get(key)) for key in ids):
-                break
-            releases.append(record.release)
-        side = _side(later[0], family)
-        signs = tuple(dict.fromkeys(_sign(key, side.get(key)) for key in ids))
-        trouble = Trouble(
-            family,
-            change.sentence(),
-            change.advice or "none",
-            tuple(releases),
-            breaks=change.breaks and change.topic != differences.INNER,
-            attention=change.attention,
-            key=ids[0] if ids else change.what,
-        )
-        if releases:
+        first = _side(later[0], family)
+        for run in _runs(ids, later, family):
+            side = _side(run[0], family)
+            still = [key for key in ids if wrong(key, side.get(key))]
+            signs = tuple(dict.fromkeys(_sign(key, side.get(key)) for key in still))
+            trouble = Trouble(
+                family,
+                _reworded(change.sentence(), ids, first, side),
+                change.advice or "none",
+                tuple(record.release for record in run),
+                breaks=change.breaks and change.topic != differences.INNER,
+                attention=change.attention,
+                key=ids[0] if ids else change.what,
+            )
             made.append(Wrong(trouble, signs))
     return made
+
+
+def _runs(
+    ids: Sequence[str], later: Sequence[records.Record], family: str
+) -> Iterator[list[records.Record]]:
+    """Consecutive releases in which any of the ids is wrong, cut where another kind comes."""
+    run: list[records.Record] = []
+    said: set[str] = set()
+    for record in later:
+        then = _side(record, family)
+        if not any(wrong(key, then.get(key)) for key in ids):
+            break
+        now = {text.partition(":")[0] for key in ids if (text := raises(then.get(key)))}
+        if run and not now <= said:
+            yield run
+            run = []
+        said = now if not run else said
+        run.append(record)
+    if run:
+        yield run
+
+
+def _reworded(
+    sentence: str, ids: Sequence[str], first: Mapping[str, Any], side: Mapping[str, Any]
+) -> str:
+    """A change's sentence with the exceptions of another release in the place of the first's."""
+    for key in ids:
+        old, new = first.get(key), side.get(key)
+        if old != new and raises(old) and raises(new):
+            sentence = sentence.replace(shown(old), shown(new))
+    return sentence
 
 
 def _side(record: records.Record, family: str) -> Mapping[str, Any]:

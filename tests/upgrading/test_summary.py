@@ -34,6 +34,18 @@ def test_troubles_last_until_the_release_that_mends() -> None:
     assert made.wrong[0].trouble.what == "output x raises AttributeError: no (Model)"
 
 
+def test_another_kind_of_exception_is_another_trouble() -> None:
+    """3.0 mends one cause and leaves, or brings, another under the same id; a defect may say it."""
+    folders = SDPA.replace("fresh", "saved by 0.9")
+    meta = {"raises": "RuntimeError: on device meta"}
+    lost = {"raises": "NameError: name 'lost' is not defined"}
+    made = found({folders: GOOD[SDPA]}, {SDPA: lost, folders: lost}, {folders: meta})
+    assert [one.trouble.releases for one in made.wrong] == [("2.0",), ("3.0",)]
+    assert [one.trouble.what[:16] for one in made.wrong] == ["raises NameError", "raises RuntimeEr"]
+    known = [Trouble("toy", "meta", "convert", ("2.0", "3.0"), check="portability")]
+    assert [releases.explained(one, known) for one in made.wrong] == [False, True]
+
+
 def test_what_never_worked_is_no_trouble() -> None:
     """What raises in the first record that has it was not broken by a release."""
     assert not found({OUT: RAISES}, {OUT: RAISES}, {f"{OUT}|y": RAISES}).wrong
