@@ -158,7 +158,7 @@ def test_pixels_ask_for_the_edge(tmp_path: Path) -> None:
 
 def test_a_specimen_is_found(stranger: Callable[..., Any]) -> None:
     """What a family declares is resolved when it is asked for; what is none is named."""
-    stranger()
+    stranger(specimen=None)
     assert golden.load_specimen("stranger") == Specimen()
     stranger(specimen=Specimen(examples=2))
     assert golden.load_specimen("stranger").examples == 2

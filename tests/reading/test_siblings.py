@@ -31,6 +31,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             "ENDPOINT": endpoint,
             "HUGGINGFACE_CO_URL_TEMPLATE": template,
             "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HF_HUB_OFFLINE": False,  # whatever holds for the process that another test leaves
         }.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         yield running
