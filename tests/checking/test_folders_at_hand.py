@@ -23,20 +23,26 @@ from tests.checking import harm
 # ---- folders without a model in them ----
 
 
-def write(folder: Path, files: Mapping[str, dict[str, Tensor] | str]) -> Path:
-    """A folder of these files: tensors as safetensors, texts as they are."""
+ONE = ("norm.weight",)
+"""Names of the tensors of a file."""
+
+
+def write(folder: Path, files: Mapping[str, dict[str, Tensor] | tuple[str, ...] | str]) -> Path:
+    """A folder of these files: texts as they are, and tensors, or tensors of these names."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
             path.write_text(content, encoding="utf-8")
         else:
-            save_file(content, path, metadata={"format": "pt"})
+            named = (
+                {key: torch.ones(3) for key in content} if isinstance(content, tuple) else content
+            )
+            save_file(named, path, metadata={"format": "pt"})
     return folder
 
 
-ONE = {"norm.weight": torch.ones(3)}
-INSTEAD: dict[str, tuple[dict[str, dict[str, Tensor] | str], tuple[str, ...]]] = {
+INSTEAD: dict[str, tuple[Mapping[str, tuple[str, ...] | str], tuple[str, ...]]] = {
     "an adapter": (
         {"adapter_model.safetensors": ONE, "adapter_config.json": "{}"},
         ("adapter_model.safetensors   an adapter (peft)", "merge_and_unload()"),
