@@ -20,7 +20,9 @@ from . import records
 from .causes import Change
 from .environments import Environments, Run, environment, run
 from .history import Trouble
+from .releases import explained
 from .suite import Judgement, Suite
+from .summary import Wrong
 
 Grade = Literal["safe", "changed", "broken"]
 GRADES: tuple[Grade, ...] = ("safe", "changed", "broken")
@@ -127,12 +129,20 @@ def _verdict(
     judgement: Judgement | None,
 ) -> Verdict:
     left, right = ends
-    mine = [trouble for trouble in troubles if trouble.family == family and trouble.breaks]
+    known = [trouble for trouble in troubles if trouble.family == family]
+    mine = [trouble for trouble in known if trouble.breaks]
     here = [event for event in events if family in event.families]
+    came = [trouble for trouble in known if left not in trouble.releases]
+    said = {t.what: t for change in here if (t := _explaining(change, family, right, came))}
     reasons = [
         *(_of_trouble(t) for t in mine if right in t.releases and left not in t.releases),
+        *(_of_trouble(t) for t in said.values() if not t.breaks),
         *_of_suite(judgement),
-        *(_of_event(change) for change in here if change.breaks or change.met),
+        *(
+            _of_event(change)
+            for change in here
+            if (change.breaks or change.met) and not _explaining(change, family, right, came)
+        ),
         *(_of_event(change) for change in here if change.level == "deprecated"),
     ]
     gone = [t.what for t in mine if left in t.releases and right not in t.releases]
@@ -145,9 +155,22 @@ def _verdict(
     )
 
 
+def _explaining(
+    event: Change, family: str, release: str, known: Sequence[Trouble]
+) -> Trouble | None:
+    """The recorded defect of a release that says all of a breaking change, and its way round."""
+    if not event.breaks:
+        return None
+    signs = tuple(tuple(key.split("|")) for of, key in event.ids if of == family)
+    found = Wrong(Trouble(family, "", "", (release,), attention=event.attention), signs)
+    return next((trouble for trouble in known if explained(found, [trouble])), None)
+
+
 def _of_trouble(trouble: Trouble) -> Reason:
+    """Broken where it meets everybody; what meets a rare use is a change."""
     advice = "" if trouble.workaround == "none" else trouble.workaround
-    return Reason("broken", trouble.what, advice, "known defect", trouble.attention)
+    grade: Grade = "broken" if trouble.breaks else "changed"
+    return Reason(grade, trouble.what, advice, "known defect", trouble.attention)
 
 
 def _of_event(event: Change) -> Reason:

@@ -63,6 +63,17 @@ def test_grade_is_the_gravest_reason(found: upgrade.Upgrade, grade: str) -> None
     assert found.verdicts[1].grade == "safe"
 
 
+@pytest.mark.parametrize(("breaks", "grade"), [(True, "broken"), (False, "changed")])
+def test_a_recorded_defect_says_a_breaking_change_once(breaks: bool, grade: str) -> None:
+    """With its way round, and as gravely as it is meant; another change stays as it is."""
+    event = Change("broken", "outputs", "output x raises AttributeError", ("toy",), ids=OUT)
+    known = Trouble("toy", "out.x raises", "read y", ("2.0",), breaks=breaks, check="outputs")
+    verdict = judged([event], [known]).verdicts[0]
+    assert [(r.grade, r.what, r.advice) for r in verdict.reasons] == [(grade, known.what, "read y")]
+    other = Trouble("toy", "out.z raises", "read y", ("2.0",), breaks=False, check="outputs")
+    assert judged([event], [other]).grade == "broken"
+
+
 def test_what_is_mended_and_what_stays_broken_are_told_apart() -> None:
     """Neither is a reason against moving; both are named."""
     gone = Trouble("toy", "was causal", "eager", ("1.0",))
