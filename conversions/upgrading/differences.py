@@ -174,13 +174,19 @@ class Sides:
                 continue
             if path[0] == "saved" and path[2:3] == ("tensor",):
                 continue
-            if self.raised(1, path) or (path[0] != "truth" and self.raised(0, path)):
+            if self._hidden(path, one, other):
                 continue
             coarse = COARSE if {"bfloat16", "float16"} & {*path} or path[0] in _LOOSE else TOLERANCE
             floor = FLOOR if path[0] in _LOOSE else 0.0
             if one is ABSENT or other is ABSENT or not same(one, other, coarse, floor):
                 one, other = self._answered(0, key, one, other), self._answered(1, key, other, one)
                 yield from _taken_apart(Finding(path, one, other))
+
+    def _hidden(self, path: tuple[str, ...], one: Any, other: Any) -> bool:
+        """Whether an exception says it all; a default that both sides declare may be its cause."""
+        if path[0] == "default" and one is not ABSENT and other is not ABSENT:
+            return False
+        return self.raised(1, path) or (path[0] != "truth" and self.raised(0, path))
 
     def _answered(self, side: int, key: str, value: Any, beside: Any) -> Any:
         """ANSWERED for what has no id of its own because it answered in fields, and raises now."""

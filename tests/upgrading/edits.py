@@ -235,7 +235,7 @@ def warm() -> None:
 
 def spread(entries: list[Edit], most: int) -> list[Edit]:
     """So many of them, from all over the list."""
-    step = max(1.0, len(entries) / most)
+    step = max(1.0, len(entries) / max(most, 1))
     return [entries[int(place * step)] for place in range(min(most, len(entries)))]
 
 

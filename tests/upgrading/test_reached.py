@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -168,3 +169,32 @@ def test_a_message_for_each_class_is_one_line() -> None:
     told = facts({}, lines)
     assert {fact.what for fact in told} == {"says: `cache` is deprecated for `….forward`"}
     assert {fact.where for fact in told} == {"Toy", "ToyModel"}
+
+
+def test_a_config_that_its_defaults_break_shows_them() -> None:
+    """The release that breaks a class by one default is told with that default."""
+
+    @dataclass
+    class Config:
+        width: int = 768
+        heads: int = 12
+        labels: dict[str, str] | None = None
+
+        def __post_init__(self) -> None:
+            if self.width % self.heads:
+                raise ValueError("no multiple")
+
+        def to_dict(self) -> dict[str, Any]:
+            return {**vars(self), "labels": {"0": "LABEL_0"}}
+
+    @dataclass
+    class Broken(Config):
+        width: int = 769
+
+    right, wrong = Probes(), Probes()
+    documents.config_defaults(right, Config)
+    Broken.__name__ = "Config"
+    documents.config_defaults(wrong, Broken)
+    told = [fact.what for fact in of_family("toy", right.found, wrong.found)]
+    assert "width: 768 -> 769" in told and not any("heads" in what for what in told)
+    assert any("raises ValueError: no multiple" in what for what in told)

@@ -25,7 +25,9 @@ _OWN = ("transformers_version", "_name_or_path", "name_or_path", "image_processo
 def config_defaults(probes: Probes, cls: type) -> None:
     """Every field of a config class made of nothing, and its class attributes."""
     made = probes.attempt("default", cls.__name__, of=cls)
-    if made is None:
+    if made is None:  # its fields say which default it is that it refuses
+        for name, entry in _declared(cls).items():
+            probes.put("default", cls.__name__, name, entry=entry)
         return
     for name, entry in classes.flat(made).items():
         if name not in _OWN:
@@ -34,6 +36,17 @@ def config_defaults(probes: Probes, cls: type) -> None:
     for name, entry in sorted(_read_attributes(made).items()):
         if name not in told:
             probes.put("default", cls.__name__, name, entry=entry)
+
+
+def _declared(cls: type) -> dict[str, Any]:
+    """Plain defaults of the fields of a config that is a dataclass; nothing of any other."""
+    fields = getattr(cls, "__dataclass_fields__", {}).items()
+    declared = {name: getattr(cls, name, field.default) for name, field in fields}
+    return {
+        name: default
+        for name, default in declared.items()
+        if isinstance(default, (bool, int, float, str)) and name[0] != "_" and name not in _OWN
+    }
 
 
 def _read_attributes(made: Any) -> dict[str, Any]:

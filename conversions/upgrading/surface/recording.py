@@ -14,6 +14,7 @@ from torch import Tensor
 from ...core.checking import checks, golden, loading, parity
 from ...core.errors import ConversionError
 from ...core.family import Family
+from ...core.reading import json
 from . import classes, documents, forms, outputs, signatures, training
 from .probing import Probes
 
@@ -28,7 +29,7 @@ def record_family(family: Family, parts: tuple[str, ...] = PARTS) -> tuple[Probe
     with own.heard(), forms.folders(family) as folders:
         own.words.clear()  # what the making of folders says is ours
         config = documents.config_as_read(own, folders[forms.FRESH], forms.FRESH)
-        roots = _roots(family, config)
+        roots = _roots(family, config, folders[forms.FRESH])
         known = {n: c for root in roots for n, c in classes.public_classes(root, own).items()}
         known |= _processor_classes(folders[forms.FRESH])
         known |= _mapped_classes(config)
@@ -53,13 +54,28 @@ def record_shared(shared: Mapping[str, Any]) -> dict[str, Any]:
     return dict(sorted(shared.items()))
 
 
-def _roots(family: Family, config: Any) -> list[str]:
+def _roots(family: Family, config: Any, folder: Path) -> list[str]:
     """The packages of transformers that a family's folder leads to: its own, its towers'."""
-    found = [classes.root_of(loading.model_class(family.model_class))]
-    if config is not None:
-        inner = classes.sub_configs(config).values()
-        found += [classes.root_of(type(one)) for one in (config, *inner)]
-    return list(dict.fromkeys(root for root in found if root.count(".") == 2))
+    found = [loading.model_class(family.model_class)]
+    if config is None:
+        found += _named_configs(folder)
+    else:
+        found += [type(one) for one in (config, *classes.sub_configs(config).values())]
+    roots = [classes.root_of(cls) for cls in found]
+    return list(dict.fromkeys(root for root in roots if root.count(".") == 2))
+
+
+def _named_configs(folder: Path) -> list[type]:
+    """Config classes by the model types that config.json names, where the release cannot read it.
+
+    Without them a tower's classes would seem to be gone, and what changed in them with it.
+    """
+    from transformers import CONFIG_MAPPING
+
+    document = json.loads((folder / "config.json").read_bytes())
+    entries = [document, *(entry for entry in document.values() if isinstance(entry, dict))]
+    kinds = dict.fromkeys(str(entry.get("model_type")) for entry in entries)
+    return [CONFIG_MAPPING[kind] for kind in kinds if kind in CONFIG_MAPPING]
 
 
 def _processor_classes(folder: Path) -> dict[str, type]:
