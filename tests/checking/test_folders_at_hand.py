@@ -162,13 +162,16 @@ def wrapped(folder: Path) -> None:
     torch.save({f"module.{k}": v for k, v in state.items()}, folder / "pytorch_model.bin")
 
 
+DTYPE = "dtype" if loading.release() >= (4, 56) else "torch_dtype"
+"""The field that the installed release reads."""
+
 QUANTISED = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 NAMED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "quantised while loading": (
         harm.field("quantization_config", QUANTISED),
         ("quantization_config: bitsandbytes quantises the weights while they are loaded",),
     ),
-    "no dtype": (harm.field("dtype", "auto"), ('dtype: "auto" is no dtype of torch',)),
+    "no dtype": (harm.field(DTYPE, "auto"), (f'{DTYPE}: "auto" is no dtype of torch',)),
     "index without metadata": (
         in_shards_without_metadata,
         ('model.safetensors.index.json has no "metadata"', '{"total_size": '),
