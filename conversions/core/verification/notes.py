@@ -30,13 +30,18 @@ def further_notes(subject: Subject, files: Sequence[Any], results: Sequence[Chec
     return [*notes, *_provenance(subject.folder, files)]
 
 
+def _document(folder: Path, name: str) -> dict[str, Any] | None:
+    """A JSON object beside the weights; None where there is none that can be read."""
+    try:
+        return untrusted_json.read_object(folder / name, ConversionError, called=name)
+    except (FileNotFoundError, ConversionError):
+        return None
+
+
 def _of_adapters(folder: Path) -> list[str]:
     """A note on an adapter beside the weights, which from_pretrained follows if peft is there."""
-    try:
-        told = untrusted_json.read_object(
-            folder / "adapter_config.json", ConversionError, called="adapter_config.json"
-        )
-    except (FileNotFoundError, ConversionError):
+    told = _document(folder, "adapter_config.json")
+    if told is None:
         return []
     base = told.get("base_model_name_or_path")
     return [
@@ -55,11 +60,8 @@ def _of_classes(subject: Subject, results: Sequence[Check]) -> list[str]:
 
 def _provenance(folder: Path, files: Sequence[Any]) -> list[str]:
     """A note on whether conversion.json names these very files as its sources."""
-    try:
-        record = untrusted_json.read_object(
-            folder / "conversion.json", ConversionError, called="conversion.json"
-        )
-    except (FileNotFoundError, ConversionError):
+    record = _document(folder, "conversion.json")
+    if record is None:
         return []
     sources = record.get("sources")
     named = (
